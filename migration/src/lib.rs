@@ -1,0 +1,1 @@
+//! Schema migrations, one set for SQLite and PostgreSQL.

@@ -1,0 +1,1 @@
+//! The format-neutral conversation that requests and answers are converted through.

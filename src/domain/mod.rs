@@ -1,0 +1,11 @@
+//! Pure types: what the gateway talks about, without I/O.
+//!
+//! Everything here can be built in a test with a literal; nothing here knows HTTP, SQL or Redis.
+
+pub mod chat;
+pub mod key;
+pub mod label;
+pub mod model;
+pub mod provider;
+pub mod record;
+pub mod usage;

@@ -1,0 +1,65 @@
+//! A provider: a configured upstream account.
+
+use url::Url;
+
+use super::key::Secret;
+use super::label::{ApiFormat, LabelValue};
+
+/// Which API an upstream speaks and how it wants to be addressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProviderKind {
+    OpenAi,
+    OpenAiResponses,
+    Anthropic,
+    Azure,
+    Ollama,
+}
+
+impl ProviderKind {
+    /// Every kind with the name it has in the admin API and in `nexusgate.toml`.
+    pub const ALL: &'static [Self] =
+        &[Self::OpenAi, Self::OpenAiResponses, Self::Anthropic, Self::Azure, Self::Ollama];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::OpenAiResponses => "openai-responses",
+            Self::Anthropic => "anthropic",
+            Self::Azure => "azure",
+            Self::Ollama => "ollama",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+    }
+
+    /// The format in which this kind takes completions.
+    pub const fn chat_format(self) -> ApiFormat {
+        match self {
+            Self::OpenAi | Self::Azure | Self::Ollama => ApiFormat::OpenAiChat,
+            Self::OpenAiResponses => ApiFormat::OpenAiResponses,
+            Self::Anthropic => ApiFormat::Anthropic,
+        }
+    }
+}
+
+/// A configured upstream account.
+#[derive(Debug, Clone)]
+pub struct Provider {
+    pub id: i64,
+    /// Unique among the living; also the label.
+    pub name: LabelValue,
+    pub kind: ProviderKind,
+    /// What the provider's SDK calls a base URL (DESIGN § 4).
+    pub base_url: Url,
+    pub api_key: Option<Secret>,
+    /// `api-version` of Azure's deployment URLs; `anthropic-version` of Anthropic.
+    pub api_version: Option<String>,
+    /// HTTP proxy for this provider alone; may carry user and password.
+    pub proxy: Option<Url>,
+    /// Ask for usage on streams when the client did not. Off for upstreams that refuse `stream_options`.
+    pub ask_stream_usage: bool,
+    /// Calls to this provider at one time; `None`: unlimited.
+    pub max_concurrency: Option<u32>,
+}

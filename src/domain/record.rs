@@ -1,0 +1,79 @@
+//! What is known of a finished request. Both the metrics and the request log are written from this.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::key::ApiKey;
+use super::label::{ApiFormat, FinishReason, LabelValue, LogTable, Status};
+use super::model::Target;
+use super::usage::{Cost, Usage};
+
+/// Which kind of call was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// A chat-like call in the client's format.
+    Completion(ApiFormat),
+    Embedding,
+}
+
+impl Call {
+    /// The table of the request log that keeps it.
+    pub const fn table(self) -> LogTable {
+        match self {
+            Self::Completion(_) => LogTable::Completions,
+            Self::Embedding => LogTable::Embeddings,
+        }
+    }
+}
+
+/// A finished request that was authenticated, within its limits and routed to a configured model.
+#[derive(Debug, Clone)]
+pub struct RequestRecord {
+    /// UUIDv7: sorts by time and makes writing it twice harmless.
+    pub id: Uuid,
+    pub call: Call,
+    pub key: Arc<ApiKey>,
+    /// System name of the model.
+    pub model: LabelValue,
+    /// The target that answered, or the last one tried.
+    pub target: Option<Arc<Target>>,
+    pub status: Status,
+    pub stream: bool,
+    /// As reported; unknown fields stay unknown.
+    pub usage: Usage,
+    pub cost: Cost,
+    pub finish_reason: Option<FinishReason>,
+    /// Why it failed, for the log: a short code such as `timeout`, `http_500`, `stream_cut`, `panic`.
+    pub error: Option<String>,
+    /// When the request arrived.
+    pub started_at: DateTime<Utc>,
+    /// From arrival to the last byte.
+    pub duration: Duration,
+    /// From arrival to the first content token; streams only.
+    pub ttft: Option<Duration>,
+    /// The longest gap between two chunks of a stream.
+    pub longest_stall: Option<Duration>,
+    /// Time the gateway itself took: everything but waiting for the upstream and for the client.
+    pub overhead: Duration,
+    /// The client's `X-NexusGate-ReqId`.
+    pub request_id: Option<String>,
+    /// The completion that a cache hit was answered from.
+    pub source: Option<Uuid>,
+    /// JSON as the client sent it; `None` under `LOG_PAYLOADS=metadata`.
+    pub request_body: Option<Bytes>,
+    /// JSON (or the raw event stream) as the client received it; `None` under `LOG_PAYLOADS=metadata`.
+    pub response_body: Option<Bytes>,
+}
+
+impl RequestRecord {
+    /// Seconds per output token after the first, when the stream says enough to know.
+    pub fn tpot(&self) -> Option<Duration> {
+        let (ttft, tokens) = (self.ttft?, self.usage.completion?);
+        let after_first = u32::try_from(tokens.checked_sub(1)?).ok().filter(|n| *n > 0)?;
+        Some(self.duration.saturating_sub(ttft) / after_first)
+    }
+}

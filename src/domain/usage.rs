@@ -1,0 +1,100 @@
+//! Tokens and money.
+
+/// Tokens of one request, as the provider reported them. `None` means: not said.
+///
+/// Source of the meanings: OpenTelemetry GenAI conventions, `gen_ai.usage.*`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All input tokens, cached ones included (for Anthropic: `input_tokens` + cache reads + cache writes).
+    pub prompt: Option<u64>,
+    /// All output tokens, reasoning included.
+    pub completion: Option<u64>,
+    /// The part of `prompt` that was read from the provider's cache.
+    pub cached: Option<u64>,
+    /// The part of `prompt` that was written to the provider's cache.
+    pub cache_write: Option<u64>,
+    /// The part of `completion` that was reasoning.
+    pub reasoning: Option<u64>,
+}
+
+impl Usage {
+    /// Whether the provider said anything at all.
+    pub fn is_known(&self) -> bool {
+        self.prompt.is_some() || self.completion.is_some()
+    }
+
+    /// Prompt plus completion; what a tokens-per-minute limit is charged.
+    pub fn total(&self) -> u64 {
+        self.prompt.unwrap_or(0).saturating_add(self.completion.unwrap_or(0))
+    }
+
+    /// Takes every field that `later` knows; the last value of each field wins.
+    pub fn merge(&mut self, later: &Usage) {
+        self.prompt = later.prompt.or(self.prompt);
+        self.completion = later.completion.or(self.completion);
+        self.cached = later.cached.or(self.cached);
+        self.cache_write = later.cache_write.or(self.cache_write);
+        self.reasoning = later.reasoning.or(self.reasoning);
+    }
+}
+
+/// Prices in USD per million tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Price {
+    pub input: Option<f64>,
+    pub output: Option<f64>,
+}
+
+impl Price {
+    /// Whether either side has a price.
+    pub fn is_set(&self) -> bool {
+        self.input.is_some() || self.output.is_some()
+    }
+
+    /// What `usage` costs; zero for what has no price or was not reported.
+    pub fn cost(&self, usage: &Usage) -> Cost {
+        let part = |tokens: Option<u64>, price: Option<f64>| match (tokens, price) {
+            #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
+            (Some(tokens), Some(price)) => tokens as f64 * price / 1_000_000.0,
+            _ => 0.0,
+        };
+        Cost { prompt: part(usage.prompt, self.input), completion: part(usage.completion, self.output) }
+    }
+}
+
+/// What a request cost, in USD.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    pub prompt: f64,
+    pub completion: f64,
+}
+
+impl Cost {
+    pub fn total(&self) -> f64 {
+        self.prompt + self.completion
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_known_value_of_each_field_wins() {
+        let mut usage = Usage { prompt: Some(10), completion: Some(1), ..Usage::default() };
+        usage.merge(&Usage { completion: Some(7), reasoning: Some(2), ..Usage::default() });
+        assert_eq!(
+            usage,
+            Usage { prompt: Some(10), completion: Some(7), reasoning: Some(2), ..Usage::default() }
+        );
+        assert_eq!(usage.total(), 17);
+    }
+
+    #[test]
+    fn only_what_has_a_price_costs() {
+        let usage = Usage { prompt: Some(2_000_000), completion: Some(500_000), ..Usage::default() };
+        let price = Price { input: Some(1.5), output: None };
+        assert_eq!(price.cost(&usage), Cost { prompt: 3.0, completion: 0.0 });
+        assert_eq!(price.cost(&Usage::default()).total(), 0.0);
+    }
+}

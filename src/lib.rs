@@ -1,0 +1,3 @@
+//! nexusgate: an LLM gateway whose metrics are live and right.
+
+pub mod domain;
