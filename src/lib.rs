@@ -1,3 +1,5 @@
 //! nexusgate: an LLM gateway whose metrics are live and right.
 
+pub mod config;
 pub mod domain;
+pub mod telemetry;
