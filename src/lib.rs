@@ -2,5 +2,7 @@
 
 pub mod config;
 pub mod domain;
+pub mod limit;
 pub mod provider;
 pub mod telemetry;
+pub mod wire;
