@@ -122,6 +122,11 @@ impl Telemetry {
         self.series.upstream(&target.system_name, &target.provider.name);
     }
 
+    /// Shows a provider as up, before its circuit breaker has had anything to say.
+    pub fn provider_configured(&self, provider: &LabelValue) {
+        self.provider_up(provider).set(1.0);
+    }
+
     fn provider_up(&self, provider: &LabelValue) -> Gauge {
         self.registry.gauge(&m::PROVIDER_UP, &[provider.as_str()])
     }
