@@ -43,7 +43,6 @@ use detach::Attached;
 use dispatch::Job;
 use finish::FinishGuard;
 use health::Health;
-use request_log::RequestLog;
 use scope::{RequestScope, Slots};
 
 /// How the gateway treats requests.
@@ -62,6 +61,9 @@ pub struct Settings {
     pub log_payloads: bool,
 }
 
+/// Takes finished records over, for the request log. It must not block: the client is waiting for its last byte.
+pub type RecordSink = Box<dyn Fn(&RequestRecord) + Send + Sync>;
+
 /// What the gateway leans on.
 pub struct Parts {
     pub settings: Settings,
@@ -69,7 +71,7 @@ pub struct Parts {
     pub snapshots: Arc<SnapshotStore>,
     pub limiter: Arc<Limiter>,
     pub rejections: RejectionCounter,
-    pub log: Arc<RequestLog>,
+    pub log: RecordSink,
     pub hooks: Hooks,
 }
 
@@ -172,7 +174,7 @@ impl Gateway {
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.0.parts.snapshots.load()
+        self.0.parts.snapshots.load_full()
     }
 
     pub fn telemetry(&self) -> &Arc<Telemetry> {
@@ -204,7 +206,7 @@ impl Gateway {
     }
 
     fn log(&self, record: &RequestRecord) {
-        self.0.parts.log.append(record);
+        (self.0.parts.log)(record);
     }
 
     fn before_attempt(&self, target: &Target) {
