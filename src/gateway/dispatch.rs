@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use rand::RngExt as _;
 
@@ -38,7 +37,6 @@ pub(super) struct Job {
     pub(super) head: RequestHead,
     /// As the client sent them.
     pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
     pub(super) stream: bool,
     /// In the order to try them; never empty.
     pub(super) targets: Vec<Arc<Target>>,
@@ -124,7 +122,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
             };
             guard.worked(working);
             let relay = Relay::new(upstream, first, transform, guard, attempt, format);
-            let mut response = Response::from_parts(head, GatewayBody::Relay(Box::new(relay)));
+            let mut response = Response::from_parts(head, GatewayBody::relay(relay));
             response
                 .headers_mut()
                 .entry(header::CACHE_CONTROL)

@@ -28,6 +28,7 @@ const MAX_ANSWER: usize = 256 << 20;
 const MAX_ERROR: usize = 1 << 20;
 
 /// A good answer.
+#[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is moved twice")]
 pub(super) enum Answer {
     Stream {
         head: http::response::Parts,

@@ -12,7 +12,7 @@ mod finish;
 mod health;
 pub mod journal;
 pub mod refusal;
-pub mod relay;
+mod relay;
 pub mod request_log;
 mod route;
 pub mod scope;
@@ -75,11 +75,14 @@ pub struct Parts {
     pub hooks: Hooks,
 }
 
+/// See [`Hooks::before_attempt`].
+pub type AttemptHook = Box<dyn Fn(&Target) + Send + Sync>;
+
 /// Places where something may be put in the way: tests inject their faults here.
 #[derive(Default)]
 pub struct Hooks {
     /// Called before each upstream call.
-    pub before_attempt: Option<Box<dyn Fn(&Target) + Send + Sync>>,
+    pub before_attempt: Option<AttemptHook>,
 }
 
 /// The request path. Cheap to clone.
@@ -147,7 +150,7 @@ impl Gateway {
         let stream = call != Call::Embedding && head.stream.unwrap_or_else(|| accepts_events(&headers));
         let first = targets[0].clone();
         let guard = FinishGuard::accept(self, scope.clone(), caller.key.clone(), first, stream, None, &body);
-        Ok((Job { call, head, headers, body, stream, targets }, guard))
+        Ok((Job { call, head, headers, stream, targets }, guard))
     }
 
     /// From now on new requests are refused, and `/readyz` says so.
@@ -167,7 +170,7 @@ impl Gateway {
 
     /// Makes the series of everything that is configured exist.
     pub fn announce(&self, snapshot: &Snapshot) {
-        for target in snapshot.targets() {
+        for target in snapshot.models().flat_map(|(_, targets)| targets) {
             self.0.health.configured(&target.provider);
             self.telemetry().target_configured(target);
         }

@@ -20,7 +20,7 @@ use super::finish::FinishGuard;
 use super::transform::Transform;
 
 /// A stream from a provider to a client.
-pub struct Relay {
+pub(super) struct Relay {
     /// `None` once the client has left and the rest is read elsewhere.
     inner: Option<Box<Inner>>,
 }
