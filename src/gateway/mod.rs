@@ -11,6 +11,7 @@ mod exchange;
 mod finish;
 mod health;
 pub mod journal;
+mod log_row;
 pub mod refusal;
 mod relay;
 pub mod request_log;
