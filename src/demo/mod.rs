@@ -1,1 +1,3 @@
 pub mod provider;
+pub mod scrape;
+pub mod traffic;

@@ -272,6 +272,6 @@ impl Drop for CallGuard {
 }
 
 /// A panic while a lock is held cannot leave these collections half changed, so poisoning is ignored.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::demo) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -51,7 +51,8 @@ pub use recorded::RecordingError;
 pub use reply::Reply;
 pub use script::Mode;
 
-use calls::{Ledger, lock};
+use calls::Ledger;
+pub(in crate::demo) use calls::lock;
 use script::{Always, Script};
 
 /// What is asked of a provider.

@@ -40,7 +40,8 @@ async fn a_recording_is_replayed_as_it_was() {
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn every_shared_recording_loads_and_reports_usage() {
     let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    let Some(folder) = above.map(|at| at.join("shared/fixtures/recorded")).find(|folder| folder.is_dir()) else {
+    let Some(folder) = above.map(|at| at.join("shared/fixtures/recorded")).find(|folder| folder.is_dir())
+    else {
         eprintln!("skipped: no shared/fixtures/recorded");
         return;
     };
