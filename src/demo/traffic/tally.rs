@@ -24,6 +24,19 @@ pub enum Ending {
     NoAnswer,
 }
 
+impl Ending {
+    /// In words, for the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Left => "left",
+            Self::Rejected(reason) => reason.as_str(),
+            Self::NoAnswer => "no answer",
+        }
+    }
+}
+
 /// One finished request.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
