@@ -36,6 +36,9 @@ pub enum SendError {
     /// The connection broke before the answer's head.
     #[error("{0}")]
     Broken(String),
+    /// What came is not HTTP.
+    #[error("{0}")]
+    Garbled(String),
 }
 
 /// Sends upstream calls, directly or through a provider's proxy.
@@ -80,7 +83,14 @@ impl UpstreamClient {
         };
         result.map_err(|error| {
             let text = chain(&error);
-            if error.is_connect() { SendError::Connect(text) } else { SendError::Broken(text) }
+            let garbled = std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<hyper::Error>())
+                .is_some_and(hyper::Error::is_parse);
+            match () {
+                () if error.is_connect() => SendError::Connect(text),
+                () if garbled => SendError::Garbled(text),
+                () => SendError::Broken(text),
+            }
         })
     }
 

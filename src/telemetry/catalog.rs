@@ -193,7 +193,7 @@ catalog! {
     ACTIVE_API_KEYS: Gauge, Count = "nexusgate_active_api_keys";
     /// Providers that are configured.
     ACTIVE_PROVIDERS: Gauge, Count = "nexusgate_active_providers";
-    /// Models that are configured, by what they are for; a name offered by several providers counts once.
+    /// Model entries that are configured, by what they are for; a name offered by several providers counts once for each.
     ACTIVE_MODELS: Gauge, Count = "nexusgate_active_models" { type: ModelType };
     /// Requests that keys with this comment have taken from their per-minute budget.
     API_KEY_RPM_USAGE: Gauge, Count = "nexusgate_api_key_rpm_usage" { api_key_comment };

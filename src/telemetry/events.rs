@@ -217,7 +217,7 @@ impl RateLimitRejectionsExposed<'_> {
 pub struct HttpRequestFinished<'a> {
     pub telemetry: &'a Telemetry,
     /// The template, never the path.
-    pub route: &'static str,
+    pub route: &'a str,
     pub method: &'a http::Method,
     pub code: http::StatusCode,
 }

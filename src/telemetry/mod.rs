@@ -122,6 +122,11 @@ impl Telemetry {
         self.series.upstream(&target.system_name, &target.provider.name);
     }
 
+    /// Shows a provider as up, before its circuit breaker has had anything to say.
+    pub fn provider_configured(&self, provider: &LabelValue) {
+        self.provider_up(provider).set(1.0);
+    }
+
     fn provider_up(&self, provider: &LabelValue) -> Gauge {
         self.registry.gauge(&m::PROVIDER_UP, &[provider.as_str()])
     }
@@ -181,7 +186,17 @@ impl SurfaceSeries {
 /// Series of `nexusgate_http_requests_total`, by route, method and code.
 struct HttpSeries {
     registry: Arc<Registry>,
-    held: papaya::HashMap<(&'static str, &'static str, StatusCode), Counter>,
+    held: papaya::HashMap<(Box<str>, &'static str, StatusCode), Counter>,
+}
+
+/// A borrowed key of [`HttpSeries`].
+#[derive(Hash)]
+struct HttpKey<'a>(&'a str, &'static str, StatusCode);
+
+impl papaya::Equivalent<(Box<str>, &'static str, StatusCode)> for HttpKey<'_> {
+    fn equivalent(&self, key: &(Box<str>, &'static str, StatusCode)) -> bool {
+        *self.0 == *key.0 && self.1 == key.1 && self.2 == key.2
+    }
 }
 
 impl HttpSeries {
@@ -189,14 +204,14 @@ impl HttpSeries {
         Self { registry, held: papaya::HashMap::new() }
     }
 
-    fn get(&self, route: &'static str, method: &Method, code: StatusCode) -> Counter {
-        let key = (route, method_label(method), code);
+    fn get(&self, route: &str, method: &Method, code: StatusCode) -> Counter {
+        let method = method_label(method);
         let guard = self.held.guard();
-        if let Some(counter) = self.held.get(&key, &guard) {
+        if let Some(counter) = self.held.get(&HttpKey(route, method, code), &guard) {
             return counter.clone();
         }
-        let counter = self.registry.counter(&m::HTTP_REQUESTS, &[key.0, key.1, code.as_str()]);
-        self.held.get_or_insert(key, counter, &guard).clone()
+        let counter = self.registry.counter(&m::HTTP_REQUESTS, &[route, method, code.as_str()]);
+        self.held.get_or_insert((route.into(), method, code), counter, &guard).clone()
     }
 }
 

@@ -122,6 +122,12 @@ impl StreamWatcher {
         &self.seen
     }
 
+    /// Whether what was forwarded ends where an event ends, so that another event may follow. What is held back does not
+    /// count: nobody has seen it.
+    pub fn is_between_events(&self) -> bool {
+        self.strip || self.scanner.pending_from() == self.scanner.position()
+    }
+
     /// Reads `chunk` and returns what is to be forwarded now: the same bytes, uncopied, unless usage chunks are cut out;
     /// then it may be empty, because a trailing incomplete event waits for its end.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
