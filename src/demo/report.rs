@@ -78,7 +78,12 @@ impl Report {
                 self.push(Witness::Clients, format!("{family} {status}"), number(seen), counted);
             }
         }
-        self.push(Witness::Reason, "requests without any answer", 0.0, number(tally.ended(Ending::NoAnswer, |_| true)));
+        self.push(
+            Witness::Reason,
+            "requests without any answer",
+            0.0,
+            number(tally.ended(Ending::NoAnswer, |_| true)),
+        );
     }
 
     fn rejections(&mut self, tally: &Tally, scrape: &Scrape) {
@@ -125,7 +130,12 @@ impl Report {
 
     /// What must add up within the gateway itself.
     fn books(&mut self, _tally: &Tally, scrape: &Scrape) {
-        self.push(Witness::Reason, "requests in flight", 0.0, scrape.sum("nexusgate_requests_in_flight", &[]));
+        self.push(
+            Witness::Reason,
+            "requests in flight",
+            0.0,
+            scrape.sum("nexusgate_requests_in_flight", &[]),
+        );
         for (table, metric) in
             [("completions", "nexusgate_completions_total"), ("embeddings", "nexusgate_embeddings_total")]
         {
