@@ -7,7 +7,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::RunningApp;
 use crate::config::{LogFormat, Settings};
-use crate::gateway::Hooks;
 use crate::telemetry::logging;
 
 use super::{CliError, runtime, say};
@@ -19,7 +18,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let app = RunningApp::start(&settings, Hooks::default()).await?;
+        let app = RunningApp::start(&settings, Default::default()).await?;
         tracing::info!(address = %app.address(), version = settings.version(), "listening");
         if let Some(address) = app.metrics_address() {
             tracing::info!(%address, "metrics are served apart");

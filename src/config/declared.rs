@@ -117,8 +117,8 @@ fn secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Secret>, 
 
 fn required_secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Secret, D::Error> {
     let text = String::deserialize(input)?;
-    if text.len() < 8 {
-        return Err(serde::de::Error::custom("key: expected at least 8 characters"));
+    if text.len() < 16 {
+        return Err(serde::de::Error::custom("key: expected at least 16 characters"));
     }
     Ok(Secret::new(text))
 }

@@ -162,7 +162,8 @@ impl Inner {
     fn upstream_ended(&mut self) {
         let from = self.queue.len();
         let seen = self.transform.seen();
-        let ending = if seen.malformed && !seen.terminal {
+        let ending = if seen.malformed {
+            // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
             Ending { outcome: Outcome::Protocol, error: Some("malformed_stream"), told: true }
         } else if let Some(error) = seen.error.as_ref().map(|_| "upstream_error") {
             Ending { outcome: Outcome::Http5xx, error: Some(error), told: true }
