@@ -1,0 +1,6 @@
+//! Bytes ↔ meaning.
+
+mod anthropic;
+pub mod convert;
+mod openai_chat;
+mod openai_responses;
