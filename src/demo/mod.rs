@@ -140,7 +140,9 @@ impl Demo {
         let url = format!("http://{}", self.gateway);
         if args.json_ready {
             let providers: Vec<_> = (self.upstreams.iter())
-                .map(|upstream| json!({"name": upstream.name, "control_url": upstream.provider.control_url()}))
+                .map(
+                    |upstream| json!({"name": upstream.name, "control_url": upstream.provider.control_url()}),
+                )
                 .collect();
             let ready = json!({
                 "url": url,

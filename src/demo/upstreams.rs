@@ -192,7 +192,10 @@ fn everyday(seed: u64) -> Mix {
         .with(250, Reply::answer(answer(8, 34)).after(millis(35)).every(millis(4)))
         .with(250, Reply::answer(answer(24, 41)).after(millis(70)).every(millis(6)))
         .with(150, Reply::answer(answer(60, 210)).after(millis(140)).every(millis(8)))
-        .with(100, Reply::answer(Answer::of_size(30, 6).usage(usage(2600, 30, Some(2048), None))).after(millis(110)))
+        .with(
+            100,
+            Reply::answer(Answer::of_size(30, 6).usage(usage(2600, 30, Some(2048), None))).after(millis(110)),
+        )
         .with(60, Reply::answer(thinking(usage(180, 96, None, Some(64)))).after(millis(300)).every(millis(5)))
         .with(60, Reply::answer(calling_tools().tokens(320, 28)).after(millis(160)))
         .with(40, Reply::answer(answer(16, 55).finish(FinishReason::Length)).after(millis(80)))

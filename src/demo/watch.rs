@@ -75,7 +75,8 @@ fn line(scrape: &Scrape, earlier: &Scrape, running: Duration, period: Duration) 
     };
     let rejected = |scrape: &Scrape| scrape.sum("nexusgate_requests_rejected_total", &[]);
     let statuses = ["completed", "failed", "aborted", "cache_hit"];
-    let all = |scrape: &Scrape| statuses.iter().map(|status| ended(scrape, status)).sum::<f64>() + rejected(scrape);
+    let all =
+        |scrape: &Scrape| statuses.iter().map(|status| ended(scrape, status)).sum::<f64>() + rejected(scrape);
     let per_second = (all(scrape) - all(earlier)) / period.as_secs_f64();
     let p95 = scrape
         .quantile("nexusgate_completion_duration_seconds", 0.95, earlier)
@@ -89,7 +90,8 @@ fn line(scrape: &Scrape, earlier: &Scrape, running: Duration, period: Duration) 
         ended(scrape, "failed"),
         ended(scrape, "aborted"),
         rejected(scrape),
-        scrape.sum("nexusgate_tokens_prompt_total", &[]) + scrape.sum("nexusgate_tokens_embedding_total", &[]),
+        scrape.sum("nexusgate_tokens_prompt_total", &[])
+            + scrape.sum("nexusgate_tokens_embedding_total", &[]),
         scrape.sum("nexusgate_tokens_completion_total", &[]),
         scrape.sum("nexusgate_cost_total_usd_total", &[]),
     )
@@ -106,7 +108,8 @@ pub(super) fn clients(tally: &Tally) -> String {
         let _ = writeln!(text, "  {name:<34} {count:>8}  {}", ending.name());
     }
     let quantiles = |histogram: &super::traffic::Histogram| {
-        let at = |share| histogram.quantile(share).map_or_else(|| "-".to_owned(), |time| format!("{time:.1?}"));
+        let at =
+            |share| histogram.quantile(share).map_or_else(|| "-".to_owned(), |time| format!("{time:.1?}"));
         format!("p50 {}, p95 {}, p99 {}", at(0.5), at(0.95), at(0.99))
     };
     let _ = writeln!(text, "  whole answer: {}", quantiles(&tally.latency));
@@ -132,7 +135,13 @@ mod tests {
         };
         let (earlier, now) = (Scrape::parse(&text(10, 10)), Scrape::parse(&text(60, 60)));
         let line = line(&now, &earlier, Duration::from_secs(15), Duration::from_secs(5));
-        for part in ["15s", "65 requests (60 completed, 2 failed, 0 aborted, 3 rejected)", "10.0/s", "p95 0.95s", "$0.5"] {
+        for part in [
+            "15s",
+            "65 requests (60 completed, 2 failed, 0 aborted, 3 rejected)",
+            "10.0/s",
+            "p95 0.95s",
+            "$0.5",
+        ] {
             assert!(line.contains(part), "{part} in {line}");
         }
     }
