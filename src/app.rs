@@ -18,7 +18,7 @@ use crate::domain::key::Secret;
 use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
 use crate::http::{self, HttpState};
-use crate::limit::{Burst, Limiter};
+use crate::limit::{InvalidRedisUrl, LimitServices};
 use crate::store::request_log::LogRow;
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
@@ -32,6 +32,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Journal(#[from] gateway::journal::OpenError),
+    #[error("{0}")]
+    Redis(#[from] InvalidRedisUrl),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
 }
@@ -46,6 +48,7 @@ pub struct RunningApp {
     gateway: Gateway,
     database: DatabaseConnection,
     log: Arc<RequestLog<LogRow>>,
+    limits: Arc<LimitServices>,
     shutdown_grace: Duration,
     /// Ends the listeners.
     stop: CancellationToken,
@@ -72,13 +75,12 @@ impl RunningApp {
             tracing::warn!("{problem}");
         }
         let log = Arc::new(wiring::request_log(settings, &telemetry, &database)?);
-        let limiter = Arc::new(Limiter::memory(Burst::new(settings.rate_limit_burst).unwrap_or_default()));
+        let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
         let gateway = Gateway::new(Parts {
             settings: gateway_settings(settings),
             telemetry: telemetry.clone(),
             snapshots: snapshots.clone(),
-            limiter: limiter.clone(),
-            rejections: wiring::rejections(telemetry.clone()),
+            limits: limits.clone(),
             log: wiring::record_sink(log.clone()),
             hooks,
         });
@@ -129,6 +131,7 @@ impl RunningApp {
             gateway,
             database,
             log,
+            limits,
             shutdown_grace: settings.shutdown_grace,
             stop,
             stop_tasks,
@@ -187,6 +190,7 @@ impl RunningApp {
         // The log gets some time of its own: what is left is in the journal, and the next start replays it.
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let closed = self.log.close(left.max(Duration::from_secs(5))).await;
+        self.limits.flush().await;
         self.stop_tasks.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -5,3 +5,4 @@ pub mod completions;
 pub mod embeddings;
 pub mod models;
 pub mod providers;
+pub mod usage_daily;

@@ -1,4 +1,4 @@
-//! The request log: `completions` and `embeddings`.
+//! The request log: `completions` and `embeddings`, and their sums by day, `usage_daily`.
 //!
 //! No foreign keys: a row must reach the log whatever has happened meanwhile to the key, the model or the provider it
 //! names, so names are stored beside the ids. Bodies are text, not `jsonb`: a response may be a raw event stream, and
@@ -6,10 +6,13 @@
 //!
 //! `created_at` is when the request arrived. Lists run by (`created_at`, `id`) backwards, over one index per filter
 //! that an administrator picks; a B-tree is read in both directions, so the indexes are plain ascending ones.
+//!
+//! `usage_daily` is written in the transaction that writes the rows it sums. Usage stays known after retention has pruned
+//! the rows, and asking for it costs the same after a thousand requests and after a billion.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, big_integer_null, boolean, double, double_null, pk_uuid, text, text_null,
+    big_integer, big_integer_null, boolean, date, double, double_null, pk_uuid, text, text_null,
     timestamp_with_time_zone, uuid_null,
 };
 
@@ -24,6 +27,8 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(completions()).await?;
         manager.create_table(embeddings()).await?;
+        manager.create_table(usage_daily()).await?;
+        manager.create_index(index("usage_daily", "api_key_id_idx", &["api_key_id", "day"])).await?;
         manager
             .create_index(index("completions", "api_format_idx", &["api_format", "created_at", "id"]))
             .await?;
@@ -55,7 +60,7 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in ["embeddings", "completions"] {
+        for table in ["usage_daily", "embeddings", "completions"] {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())
@@ -119,6 +124,35 @@ fn embeddings() -> TableCreateStatement {
         .col(text_null("response_body"))
         .col(timestamp_with_time_zone("created_at"))
         .to_owned()
+}
+
+fn usage_daily() -> TableCreateStatement {
+    let mut table = Table::create()
+        .table("usage_daily")
+        // UTC.
+        .col(date("day"))
+        .col(big_integer("api_key_id"))
+        .col(text("model"))
+        // Empty when no provider was reached; part of the key, so not null.
+        .col(text("provider"))
+        // The table of the rows it sums.
+        .col(text("kind"))
+        .primary_key(Index::create().col("day").col("api_key_id").col("model").col("provider").col("kind"))
+        .to_owned();
+    for counter in [
+        "completed",
+        "failed",
+        "aborted",
+        "cache_hit",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+    ] {
+        table.col(big_integer(counter));
+    }
+    table.col(double("prompt_cost")).col(double("completion_cost")).to_owned()
 }
 
 /// An index named after its table, as index names share one space.

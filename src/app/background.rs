@@ -85,7 +85,10 @@ impl Background {
         let recent = self.gateway.limiter().recent_usage().await;
         let comments: std::collections::HashMap<i64, _> =
             snapshot.keys().filter(|key| !key.revoked).map(|key| (key.id, &key.comment)).collect();
-        let used = |usage: crate::limit::Usage| Used { current: as_f64(usage.current), limit: f64::from(usage.limit) };
+        let used = |usage: crate::limit::Usage| Used {
+            current: as_f64(usage.current),
+            limit: f64::from(usage.limit),
+        };
         recent
             .into_iter()
             .filter_map(|usage| {
@@ -99,7 +102,9 @@ impl Background {
     pub(super) async fn refresh_snapshot(&self) {
         match self.snapshots.refresh(&self.database).await {
             Ok(snapshot) => self.gateway.announce(&snapshot),
-            Err(error) => tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use"),
+            Err(error) => {
+                tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use")
+            }
         }
     }
 

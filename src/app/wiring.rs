@@ -10,9 +10,10 @@ use crate::domain::key::{Limits, Secret};
 use crate::domain::label::LogTable;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
+use crate::gateway::RecordSink;
 use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
-use crate::gateway::{RecordSink, RejectionCounter};
+use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
 use crate::store::declared::{Declared, DeclaredModel};
 use crate::store::keys::NewApiKey;
 use crate::store::models::NewModel;
@@ -21,12 +22,33 @@ use crate::store::request_log::{self, LogRow};
 use crate::store::{Source, StoreError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::RateLimitRejectionsExposed;
+use crate::telemetry::gauges::RedisGauges;
 
-/// Refusals for being over a limit, counted in this process alone.
-pub(super) fn rejections(telemetry: Arc<Telemetry>) -> RejectionCounter {
-    Box::new(move |limit_type, comment| {
-        RateLimitRejectionsExposed { telemetry: &telemetry, comment, limit_type, count: 1 }.emit();
-    })
+/// Limits and rejection counts, in Redis or in this process.
+pub(super) async fn limits(
+    settings: &Settings,
+    telemetry: &Arc<Telemetry>,
+) -> Result<LimitServices, InvalidRedisUrl> {
+    let limit_settings = limit::Settings {
+        burst: Burst::new(settings.rate_limit_burst).unwrap_or_default(),
+        redis_url: settings.redis_url.clone(),
+        redis_timeout: settings.redis_timeout.0,
+        instance_id: settings.instance(),
+    };
+    let exposed = telemetry.clone();
+    let mut observer = Observer {
+        rejections_exposed: Arc::new(move |limit_type, comment, count| {
+            RateLimitRejectionsExposed { telemetry: &exposed, comment, limit_type, count }.emit();
+        }),
+        ..Observer::default()
+    };
+    if settings.redis_url.is_some() {
+        let redis = Arc::new(RedisGauges::new(telemetry));
+        let errors = redis.clone();
+        observer.redis_up = Arc::new(move |up| redis.up(up));
+        observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));
+    }
+    LimitServices::start(&limit_settings, observer).await
 }
 
 /// The request log over the journal in `DATA_DIR`, writing to `database`.

@@ -13,7 +13,8 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// Exit code 0 when the gateway is ready, 1 when it is not.
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let port = matches.get_one::<String>("port").map_or("3000", String::as_str);
-    let base = matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
+    let base =
+        matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
     let url = format!("{}/readyz", base.trim_end_matches('/'));
     runtime()?.block_on(async {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(other)?;

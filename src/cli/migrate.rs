@@ -21,7 +21,11 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             _ => {}
         }
         for migration in store::migrate::status(&database).await? {
-            say(format_args!("{:<8} {}", if migration.applied { "applied" } else { "pending" }, migration.name))?;
+            say(format_args!(
+                "{:<8} {}",
+                if migration.applied { "applied" } else { "pending" },
+                migration.name
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     })

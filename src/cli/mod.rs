@@ -1,6 +1,7 @@
 //! The command line.
 
 mod catalog;
+mod demo;
 mod healthcheck;
 mod migrate;
 mod serve;
@@ -9,7 +10,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
 use crate::app::StartError;
 use crate::config::{ConfigError, Settings};
@@ -52,6 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches),
+        Some(("demo", matches)) => demo::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
         Some(("check-config", matches)) => serve::check(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
@@ -62,6 +64,8 @@ fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
 
 fn command() -> Command {
     let serve = Settings::add_flags(Command::new("serve")).about("Run the gateway");
+    let demo = crate::demo::DemoArgs::augment_args(Command::new("demo"))
+        .about("Run a gateway with scripted providers and steady traffic, and check its counters");
     let check = Settings::add_flags(Command::new("check-config"))
         .about("Check the settings without starting anything");
     let migrate = Settings::add_flags(
@@ -97,7 +101,7 @@ fn command() -> Command {
         .about("An LLM gateway whose metrics are live and right")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, migrate, check, healthcheck, catalog])
+        .subcommands([serve, demo, migrate, check, healthcheck, catalog])
 }
 
 /// A runtime with one worker for each core.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::domain::key::ApiKey;
-use crate::domain::label::{LabelValue, LimitType, RejectReason};
+use crate::domain::label::{LimitType, RejectReason};
 use crate::limit::{headers as limit_headers, state_headers};
 
 use super::Gateway;
@@ -15,9 +15,6 @@ use super::scope::RequestScope;
 
 /// How long a caller is asked to wait when the gateway is full: requests come and go within seconds.
 const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
-
-/// Counts refusals for being over a limit; with Redis the count outlives the process.
-pub type RejectionCounter = Box<dyn Fn(LimitType, &LabelValue) + Send + Sync>;
 
 /// A caller that was let in.
 pub struct Caller {
@@ -45,7 +42,7 @@ impl Gateway {
         match decision.refused_by {
             None => Ok(Caller { limit_headers: state_headers(&decision.state), key }),
             Some(limit_type) => {
-                (self.0.parts.rejections)(limit_type, &key.comment);
+                self.0.parts.limits.rejections.rejected(limit_type, &key.comment);
                 let message = match limit_type {
                     LimitType::Rpm => "The key's limit of requests per minute is reached.",
                     LimitType::Tpm => "The key's limit of tokens per minute is reached.",

@@ -67,7 +67,9 @@ impl Body for GatewayBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Whole { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Kind::Relay(_) => SizeHint::default(),
         }
     }

@@ -51,7 +51,11 @@ impl Gateway {
         }
     }
 
-    async fn try_targets(&self, job: &Job, guard: &mut FinishGuard) -> Result<(Answer, Arc<Target>), Failure> {
+    async fn try_targets(
+        &self,
+        job: &Job,
+        guard: &mut FinishGuard,
+    ) -> Result<(Answer, Arc<Target>), Failure> {
         let mut last: Option<Failure> = None;
         let mut last_answer: Option<UpstreamAnswer> = None;
         for (index, target) in job.targets.iter().enumerate() {

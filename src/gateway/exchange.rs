@@ -38,7 +38,11 @@ pub(super) enum Answer {
         transform: Transform,
         attempt: Attempt,
     },
-    Whole { head: http::response::Parts, body: Bytes, observed: Observed },
+    Whole {
+        head: http::response::Parts,
+        body: Bytes,
+        observed: Observed,
+    },
 }
 
 /// An exchange that did not give the client what it asked for.

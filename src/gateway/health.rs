@@ -83,7 +83,9 @@ impl Health {
 
     fn of(&self, provider: &Provider) -> Arc<ProviderHealth> {
         let guard = self.providers.guard();
-        if let Some(health) = self.providers.get(&provider.id, &guard).filter(|health| health.name == provider.name) {
+        if let Some(health) =
+            self.providers.get(&provider.id, &guard).filter(|health| health.name == provider.name)
+        {
             return health.clone();
         }
         let health = Arc::new(ProviderHealth {
@@ -109,7 +111,11 @@ impl State {
     /// Takes in an outcome; returns whether the provider is up now, if that changed.
     fn report(&mut self, outcome: Outcome, now: Instant) -> Option<bool> {
         match outcome {
-            Outcome::Connect | Outcome::Timeout | Outcome::Http5xx | Outcome::Protocol | Outcome::StreamCut => {
+            Outcome::Connect
+            | Outcome::Timeout
+            | Outcome::Http5xx
+            | Outcome::Protocol
+            | Outcome::StreamCut => {
                 self.failures += 1;
                 let reopened = match &mut self.open {
                     // Calls from before the breaker opened say nothing new.

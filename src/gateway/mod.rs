@@ -11,6 +11,7 @@ mod exchange;
 mod finish;
 mod health;
 pub mod journal;
+mod log_row;
 pub mod refusal;
 mod relay;
 pub mod request_log;
@@ -29,13 +30,13 @@ use tokio_util::task::TaskTracker;
 use crate::domain::label::RejectReason;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
-use crate::limit::Limiter;
+use crate::limit::{LimitServices, Limiter};
 use crate::provider::UpstreamClient;
 use crate::store::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
 use crate::wire::head::RequestHead;
 
-pub use admit::{Caller, RejectionCounter};
+pub use admit::Caller;
 pub use body::GatewayBody;
 pub use refusal::Refusal;
 
@@ -69,8 +70,7 @@ pub struct Parts {
     pub settings: Settings,
     pub telemetry: Arc<Telemetry>,
     pub snapshots: Arc<SnapshotStore>,
-    pub limiter: Arc<Limiter>,
-    pub rejections: RejectionCounter,
+    pub limits: Arc<LimitServices>,
     pub log: RecordSink,
     pub hooks: Hooks,
 }
@@ -185,7 +185,7 @@ impl Gateway {
     }
 
     pub fn limiter(&self) -> &Limiter {
-        &self.0.parts.limiter
+        &self.0.parts.limits.limiter
     }
 
     fn settings(&self) -> &Settings {

@@ -79,7 +79,10 @@ impl Relay {
         Self { inner: Some(inner) }
     }
 
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
         loop {
             if let Some(bytes) = inner.queue.pop_front() {
@@ -128,7 +131,11 @@ impl Inner {
             ready!(self.idle_timer.as_mut().poll(cx));
             let silent = self.last_chunk.elapsed();
             if silent >= self.idle {
-                self.break_off(Outcome::Timeout, "stream_idle_timeout", "The provider fell silent in the middle of its answer.");
+                self.break_off(
+                    Outcome::Timeout,
+                    "stream_idle_timeout",
+                    "The provider fell silent in the middle of its answer.",
+                );
                 return Poll::Ready(());
             }
             let next = tokio::time::Instant::now() + (self.idle - silent);

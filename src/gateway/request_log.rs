@@ -87,8 +87,14 @@ impl<R: Row> RequestLog<R> {
     pub fn start<S: Sink<R>>(journal: Journal<R>, sink: S, config: WriterConfig) -> Self {
         let journal = Arc::new(journal);
         let flushing = Arc::new(AtomicUsize::new(0));
-        let writer =
-            Writer { journal: journal.clone(), sink, config, flushing: flushing.clone(), down_since: None, up: None };
+        let writer = Writer {
+            journal: journal.clone(),
+            sink,
+            config,
+            flushing: flushing.clone(),
+            down_since: None,
+            up: None,
+        };
         let writer = tokio::spawn(writer.run());
         Self { journal, flushing, writer: Mutex::new(Some(writer)) }
     }
@@ -269,7 +275,8 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
         let table = group.table;
         let payloads = group.rows[index].take_payloads();
         let line = rejection(&group.rows[index], table, &payloads, &reason);
-        let without_bodies = !payloads.is_empty() && self.insert(table, &group.rows[index..=index]).await.is_ok();
+        let without_bodies =
+            !payloads.is_empty() && self.insert(table, &group.rows[index..=index]).await.is_ok();
         tracing::warn!(%table, reason, without_bodies, "the database refuses a row of the request log");
         if without_bodies {
             self.journal.emit(LogEvent::PayloadsDropped { table, rows: 1 });

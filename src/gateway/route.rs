@@ -154,13 +154,15 @@ mod tests {
     #[test]
     fn chances_are_in_proportion_to_weights() {
         let targets = || vec![target("a", 1), target("zero", 0), target("b", 3)];
-        let firsts: Vec<_> = (0..4).map(|drawn| names(&weighted_order(targets(), |_| drawn))[0].to_owned()).collect();
+        let firsts: Vec<_> =
+            (0..4).map(|drawn| names(&weighted_order(targets(), |_| drawn))[0].to_owned()).collect();
         assert_eq!(firsts, ["a", "b", "b", "b"]);
     }
 
     #[test]
     fn weight_zero_comes_last_and_none_is_lost() {
-        let ordered = weighted_order(vec![target("zero", 0), target("a", 2), target("b", 2)], |total| total - 1);
+        let ordered =
+            weighted_order(vec![target("zero", 0), target("a", 2), target("b", 2)], |total| total - 1);
         assert_eq!(names(&ordered), ["b", "a", "zero"]);
     }
 }

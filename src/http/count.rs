@@ -6,12 +6,15 @@ use std::task::{Context, Poll, ready};
 
 use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
-use http::Method;
+use http::{Method, StatusCode};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::HttpRequestFinished;
+
+/// The code of a request whose client left before the head of the answer (nginx' word for it; RFC 9110 has none).
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// What is counted when no route matches: the path itself is the client's word.
 const UNMATCHED: &str = "unmatched";
@@ -56,6 +59,7 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Count<S> {
             method: request.method().clone(),
             telemetry: self.telemetry.clone(),
             inner: self.inner.call(request),
+            counted: false,
         }
     }
 }
@@ -67,6 +71,15 @@ pin_project! {
         route: Option<MatchedPath>,
         method: Method,
         telemetry: Arc<Telemetry>,
+        counted: bool,
+    }
+
+    impl<F> PinnedDrop for Counting<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if !this.counted && let Ok(code) = StatusCode::from_u16(CLIENT_CLOSED_REQUEST) {
+                count(&this.telemetry, this.route.as_ref(), &this.method, code);
+            }
+        }
     }
 }
 
@@ -76,15 +89,15 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Counting<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
+        *this.counted = true;
         if let Ok(response) = &result {
-            HttpRequestFinished {
-                telemetry: this.telemetry,
-                route: this.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str),
-                method: this.method,
-                code: response.status(),
-            }
-            .emit();
+            count(this.telemetry, this.route.as_ref(), this.method, response.status());
         }
         Poll::Ready(result)
     }
+}
+
+fn count(telemetry: &Telemetry, route: Option<&MatchedPath>, method: &Method, code: StatusCode) {
+    HttpRequestFinished { telemetry, route: route.map_or(UNMATCHED, MatchedPath::as_str), method, code }
+        .emit();
 }

@@ -40,11 +40,16 @@ pub(super) async fn infer(
 }
 
 /// The whole body, of at most `max` bytes.
-async fn read_body(scope: &RequestScope, headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Refusal> {
-    let too_large = || {
-        Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."))
-    };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+async fn read_body(
+    scope: &RequestScope,
+    headers: &HeaderMap,
+    body: Body,
+    max: usize,
+) -> Result<Bytes, Refusal> {
+    let too_large =
+        || Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."));
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > max) {
         return Err(too_large());
     }

@@ -66,7 +66,8 @@ where
             let Ok(result) = inner.await else {
                 // The request's record was finished as failed while its parts were dropped.
                 tracing::error!(?call, "a handler panicked");
-                let error = ApiError::new(500, "The gateway failed to handle the request.").with_code("internal_error");
+                let error = ApiError::new(500, "The gateway failed to handle the request.")
+                    .with_code("internal_error");
                 return Ok(error_response(call, &error).map(Body::new));
             };
             let response = result?;

@@ -78,9 +78,9 @@ fn cors(origins: &Origins) -> CorsLayer {
     let layer = match origins {
         Origins::Any => layer.allow_origin(AllowOrigin::any()),
         Origins::List(list) if list.is_empty() => return layer,
-        Origins::List(list) => {
-            layer.allow_origin(list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect::<Vec<_>>())
-        }
+        Origins::List(list) => layer.allow_origin(
+            list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect::<Vec<_>>(),
+        ),
     };
     layer
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])

@@ -25,7 +25,8 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
         Err(refusal) => return refused(refusal, format),
     };
     let snapshot = state.gateway.snapshot();
-    let mut names: Vec<&str> = snapshot.models().map(|(name, _)| name).filter(|name| key.may_use(name)).collect();
+    let mut names: Vec<&str> =
+        snapshot.models().map(|(name, _)| name).filter(|name| key.may_use(name)).collect();
     names.sort_unstable();
     let loaded = snapshot.loaded_at();
     let data: Vec<Value> = names.iter().map(|name| describe(&state, name, format, loaded)).collect();
@@ -38,7 +39,11 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
     Json(body).into_response()
 }
 
-pub(super) async fn show(State(state): State<HttpState>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+pub(super) async fn show(
+    State(state): State<HttpState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let format = format_of(&headers);
     let known = |key: &ApiKey| key.may_use(&id) && state.gateway.snapshot().resolve(&id).is_some();
     match state.gateway.authenticate(&headers) {

@@ -69,7 +69,8 @@ fn wants_gzip(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     codings.flat_map(|value| value.split(',')).any(|coding| {
         let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
-        let quality = parameters.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok()).unwrap_or(1.0);
+        let quality =
+            parameters.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok()).unwrap_or(1.0);
         name.trim().eq_ignore_ascii_case("gzip") && quality > 0.0
     })
 }
@@ -80,9 +81,13 @@ mod tests {
 
     #[test]
     fn gzip_is_given_to_those_who_take_it() {
-        for (accept, wanted) in
-            [("gzip", true), ("deflate, gzip;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("br", false)]
-        {
+        for (accept, wanted) in [
+            ("gzip", true),
+            ("deflate, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("br", false),
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
             assert_eq!(wants_gzip(&headers), wanted, "{accept}");

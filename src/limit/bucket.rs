@@ -83,6 +83,11 @@ impl Bucket {
         Self { balance: rate.capacity, capacity: rate.capacity, at: now }
     }
 
+    /// A bucket that held `balance` parts at `now`.
+    pub(super) fn holding(rate: Rate, balance: i64, now: u64) -> Self {
+        Self { balance: balance.min(rate.capacity), capacity: rate.capacity, at: now }
+    }
+
     /// Refills up to `now`. When the limit has changed, the filled share is kept (a full bucket stays full, an empty one
     /// empty) and so is a debt, token by token. A clock that went back adds nothing.
     pub(super) fn advance(&mut self, rate: Rate, now: u64) {

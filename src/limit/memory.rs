@@ -25,7 +25,7 @@ pub struct MemoryLimiter {
 
 /// One key's buckets. A missing bucket is a full one.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
+struct Entry {
     rpm: Option<Bucket>,
     tpm: Option<Bucket>,
     /// The limits last seen, for [`MemoryLimiter::recent_usage`].
@@ -35,7 +35,7 @@ pub(super) struct Entry {
     /// Taken out of the map by a sweep: whoever still holds it must look again.
     swept: bool,
     /// Taken here while Redis was away, and not yet told to it.
-    pub(super) owed: Owed,
+    owed: Owed,
 }
 
 /// What one key consumed behind Redis' back.
@@ -63,6 +63,15 @@ impl MemoryLimiter {
     }
 
     pub(super) fn admit_at(&self, key_id: i64, limits: Limits, now: Instant) -> Decision {
+        self.decide_at(key_id, limits, now, false)
+    }
+
+    /// [`Self::admit`] in Redis' place: what is taken is remembered, to be told to Redis when it is back.
+    pub(super) fn stand_in(&self, key_id: i64, limits: Limits) -> Decision {
+        self.decide_at(key_id, limits, Instant::now(), true)
+    }
+
+    fn decide_at(&self, key_id: i64, limits: Limits, now: Instant, standing_in: bool) -> Decision {
         if limits == Limits::default() {
             return Decision::unlimited();
         }
@@ -79,6 +88,9 @@ impl MemoryLimiter {
                 && limits.rpm.is_some()
             {
                 bucket.take();
+                if standing_in {
+                    entry.owed.requests += 1;
+                }
             }
             decision
         })
@@ -100,6 +112,55 @@ impl MemoryLimiter {
                 bucket.charge(rate, tokens);
             }
         });
+    }
+
+    /// Remembers what Redis could not be told of.
+    pub(super) fn owe(&self, key_id: i64, limits: Limits, owed: Owed) {
+        self.with_entry(key_id, self.micros(Instant::now()), |entry| {
+            entry.see(limits);
+            entry.owed.requests = entry.owed.requests.saturating_add(owed.requests);
+            entry.owed.tokens = entry.owed.tokens.saturating_add(owed.tokens);
+        });
+    }
+
+    /// Everything that Redis has not been told of, which the caller now tells it.
+    pub(super) fn take_owed(&self) -> Vec<(i64, Limits, Owed)> {
+        let mut all = Vec::new();
+        for (&key_id, entry) in &self.keys.pin() {
+            let mut entry = lock(entry);
+            if !entry.owed.is_nothing() {
+                all.push((key_id, entry.limits, std::mem::take(&mut entry.owed)));
+            }
+        }
+        all
+    }
+
+    /// Believes what Redis said of a key, so that this limiter can go on from there when Redis goes away.
+    pub(super) fn mirror(&self, key_id: i64, limits: Limits, rpm: Option<i64>, tpm: Option<i64>) {
+        let now = self.micros(Instant::now());
+        self.with_entry(key_id, now, |entry| {
+            entry.see(limits);
+            let slots = [(&mut entry.rpm, limits.rpm, rpm), (&mut entry.tpm, limits.tpm, tpm)];
+            for (bucket, limit, balance) in slots {
+                if let (Some(limit), Some(balance)) = (limit, balance) {
+                    *bucket = Some(Bucket::holding(Rate::new(limit, self.burst), balance, now));
+                }
+            }
+        });
+    }
+
+    /// The keys that [`Self::recent_usage`] would report, with their limits.
+    pub(super) fn recent_keys(&self) -> Vec<(i64, Limits)> {
+        let keys = self.keys.pin();
+        let recent = keys.iter().filter_map(|(&key_id, entry)| {
+            let entry = lock(entry);
+            entry.recent.then_some((key_id, entry.limits))
+        });
+        recent.collect()
+    }
+
+    pub(super) fn burst(&self) -> Burst {
+        self.burst
     }
 
     /// What one key has used. A key that was never seen has used nothing.
@@ -164,7 +225,7 @@ impl MemoryLimiter {
     }
 
     /// Runs `act` on a key's entry, made if missing. The lock is held for a few arithmetic operations.
-    pub(super) fn with_entry<T>(&self, key_id: i64, now: u64, act: impl Fn(&mut Entry) -> T) -> T {
+    fn with_entry<T>(&self, key_id: i64, now: u64, act: impl Fn(&mut Entry) -> T) -> T {
         let keys = self.keys.pin();
         loop {
             let entry = match keys.get(&key_id) {
@@ -186,7 +247,7 @@ impl MemoryLimiter {
         }
     }
 
-    pub(super) fn micros(&self, now: Instant) -> u64 {
+    fn micros(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 }

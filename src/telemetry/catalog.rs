@@ -212,7 +212,7 @@ catalog! {
 
     // Requests as the gateway sees them.
 
-    /// HTTP requests answered, by route template.
+    /// HTTP requests by route template; code 499 when the client left before the answer began.
     HTTP_REQUESTS: Counter, Count = "nexusgate_http_requests_total" { route, method, code };
     /// Inference requests refused before they reached a model.
     REQUESTS_REJECTED: Counter, Count = "nexusgate_requests_rejected_total" { reason: RejectReason };

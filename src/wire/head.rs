@@ -292,3 +292,6 @@ impl Visitor<'_> for PlaceOf<'_> {
         Ok(self.0.iter().position(|name| *name == key))
     }
 }
+
+#[cfg(test)]
+mod tests;

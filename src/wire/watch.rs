@@ -154,6 +154,9 @@ impl StreamWatcher {
             usize::try_from(position.saturating_sub(before)).map_or(chunk.len(), |at| at.min(chunk.len()))
         };
         let complete = offset(self.scanner.pending_from());
+        if complete == chunk.len() && self.held.is_empty() && cuts.is_empty() && !cut_line_feed {
+            return chunk.clone();
+        }
         let mut from = usize::from(cut_line_feed);
         let mut pieces = Vec::with_capacity(cuts.len() + 1);
         for cut in cuts {
@@ -233,3 +236,6 @@ const ERROR: &str = "error";
 fn is_short_code(text: &str) -> bool {
     text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests;

@@ -209,7 +209,11 @@ impl<R: Row> Backlog<R> {
                     done.bodies_dropped = true;
                 }
                 let position = written.map(|(at, _)| at.position());
-                self.push_memory(Entry { row, tag: Tag { table, time_ms, position, replayed: false }, bytes });
+                self.push_memory(Entry {
+                    row,
+                    tag: Tag { table, time_ms, position, replayed: false },
+                    bytes,
+                });
             }
         }
         self.own[table as usize].pending += 1;
@@ -317,7 +321,8 @@ impl<R: Row> Backlog<R> {
         if let Some(Run::Memory(rows)) = self.runs.front_mut() {
             let mut bytes = 0;
             while taken.len() < max_rows
-                && let Some(entry) = rows.pop_front_if(|next| taken.is_empty() || bytes + next.bytes <= max_bytes)
+                && let Some(entry) =
+                    rows.pop_front_if(|next| taken.is_empty() || bytes + next.bytes <= max_bytes)
             {
                 bytes += entry.bytes;
                 taken.push(entry);

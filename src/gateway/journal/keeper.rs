@@ -260,7 +260,8 @@ impl<R: Row> Shared<R> {
                 segment.id = new;
                 segment.len = end;
                 // A run ends where a record ends, that is where the next one starts.
-                let moved = |at: u64| starts.get(starts.partition_point(|(old, _)| *old < at)).map_or(end, |s| s.1);
+                let moved =
+                    |at: u64| starts.get(starts.partition_point(|(old, _)| *old < at)).map_or(end, |s| s.1);
                 for run in &mut backlog.runs {
                     if let Run::Disk(run) = run
                         && run.seq == old.seq

@@ -11,7 +11,7 @@ async fn migrations_go_up_down_and_up_again() {
             migrate::up(&t.db).await.unwrap();
             migrate::up(&t.db).await.unwrap();
             assert!(migrate::status(&t.db).await.unwrap().iter().all(|migration| migration.applied));
-            for table in ["api_keys", "providers", "models", "completions", "embeddings"] {
+            for table in ["api_keys", "providers", "models", "completions", "embeddings", "usage_daily"] {
                 assert_eq!(t.number(&format!("SELECT count(*) FROM {table}")).await, 0);
             }
             migrate::down(&t.db, Some(1)).await.unwrap();
