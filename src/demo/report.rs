@@ -55,7 +55,7 @@ impl Report {
         report.endings(tally, scrape);
         report.rejections(tally, scrape);
         report.tokens(reported, scrape);
-        report.books(tally, scrape);
+        report.books(scrape);
         report
     }
 
@@ -129,7 +129,7 @@ impl Report {
     }
 
     /// What must add up within the gateway itself.
-    fn books(&mut self, _tally: &Tally, scrape: &Scrape) {
+    fn books(&mut self, scrape: &Scrape) {
         self.push(
             Witness::Reason,
             "requests in flight",
@@ -194,4 +194,110 @@ fn number(count: u64) -> f64 {
 /// Whole numbers as they are, money with six places.
 fn figure(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.6}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::traffic::Seen;
+    use super::*;
+
+    fn tally() -> Tally {
+        let mut tally = Tally::default();
+        let limited = Ending::Rejected(RejectReason::RateLimited);
+        for (kind, ending) in [
+            (Kind::Chat, Ending::Completed),
+            (Kind::Stream, Ending::Failed),
+            (Kind::LeavesWaiting, Ending::Left),
+            (Kind::Embedding, Ending::Completed),
+            (Kind::SmallTokenLimit, limited),
+        ] {
+            let latency = Duration::from_millis(1);
+            tally.add(&Seen { kind, ending, status: None, latency, first_content: None, tokens: None });
+        }
+        tally
+    }
+
+    fn reported() -> Reported {
+        Reported { calls: 5, prompt_tokens: 30, completion_tokens: 12, embedding_tokens: 8, usd: 0.25 }
+    }
+
+    /// A scrape that agrees, as lines of name and value.
+    const SCRAPE: &[(&str, f64)] = &[
+        ("nexusgate_completions_total{status=\"completed\",api_key_comment=\"search\"}", 1.0),
+        ("nexusgate_completions_total{status=\"failed\",api_key_comment=\"search\"}", 1.0),
+        ("nexusgate_completions_total{status=\"aborted\",api_key_comment=\"search\"}", 1.0),
+        ("nexusgate_embeddings_total{status=\"completed\",api_key_comment=\"search\"}", 1.0),
+        ("nexusgate_requests_rejected_total{reason=\"rate_limited\"}", 1.0),
+        ("nexusgate_rate_limit_rejections_total{limit_type=\"tpm\"}", 1.0),
+        ("nexusgate_http_requests_total{route=\"/v1/chat/completions\"}", 4.0),
+        ("nexusgate_http_requests_total{route=\"/v1/embeddings\"}", 1.0),
+        ("nexusgate_http_requests_total{route=\"/metrics\"}", 70.0),
+        ("nexusgate_tokens_prompt_total", 30.0),
+        ("nexusgate_tokens_completion_total", 12.0),
+        ("nexusgate_tokens_embedding_total", 8.0),
+        ("nexusgate_upstream_attempts_total{outcome=\"ok\"}", 5.0),
+        ("nexusgate_cost_total_usd_total{model=\"a\"}", 0.1),
+        ("nexusgate_cost_total_usd_total{model=\"b\"}", 0.150_000_000_1),
+        ("nexusgate_request_log_rows_total{table=\"completions\"}", 3.0),
+        ("nexusgate_request_log_rows_total{table=\"embeddings\"}", 1.0),
+    ];
+
+    fn report(lines: &[(&str, f64)]) -> Report {
+        let text: String = lines.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
+        Report::of(&tally(), &reported(), &Scrape::parse(&text))
+    }
+
+    #[test]
+    fn what_agrees_adds_up() {
+        let report = report(SCRAPE);
+        assert_eq!(report.disagreements(), 0, "{}", report.table());
+        assert!(report.table().ends_with("Everything adds up."));
+    }
+
+    #[test]
+    fn every_line_that_is_off_is_found() {
+        for index in 0..SCRAPE.len() {
+            let mut lines = SCRAPE.to_vec();
+            if lines[index].0.contains("/metrics") {
+                continue;
+            }
+            lines[index].1 -= 0.001;
+            let report = report(&lines);
+            assert!(report.disagreements() > 0, "{} is off", lines[index].0);
+            assert!(report.table().contains("<-"), "{}", report.table());
+        }
+        let in_flight = [SCRAPE, &[("nexusgate_requests_in_flight", 1.0)]].concat();
+        assert_eq!(report(&in_flight).disagreements(), 1);
+    }
+
+    #[test]
+    fn a_visitor_does_not_disturb_the_account() {
+        let visit = [
+            ("nexusgate_completions_total{status=\"completed\",api_key_comment=\"you\"}", 2.0),
+            ("nexusgate_requests_rejected_total{reason=\"model_not_found\"}", 1.0),
+            ("nexusgate_http_requests_total{route=\"/v1/chat/completions\",code=\"200\"}", 3.0),
+            ("nexusgate_request_log_rows_total{table=\"completions\"}", 2.0),
+        ];
+        let report = report(&[SCRAPE, &visit].concat());
+        assert_eq!(report.disagreements(), 0, "{}", report.table());
+    }
+
+    #[test]
+    fn an_unanswered_request_is_a_disagreement() {
+        let mut tally = tally();
+        let seen = Seen {
+            kind: Kind::Chat,
+            ending: Ending::NoAnswer,
+            status: None,
+            latency: Duration::ZERO,
+            first_content: None,
+            tokens: None,
+        };
+        tally.add(&seen);
+        let report = Report::of(&tally, &Reported::default(), &Scrape::default());
+        assert!(report.table().contains("requests without any answer"));
+        assert!(report.disagreements() > 0);
+    }
 }
