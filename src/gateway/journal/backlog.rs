@@ -209,7 +209,11 @@ impl<R: Row> Backlog<R> {
                     done.bodies_dropped = true;
                 }
                 let position = written.map(|(at, _)| at.position());
-                self.push_memory(Entry { row, tag: Tag { table, time_ms, position, replayed: false }, bytes });
+                self.push_memory(Entry {
+                    row,
+                    tag: Tag { table, time_ms, position, replayed: false },
+                    bytes,
+                });
             }
         }
         self.own[table as usize].pending += 1;
@@ -317,7 +321,8 @@ impl<R: Row> Backlog<R> {
         if let Some(Run::Memory(rows)) = self.runs.front_mut() {
             let mut bytes = 0;
             while taken.len() < max_rows
-                && let Some(entry) = rows.pop_front_if(|next| taken.is_empty() || bytes + next.bytes <= max_bytes)
+                && let Some(entry) =
+                    rows.pop_front_if(|next| taken.is_empty() || bytes + next.bytes <= max_bytes)
             {
                 bytes += entry.bytes;
                 taken.push(entry);
@@ -341,12 +346,8 @@ impl<R: Row> Backlog<R> {
         }
     }
 
-    /// Settles a batch: each row is in the database, or was `rejected`. Returns how far the journal is done with, and the
-    /// segments that can be removed.
-    pub(super) fn settle(
-        &mut self,
-        rows: impl Iterator<Item = (Tag, bool)>,
-    ) -> (Option<Position>, Vec<SegmentId>) {
+    /// Settles a batch: each row is in the database, or was `rejected`. Returns how far the journal is done with.
+    pub(super) fn settle(&mut self, rows: impl Iterator<Item = (Tag, bool)>) -> Option<Position> {
         let mut upto = None;
         for (tag, rejected) in rows {
             let tally = self.tally_mut(tag.table, tag.replayed);
@@ -360,10 +361,7 @@ impl<R: Row> Backlog<R> {
         self.in_flight = None;
         self.in_flight_unwritten = 0;
         // A segment that was written anew since the row was read has other offsets.
-        let upto = upto.filter(|to| {
-            self.segments.get(&to.seq).is_none_or(|segment| segment.id.generation == to.generation)
-        });
-        (upto, self.remove_finished())
+        upto.filter(|to| self.segments.get(&to.seq).is_none_or(|s| s.id.generation == to.generation))
     }
 
     /// Forgets the segments whose rows are all in the database.

@@ -79,14 +79,20 @@ impl Directory {
     pub(super) fn open(path: &Path) -> Result<Found, OpenError> {
         create_directory(path).map_err(|source| OpenError::Create { path: path.into(), source })?;
         let unusable = |source| OpenError::Unusable { path: path.into(), source };
-        let lock = private().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+        let lock =
+            private().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.into() }),
             Err(fs::TryLockError::Error(source)) => return Err(unusable(source)),
         }
-        let mut watermark =
-            private().create(true).truncate(false).read(true).write(true).open(path.join(WATERMARK)).map_err(unusable)?;
+        let mut watermark = private()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join(WATERMARK))
+            .map_err(unusable)?;
         let acknowledged = read_watermark(&mut watermark);
         let directory = Self { path: path.into(), watermark: Mutex::new(watermark), _lock: lock };
         let (leftovers, next_seq) = directory.sort_out(acknowledged).map_err(unusable)?;
@@ -130,7 +136,9 @@ impl Directory {
         let open = || private().create_new(true).append(true).open(self.path_of(id));
         match open() {
             // Somebody removed the directory under us; putting it back is all that can be done.
-            Err(error) if error.kind() == ErrorKind::NotFound => create_directory(&self.path).and_then(|()| open()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create_directory(&self.path).and_then(|()| open())
+            }
             result => result,
         }
     }
@@ -320,7 +328,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _held = Directory::open(dir.path()).unwrap();
         let error = Directory::open(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("in use by another process") && error.contains(dir.path().to_str().unwrap()), "{error}");
+        assert!(
+            error.contains("in use by another process") && error.contains(dir.path().to_str().unwrap()),
+            "{error}"
+        );
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let error = Directory::open(&file.join("journal")).err().unwrap().to_string();

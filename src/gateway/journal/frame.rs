@@ -84,7 +84,8 @@ pub(super) fn encode<R: Serialize>(
     head.resize(HEADER, 0);
     serde_json::to_writer(&mut head, row).map_err(EncodeError::Row)?;
     let (header, row) = head.split_at_mut(HEADER);
-    let length = |bytes: Option<&Bytes>| u32::try_from(bytes.map_or(0, Bytes::len)).map_err(|_| EncodeError::TooLong);
+    let length =
+        |bytes: Option<&Bytes>| u32::try_from(bytes.map_or(0, Bytes::len)).map_err(|_| EncodeError::TooLong);
     let mut sum = crc32fast::Hasher::new_with_initial(salt);
     for body in [&payloads.request, &payloads.response].into_iter().flatten() {
         sum.update(body);
@@ -94,7 +95,8 @@ pub(super) fn encode<R: Serialize>(
     header[0..4].copy_from_slice(&MAGIC);
     header[4..8].copy_from_slice(&[VERSION, table_code(table), flags, 0]);
     header[8..16].copy_from_slice(&time_ms.to_le_bytes());
-    header[16..20].copy_from_slice(&u32::try_from(row.len()).map_err(|_| EncodeError::TooLong)?.to_le_bytes());
+    header[16..20]
+        .copy_from_slice(&u32::try_from(row.len()).map_err(|_| EncodeError::TooLong)?.to_le_bytes());
     header[20..24].copy_from_slice(&length(payloads.request.as_ref())?.to_le_bytes());
     header[24..28].copy_from_slice(&length(payloads.response.as_ref())?.to_le_bytes());
     header[28..32].copy_from_slice(&checksum(salt, row).to_le_bytes());

@@ -127,7 +127,10 @@ impl<R: Row> Journal<R> {
             };
             batch.groups.iter().flat_map(of).chain(batch.foreign.iter().map(|tag| (*tag, true)))
         };
-        let (upto, finished) = shared.backlog.lock().settle(rows());
+        let (upto, finished) = {
+            let mut backlog = shared.backlog.lock();
+            (backlog.settle(rows()), shared.forget_finished(&mut backlog))
+        };
         for table in LogTable::ALL.iter().copied() {
             let count = |wanted: bool| {
                 let these = rows().filter(|(tag, rejected)| tag.table == table && *rejected == wanted);
@@ -160,7 +163,11 @@ impl<R: Row> Journal<R> {
 
     fn reject_foreign(&self, row: &[u8], error: &serde_json::Error) {
         // A position within the row and a kind; serde_json may quote a value, so the text of it stays out of the log.
-        tracing::warn!(line = error.line(), column = error.column(), "a row of another version cannot be read");
+        tracing::warn!(
+            line = error.line(),
+            column = error.column(),
+            "a row of another version cannot be read"
+        );
         let line = serde_json::json!({ "error": error.to_string(), "text": String::from_utf8_lossy(row) });
         self.reject(line.to_string().into_bytes());
     }
@@ -241,7 +248,13 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn read(disk: &Disk, run: &DiskRun, id: SegmentId, max_rows: usize, max_bytes: usize) -> io::Result<Self> {
+    fn read(
+        disk: &Disk,
+        run: &DiskRun,
+        id: SegmentId,
+        max_rows: usize,
+        max_bytes: usize,
+    ) -> io::Result<Self> {
         let mut size = CHUNK;
         loop {
             let to = run.to.min(run.from.saturating_add(size));
@@ -291,7 +304,8 @@ impl Chunk {
 
     fn row<R: Row>(&self, frame: &Frame) -> Result<R, serde_json::Error> {
         let mut row: R = serde_json::from_slice(&self.bytes[frame.row.clone()])?;
-        let body = |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| self.bytes.slice(range));
+        let body =
+            |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| self.bytes.slice(range));
         row.put_payloads(Payloads { request: body(&frame.request), response: body(&frame.response) });
         Ok(row)
     }
