@@ -1,0 +1,271 @@
+//! What replicas agree on through Redis: that something changed, who works on a request, who does the housekeeping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::{AsyncCommands, ExistenceCheck, RedisError, Script, SetExpiry, SetOptions};
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use uuid::Uuid;
+
+use super::Op;
+use super::link::{Failure, RedisLink};
+use super::target::Connection;
+
+/// Where replicas tell each other that keys, providers or models have changed.
+const CHANNEL: &str = "nexusgate:snapshot";
+
+/// How long a request stays locked when the replica that works on it dies, and how often a living one renews the lock.
+const LOCK_TIME_TO_LIVE: Duration = Duration::from_secs(15);
+const LOCK_RENEWAL: Duration = Duration::from_secs(5);
+
+/// Patience in the background, where nobody waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a silent subscription is asked whether it is still there: a connection that was cut without a word would
+/// otherwise stay silent for ever.
+const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
+
+/// The pause after a subscription failed.
+const SUBSCRIPTION_PAUSE: Duration = Duration::from_millis(250);
+
+/// Announcements, locks and leases, all under one identity.
+#[derive(Debug, Clone)]
+pub struct Coordination {
+    link: RedisLink,
+    /// This process, and no other.
+    me: Arc<str>,
+    scripts: Arc<Scripts>,
+    /// The tasks that hold locks.
+    holders: TaskTracker,
+}
+
+/// Both do something only if the key is still ours.
+#[derive(Debug)]
+struct Scripts {
+    renew: Script,
+    release: Script,
+}
+
+/// Listens for as long as it is held.
+#[derive(Debug)]
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription(#[expect(dead_code, reason = "held for its Drop")] AbortOnDropHandle<()>);
+
+/// The answer to [`Coordination::lock`].
+#[derive(Debug)]
+pub enum Lock {
+    /// The request is ours until the guard is dropped.
+    Held(LockGuard),
+    /// Another replica, or another call here, works on it.
+    Busy,
+    /// Redis is away: nobody knows. The caller decides; locks within this process still hold.
+    Unavailable,
+}
+
+/// Holds a lock: renewed in the background, released when dropped.
+#[derive(Debug)]
+pub struct LockGuard {
+    /// Dropping it tells the holder.
+    _drop: oneshot::Sender<()>,
+}
+
+/// A task that one replica at a time may do.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    link: RedisLink,
+    scripts: Arc<Scripts>,
+    key: String,
+    me: Arc<str>,
+    time_to_live: Duration,
+}
+
+impl Coordination {
+    /// Coordinates over `link`.
+    pub fn new(link: RedisLink) -> Self {
+        Self {
+            link,
+            me: Uuid::now_v7().to_string().into(),
+            scripts: Arc::new(Scripts {
+                renew: Script::new(include_str!("lua/renew.lua")),
+                release: Script::new(include_str!("lua/release.lua")),
+            }),
+            holders: TaskTracker::new(),
+        }
+    }
+
+    /// Tells every other replica that the snapshot has changed. Returns whether Redis took it; if not, the others notice by
+    /// their own timer.
+    pub async fn announce(&self) -> bool {
+        let work = |mut connection: Connection| async move {
+            connection.publish::<_, _, ()>(CHANNEL, &*self.me).await
+        };
+        self.link.run(Op::Announce, PATIENCE, work).await.is_ok()
+    }
+
+    /// Calls `changed` whenever another replica has announced a change, and after every (re)connection, since
+    /// announcements may have been missed. It must not block: it should wake somebody.
+    pub fn on_announcement(&self, changed: impl Fn() + Send + Sync + 'static) -> Subscription {
+        let (link, me) = (self.link.clone(), Arc::clone(&self.me));
+        let task = tokio::spawn(async move {
+            loop {
+                if let Err(error) = listen(&link, &me, &changed).await {
+                    // While the link itself is down, it says so.
+                    if link.is_up() {
+                        link.report(Op::Subscribe, &error);
+                    }
+                }
+                sleep(SUBSCRIPTION_PAUSE).await;
+            }
+        });
+        Subscription(AbortOnDropHandle::new(task))
+    }
+
+    /// Locks one caller's request id (`X-NexusGate-ReqId`) over all replicas. Waits for the Redis timeout at most.
+    pub async fn lock(&self, key_id: i64, request_id: &str) -> Lock {
+        // A client chooses the id, so it is hashed to something short and harmless.
+        let digest = Sha256::digest(request_id.as_bytes());
+        let holder = Lease {
+            key: format!("nexusgate:inflight:{key_id}:{}", hex(&digest[..16])),
+            me: Uuid::now_v7().to_string().into(),
+            ..self.lease("", LOCK_TIME_TO_LIVE)
+        };
+        match holder.take(Op::Lock, self.link.timeout()).await {
+            Ok(false) => Lock::Busy,
+            // If Redis carried it out after all, the lock expires by itself.
+            Err(_) => Lock::Unavailable,
+            Ok(true) => {
+                let (guard, dropped) = oneshot::channel();
+                self.holders.spawn(holder.keep_until(dropped));
+                Lock::Held(LockGuard { _drop: guard })
+            }
+        }
+    }
+
+    /// A lease called `name`, good for `time_to_live` after each [`Lease::hold`].
+    pub fn lease(&self, name: &str, time_to_live: Duration) -> Lease {
+        Lease {
+            link: self.link.clone(),
+            scripts: Arc::clone(&self.scripts),
+            key: format!("nexusgate:lease:{name}"),
+            me: Arc::clone(&self.me),
+            time_to_live,
+        }
+    }
+
+    /// Waits until the locks whose guards were dropped have been released; two seconds at most, since whatever is left
+    /// expires.
+    pub async fn flush(&self) {
+        self.holders.close();
+        if timeout(PATIENCE * 2, self.holders.wait()).await.is_err() {
+            tracing::debug!(left = self.holders.len(), "locks are left to expire");
+        }
+        self.holders.reopen();
+    }
+}
+
+impl Lease {
+    /// Takes the lease, or prolongs it when it is already ours. `Some(true)`: it is ours for the time to live;
+    /// `Some(false)`: it is another replica's; `None`: Redis is away.
+    pub async fn hold(&self) -> Option<bool> {
+        match self.renew(Op::Lease).await {
+            Ok(true) => Some(true),
+            Ok(false) => self.take(Op::Lease, PATIENCE).await.ok(),
+            Err(_) => None,
+        }
+    }
+
+    /// Gives the lease back, if it is ours.
+    pub async fn release(&self) {
+        // If that fails, it expires.
+        let _ = self.call(Op::Lease, &self.scripts.release).await;
+    }
+
+    /// Whether the key was still ours, and is again for the whole time to live.
+    async fn renew(&self, op: Op) -> Result<bool, Failure> {
+        self.call(op, &self.scripts.renew).await
+    }
+
+    async fn call(&self, op: Op, script: &Script) -> Result<bool, Failure> {
+        let work = |mut connection| async move {
+            let mut call = script.key(&self.key);
+            call.arg(&*self.me).arg(millis(self.time_to_live));
+            call.invoke_async::<bool>(&mut connection).await
+        };
+        self.link.run(op, PATIENCE, work).await
+    }
+
+    /// Renews until the guard is dropped, then releases. A lock that Redis has lost is taken again, unless somebody else was
+    /// faster.
+    async fn keep_until(self, mut dropped: oneshot::Receiver<()>) {
+        let mut renewal = interval(LOCK_RENEWAL);
+        renewal.tick().await;
+        loop {
+            tokio::select! {
+                _ = &mut dropped => break,
+                _ = renewal.tick() => {
+                    if let Ok(false) = self.renew(Op::Lock).await
+                        && let Ok(false) = self.take(Op::Lock, PATIENCE).await
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+        let _ = self.call(Op::Lock, &self.scripts.release).await;
+    }
+
+    /// `SET NX PX`: whether the key was free and is now ours.
+    async fn take(&self, op: Op, patience: Duration) -> Result<bool, Failure> {
+        let options = SetOptions::default()
+            .conditional_set(ExistenceCheck::NX)
+            .with_expiration(SetExpiry::PX(millis(self.time_to_live)));
+        let work = |mut connection: Connection| async move {
+            connection.set_options::<_, _, bool>(&self.key, &*self.me, options).await
+        };
+        self.link.run(op, patience, work).await
+    }
+}
+
+/// One subscription, until it ends.
+async fn listen(link: &RedisLink, me: &str, changed: &impl Fn()) -> Result<(), RedisError> {
+    let late = || RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    let subscribe = async {
+        let mut subscriber = link.target().subscriber().await?;
+        subscriber.subscribe(CHANNEL).await?;
+        Ok::<_, RedisError>(subscriber)
+    };
+    let subscriber = timeout(PATIENCE * 3, subscribe).await.unwrap_or_else(|_| Err(late()))?;
+    changed();
+    let (mut sink, mut messages) = subscriber.split();
+    let mut ping = interval(SUBSCRIPTION_PING);
+    ping.tick().await;
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(message) if message.get_payload_bytes() != me.as_bytes() => changed(),
+                Some(_) => {}
+                None => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+            },
+            _ = ping.tick() => {
+                timeout(PATIENCE, sink.ping::<redis::Value>()).await.unwrap_or_else(|_| Err(late()))?;
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,144 @@
+//! What a caller is told about its limits.
+//!
+//! Two families, both on every answer: OpenAI's (`x-ratelimit-limit-requests`, … with durations such as `6m0s`; see
+//! "Rate limits in headers" in OpenAI's documentation) and the reference system's (`X-RateLimit-Limit-RPM`, …).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{BucketState, Decision, LimitState};
+
+/// The headers for one answer: up to ten for the state, and `Retry-After` when the request was refused.
+///
+/// `limit` is the configured limit per minute; `remaining` is what the bucket holds now, and thus up to `burst` times as
+/// much; `reset` is the time until the bucket is full again.
+pub fn headers(decision: &Decision) -> Vec<(HeaderName, HeaderValue)> {
+    let mut pairs = state_headers(&decision.state);
+    if !decision.allowed() {
+        pairs.push((header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(decision.retry_after))));
+    }
+    pairs
+}
+
+/// The headers that stand on every answer, refused or not.
+pub fn state_headers(state: &LimitState) -> Vec<(HeaderName, HeaderValue)> {
+    const NAMES: [[&str; 5]; 2] = [
+        [
+            "x-ratelimit-limit-requests",
+            "x-ratelimit-remaining-requests",
+            "x-ratelimit-reset-requests",
+            "x-ratelimit-limit-rpm",
+            "x-ratelimit-remaining-rpm",
+        ],
+        [
+            "x-ratelimit-limit-tokens",
+            "x-ratelimit-remaining-tokens",
+            "x-ratelimit-reset-tokens",
+            "x-ratelimit-limit-tpm",
+            "x-ratelimit-remaining-tpm",
+        ],
+    ];
+    let mut pairs = Vec::with_capacity(11);
+    for (names, bucket) in NAMES.iter().zip([state.rpm, state.tpm]) {
+        let Some(BucketState { limit, remaining, reset, .. }) = bucket else { continue };
+        let [limit_name, remaining_name, reset_name, limit_short, remaining_short] =
+            names.map(HeaderName::from_static);
+        pairs.push((limit_name, HeaderValue::from(limit)));
+        pairs.push((remaining_name, HeaderValue::from(remaining)));
+        if let Ok(reset) = HeaderValue::from_str(&format_reset(reset)) {
+            pairs.push((reset_name, reset));
+        }
+        pairs.push((limit_short, HeaderValue::from(limit)));
+        pairs.push((remaining_short, HeaderValue::from(remaining)));
+    }
+    pairs
+}
+
+/// `Retry-After` in whole seconds (RFC 9110 § 10.2.3), rounded up so that a client that obeys is not refused again, and
+/// at least 1.
+pub fn retry_after_seconds(wait: Duration) -> u64 {
+    let up = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(up).max(1)
+}
+
+/// A duration as OpenAI writes it: `20ms`, `1s`, `1.5s`, `6m0s`, `1h0m30s`. Rounded up to milliseconds.
+fn format_reset(duration: Duration) -> String {
+    let millis = duration.as_nanos().div_ceil(1_000_000);
+    if millis < 1000 {
+        return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };
+    }
+    let (minutes, millis) = (millis / 60_000, millis % 60_000);
+    let (hours, minutes) = (minutes / 60, minutes % 60);
+    let mut text = String::with_capacity(12);
+    // Writing to a string cannot fail.
+    if hours > 0 {
+        let _ = write!(text, "{hours}h");
+    }
+    if hours > 0 || minutes > 0 {
+        let _ = write!(text, "{minutes}m");
+    }
+    let _ = write!(text, "{}", millis / 1000);
+    if !millis.is_multiple_of(1000) {
+        let _ = write!(text, ".{}", format!("{:03}", millis % 1000).trim_end_matches('0'));
+    }
+    text.push('s');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::label::LimitType;
+
+    #[test]
+    fn reset_reads_like_openai() {
+        for (millis, text) in [
+            (0, "0s"),
+            (20, "20ms"),
+            (1000, "1s"),
+            (1500, "1.5s"),
+            (6_050, "6.05s"),
+            (360_000, "6m0s"),
+            (61_250, "1m1.25s"),
+            (3_630_000, "1h0m30s"),
+        ] {
+            assert_eq!(format_reset(Duration::from_millis(millis)), text);
+        }
+        assert_eq!(format_reset(Duration::from_nanos(1)), "1ms");
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_and_never_zero() {
+        assert_eq!(retry_after_seconds(Duration::ZERO), 1);
+        assert_eq!(retry_after_seconds(Duration::from_millis(1)), 1);
+        assert_eq!(retry_after_seconds(Duration::from_secs(2)), 2);
+        assert_eq!(retry_after_seconds(Duration::from_millis(2001)), 3);
+    }
+
+    #[test]
+    fn both_families_are_rendered_for_the_limits_that_exist() {
+        let bucket = BucketState { limit: 60, remaining: 179, used: 1, reset: Duration::from_secs(1) };
+        let decision = Decision {
+            refused_by: Some(LimitType::Tpm),
+            retry_after: Duration::from_millis(1500),
+            state: LimitState { rpm: Some(bucket), tpm: None },
+        };
+        let text: Vec<String> = headers(&decision)
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            text,
+            [
+                "x-ratelimit-limit-requests: 60",
+                "x-ratelimit-remaining-requests: 179",
+                "x-ratelimit-reset-requests: 1s",
+                "x-ratelimit-limit-rpm: 60",
+                "x-ratelimit-remaining-rpm: 179",
+                "retry-after: 2",
+            ]
+        );
+    }
+}

@@ -1,0 +1,21 @@
+-- Adds a batch of rejections, once, and makes sure that nothing that was acknowledged before has been lost.
+-- KEYS: the hash; the marker with the number of the last batch of this process; the hash of what is hidden.
+-- ARGV: number of this batch (0: only make sure), days to live of the hashes in ms, of the marker in ms, and then for every
+-- field: its name, what to add, what it must hold afterwards at the least, what of it is hidden.
+-- A batch whose answer was lost is sent again under its number, and then only looked at.
+
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+local fresh = tonumber(ARGV[1]) > last
+
+for i = 4, #ARGV, 4 do
+  local field, add, least, hidden = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if fresh and add ~= '0' then redis.call('HINCRBY', KEYS[1], field, add) end
+  local stored = tonumber(redis.call('HGET', KEYS[1], field) or '0')
+  if stored < tonumber(least) then redis.call('HSET', KEYS[1], field, least) end
+  if hidden ~= '0' then redis.call('HSET', KEYS[3], field, hidden) end
+end
+
+if fresh then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[3], ARGV[2])
+return redis.status_reply('OK')

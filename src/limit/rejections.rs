@@ -1,0 +1,330 @@
+//! Counts of refused requests that outlive the process.
+//!
+//! Every instance keeps its counts in a hash of its own in Redis, and seeds its counters from there before it serves. A
+//! rejection is exposed when Redis has acknowledged it, so the exposed value never exceeds the stored one and a restart,
+//! after `kill -9` too, continues where the scrape left off. The request path only adds to a number in memory.
+//!
+//! Outages, in the order of their rarity:
+//!
+//! * Redis goes away: rejections are exposed at once, and sent when it is back.
+//! * An answer was lost, so that a batch may or may not have arrived: it is sent again under its number, which Redis has
+//!   remembered if it had arrived.
+//! * Redis comes back empty, or with an older snapshot: what we know to have been acknowledged is stored again.
+//! * Redis is away while we start: a series that is refused before Redis is back begins at 0, which Prometheus takes for
+//!   the reset that it is. What turns out to be stored for it must never be added to it (that would be a spike of old
+//!   rejections), in this process or at a restart, so it is noted as *hidden*: it stays in the stored total and is
+//!   subtracted when seeding. Series that were not refused meanwhile are simply seeded late.
+
+mod hash;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::hash::{Change, HEARTBEAT, Hash, Series};
+use super::Observer;
+use super::link::{Failure, RedisLink};
+use crate::domain::label::{LabelValue, LimitType};
+
+/// Series sent in one go.
+const BATCH: usize = 500;
+
+/// Counts rejections. One per process.
+#[derive(Debug)]
+pub struct Rejections {
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Memory(Observer),
+    Redis { shared: Arc<Shared>, _sender: AbortOnDropHandle<()> },
+}
+
+#[derive(Debug)]
+struct Shared {
+    observer: Observer,
+    hash: Hash,
+    counts: Mutex<Counts>,
+    wake: Notify,
+    /// How many rejections have been exposed, one way or the other.
+    done: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    series: HashMap<Series, Count>,
+    /// Rejections ever.
+    made: u64,
+}
+
+/// Where one series' rejections are.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    /// Neither exposed nor sent.
+    waiting: u64,
+    /// Exposed, but Redis does not know.
+    owed: u64,
+    /// Whether anything was exposed in this process.
+    exposed: bool,
+    /// What Redis has acknowledged, of this life and earlier ones.
+    stored: u64,
+    /// Of that, what must not be exposed.
+    hidden: u64,
+}
+
+/// What is being sent. Kept until it is acknowledged, and sent again as it is.
+#[derive(Debug)]
+struct Batch {
+    number: u64,
+    /// Whether Redis may have received it.
+    sent: bool,
+    /// What to add to each series, and how much of that is still to be exposed.
+    parts: Vec<(Series, u64, u64)>,
+}
+
+impl Rejections {
+    /// Counts that live and die with the process: exposed at once.
+    pub fn in_memory(observer: Observer) -> Self {
+        Self { backend: Backend::Memory(observer) }
+    }
+
+    /// Seeds the exposed counts from Redis, if it is there, and starts the task that keeps them. `instance` must be the
+    /// same after a restart and different from every other replica's.
+    pub async fn start(link: RedisLink, instance: &str, observer: Observer) -> Self {
+        let status = link.status();
+        let shared = Arc::new(Shared {
+            observer,
+            hash: Hash::new(link, instance),
+            counts: Mutex::default(),
+            wake: Notify::new(),
+            done: watch::Sender::new(0),
+        });
+        let mut sender =
+            Sender { shared: Arc::clone(&shared), status, seeded: false, number: 0, in_doubt: None };
+        sender.catch_up().await;
+        let sender = tokio::spawn(sender.run());
+        Self { backend: Backend::Redis { shared, _sender: AbortOnDropHandle::new(sender) } }
+    }
+
+    /// Counts one rejection. Never waits.
+    pub fn rejected(&self, limit_type: LimitType, comment: &LabelValue) {
+        match &self.backend {
+            Backend::Memory(observer) => (observer.rejections_exposed)(limit_type, comment, 1),
+            Backend::Redis { shared, .. } => {
+                let mut counts = shared.counts();
+                counts.series.entry((limit_type, comment.clone())).or_default().waiting += 1;
+                counts.made += 1;
+                drop(counts);
+                shared.wake.notify_one();
+            }
+        }
+    }
+
+    /// Waits until every rejection so far has been exposed, which with a healthy Redis means: stored.
+    pub async fn flush(&self) {
+        if let Backend::Redis { shared, .. } = &self.backend {
+            let made = shared.counts().made;
+            // The sender lives in `self`.
+            let _ = shared.done.subscribe().wait_for(|done| *done >= made).await;
+        }
+    }
+}
+
+impl Shared {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expose(&self, (limit_type, comment): &Series, count: u64) {
+        if count > 0 {
+            (self.observer.rejections_exposed)(*limit_type, comment, count);
+        }
+    }
+
+    /// Exposes whatever waits, and owes it to Redis.
+    fn expose_waiting(&self) {
+        let mut counts = self.counts();
+        let mut exposed = Vec::new();
+        for (series, count) in &mut counts.series {
+            if count.waiting > 0 {
+                exposed.push((series.clone(), count.waiting));
+                count.owed += std::mem::take(&mut count.waiting);
+                count.exposed = true;
+            }
+        }
+        let made = counts.made;
+        drop(counts);
+        for (series, count) in &exposed {
+            self.expose(series, *count);
+        }
+        self.done.send_replace(made);
+    }
+}
+
+/// The task that talks to Redis.
+struct Sender {
+    shared: Arc<Shared>,
+    status: watch::Receiver<super::link::Status>,
+    seeded: bool,
+    /// Of the last batch.
+    number: u64,
+    in_doubt: Option<Batch>,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let mut heartbeat = interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.tick().await;
+        loop {
+            tokio::select! {
+                () = self.shared.wake.notified() => self.send().await,
+                _ = self.status.changed() => {
+                    self.catch_up().await;
+                    self.send().await;
+                }
+                _ = heartbeat.tick() => {
+                    self.catch_up().await;
+                    self.send().await;
+                }
+            }
+        }
+    }
+
+    /// After Redis came up: seeds if that is still to be done, and stores again what it has lost.
+    async fn catch_up(&mut self) {
+        if !self.status.borrow_and_update().up {
+            return;
+        }
+        if !self.seeded {
+            match self.shared.hash.read().await {
+                Ok(stored) => self.seed(stored),
+                Err(error) => {
+                    tracing::warn!(%error, "the rejection counts could not be read; trying again later");
+                    return;
+                }
+            }
+        }
+        let known: Vec<Change> = {
+            let counts = self.shared.counts();
+            let known = counts.series.iter().filter(|(_, count)| count.stored > 0).map(|(series, count)| {
+                Change { series: series.clone(), add: 0, least: count.stored, hidden: count.hidden }
+            });
+            known.collect()
+        };
+        for changes in known.chunks(BATCH) {
+            if self.shared.hash.store(0, changes).await.is_err() {
+                // The link is down again, and its return brings us back here.
+                return;
+            }
+        }
+    }
+
+    fn seed(&mut self, stored: HashMap<Series, hash::Stored>) {
+        self.seeded = true;
+        let mut seeds = Vec::new();
+        let mut counts = self.shared.counts();
+        for (series, stored) in stored {
+            let count = counts.series.entry(series.clone()).or_default();
+            count.stored = stored.count;
+            if count.exposed {
+                count.hidden = stored.count;
+            } else {
+                count.hidden = stored.hidden;
+                count.exposed = true;
+                seeds.push((series, stored.count - stored.hidden));
+            }
+        }
+        drop(counts);
+        for (series, count) in &seeds {
+            self.shared.expose(series, *count);
+        }
+    }
+
+    /// Sends what waits; exposes it when Redis has it, or will not have it soon.
+    async fn send(&mut self) {
+        loop {
+            if !self.seeded {
+                self.shared.expose_waiting();
+                return;
+            }
+            let (batch, upto) = match self.in_doubt.take() {
+                Some(batch) => (batch, None),
+                None => self.take(),
+            };
+            if !batch.parts.is_empty() {
+                let sent = self.shared.hash.store(batch.number, &self.changes(&batch)).await;
+                for (series, _, to_expose) in &batch.parts {
+                    self.shared.expose(series, *to_expose);
+                }
+                if let Err(failure) = sent {
+                    self.put_aside(batch, &failure);
+                    self.shared.expose_waiting();
+                    return;
+                }
+                self.acknowledged(batch);
+            }
+            if let Some(upto) = upto {
+                self.shared.done.send_replace(upto);
+                return;
+            }
+        }
+    }
+
+    fn acknowledged(&self, batch: Batch) {
+        let mut counts = self.shared.counts();
+        for (series, add, _) in batch.parts {
+            let count = counts.series.entry(series).or_default();
+            count.stored += add;
+            count.exposed = true;
+        }
+    }
+
+    /// Up to a batch of what Redis does not know yet and, when that is all, how many rejections it covers.
+    fn take(&mut self) -> (Batch, Option<u64>) {
+        self.number += 1;
+        let mut batch = Batch { number: self.number, sent: false, parts: Vec::new() };
+        let mut rest = false;
+        let mut counts = self.shared.counts();
+        for (series, count) in &mut counts.series {
+            let add = count.waiting + count.owed;
+            if add > 0 && batch.parts.len() < BATCH {
+                batch.parts.push((series.clone(), add, count.waiting));
+                (count.waiting, count.owed) = (0, 0);
+            } else if add > 0 {
+                rest = true;
+            }
+        }
+        (batch, (!rest).then_some(counts.made))
+    }
+
+    fn changes(&self, batch: &Batch) -> Vec<Change> {
+        let counts = self.shared.counts();
+        let change = |(series, add, _): &(Series, u64, u64)| {
+            let count = counts.series.get(series).copied().unwrap_or_default();
+            Change { series: series.clone(), add: *add, least: count.stored + add, hidden: count.hidden }
+        };
+        batch.parts.iter().map(change).collect()
+    }
+
+    /// The batch has been exposed and not acknowledged. What was never sent is simply owed; what may have arrived is kept
+    /// as it is, to be sent again under its number.
+    fn put_aside(&mut self, mut batch: Batch, failure: &Failure) {
+        batch.sent |= !matches!(failure, Failure::Down);
+        let mut counts = self.shared.counts();
+        for (series, add, to_expose) in &mut batch.parts {
+            let count = counts.series.entry(series.clone()).or_default();
+            count.exposed = true;
+            *to_expose = 0;
+            if !batch.sent {
+                count.owed += *add;
+            }
+        }
+        drop(counts);
+        self.in_doubt = batch.sent.then_some(batch);
+    }
+}
