@@ -46,7 +46,8 @@ pub enum InsertError {
 pub struct WriterConfig {
     /// A row waits at most this long for others to share its insert.
     pub max_age: Duration,
-    /// An insert that has not answered by then is abandoned and tried again: a stopped database answers nothing at all.
+    /// An insert that has not answered by then is abandoned and tried again, with up to four times as long: a stopped
+    /// database answers nothing at all.
     pub insert_timeout: Duration,
     /// The pause after the first failure; it doubles up to `retry_max`, with jitter.
     pub retry_min: Duration,
@@ -289,15 +290,19 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
 
     /// Inserts until the database has answered; `Err`: it refuses the rows.
     async fn insert(&mut self, table: LogTable, rows: &[R]) -> Result<(), String> {
-        let mut pause = self.config.retry_min;
+        let (mut pause, mut limit) = (self.config.retry_min, self.config.insert_timeout);
         loop {
             let started = Instant::now();
             // A driver that panics on some value must not end the log: the row is found and rejected.
             let insert = AssertUnwindSafe(self.sink.insert(table, rows)).catch_unwind();
-            let answer = match time::timeout(self.config.insert_timeout, insert).await {
+            let answer = match time::timeout(limit, insert).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(InsertError::Refused("the insert panicked".into())),
-                Err(_) => Err(InsertError::Unavailable("no answer in time".into())),
+                Err(_) => {
+                    // Perhaps it only needs longer: then it must not fail for ever, and block all that follow.
+                    limit = (limit * 2).min(self.config.insert_timeout * 4);
+                    Err(InsertError::Unavailable("no answer in time".into()))
+                }
             };
             match answer {
                 Ok(new) => {

@@ -346,12 +346,8 @@ impl<R: Row> Backlog<R> {
         }
     }
 
-    /// Settles a batch: each row is in the database, or was `rejected`. Returns how far the journal is done with, and the
-    /// segments that can be removed.
-    pub(super) fn settle(
-        &mut self,
-        rows: impl Iterator<Item = (Tag, bool)>,
-    ) -> (Option<Position>, Vec<SegmentId>) {
+    /// Settles a batch: each row is in the database, or was `rejected`. Returns how far the journal is done with.
+    pub(super) fn settle(&mut self, rows: impl Iterator<Item = (Tag, bool)>) -> Option<Position> {
         let mut upto = None;
         for (tag, rejected) in rows {
             let tally = self.tally_mut(tag.table, tag.replayed);
@@ -365,10 +361,7 @@ impl<R: Row> Backlog<R> {
         self.in_flight = None;
         self.in_flight_unwritten = 0;
         // A segment that was written anew since the row was read has other offsets.
-        let upto = upto.filter(|to| {
-            self.segments.get(&to.seq).is_none_or(|segment| segment.id.generation == to.generation)
-        });
-        (upto, self.remove_finished())
+        upto.filter(|to| self.segments.get(&to.seq).is_none_or(|s| s.id.generation == to.generation))
     }
 
     /// Forgets the segments whose rows are all in the database.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::active::Disk;
-use super::backlog::{PerTable, Run, Segment};
+use super::backlog::{Backlog, PerTable, Run, Segment};
 use super::directory::SegmentId;
 use super::frame::{self, Frame};
 use super::{LogEvent, Row, Shared};
@@ -147,7 +147,7 @@ impl<R: Row> Shared<R> {
             let finished = {
                 let mut backlog = self.backlog.lock();
                 backlog.counted(id.seq, rows, oldest);
-                backlog.remove_finished()
+                self.forget_finished(&mut backlog)
             };
             self.remove(disk, &finished);
             self.damaged(damaged);
@@ -175,7 +175,7 @@ impl<R: Row> Shared<R> {
             for segment in backlog.segments.values_mut() {
                 segment.sealed |= active.current() != Some(segment.id);
             }
-            backlog.remove_finished()
+            self.forget_finished(&mut backlog)
         };
         self.remove(disk, &finished);
     }
@@ -191,14 +191,17 @@ impl<R: Row> Shared<R> {
         self.sync(disk);
     }
 
+    pub(super) fn forget_finished(&self, backlog: &mut Backlog<R>) -> Vec<SegmentId> {
+        let finished = backlog.remove_finished();
+        self.note_size(backlog);
+        finished
+    }
+
     pub(super) fn remove(&self, disk: &Disk, segments: &[SegmentId]) {
         for id in segments {
             if let Err(error) = disk.directory.remove(*id) {
                 tracing::warn!(%error, ?id, "a finished segment of the journal cannot be removed");
             }
-        }
-        if !segments.is_empty() {
-            self.note_size();
         }
     }
 
@@ -228,7 +231,6 @@ impl<R: Row> Shared<R> {
                 break;
             }
         }
-        self.note_size();
     }
 
     /// Writes a segment anew without its bodies.
@@ -275,6 +277,7 @@ impl<R: Row> Shared<R> {
                     }
                 }
             }
+            self.note_size(&backlog);
         }
         for (table, rows) in LogTable::ALL.iter().copied().zip(dropped).filter(|(_, rows)| *rows > 0) {
             tracing::warn!(%table, rows, "the journal is over JOURNAL_MAX_SIZE: the oldest bodies are dropped");
@@ -300,6 +303,7 @@ impl<R: Row> Shared<R> {
                 }
             }
             backlog.segments.remove(&segment.id.seq);
+            self.note_size(&backlog);
         }
         self.remove(disk, &[segment.id]);
         self.lost(lost, "the journal is over JOURNAL_MAX_SIZE without any bodies");
@@ -327,9 +331,8 @@ impl<R: Row> Shared<R> {
     }
 
     /// Remembers the size of the sealed segments where the request path can read it without a lock.
-    pub(super) fn note_size(&self) {
+    pub(super) fn note_size(&self, backlog: &Backlog<R>) {
         if let Some(disk) = &self.disk {
-            let backlog = self.backlog.lock();
             let sealed = backlog.segments.values().filter(|s| s.sealed).map(|s| s.len).sum();
             disk.sealed_bytes.store(sealed, Ordering::Relaxed);
         }

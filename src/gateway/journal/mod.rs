@@ -35,7 +35,7 @@ mod frame;
 mod keeper;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -231,7 +231,7 @@ impl<R: Row> Journal<R> {
             failing: AtomicBool::new(false),
             observer,
         });
-        shared.note_size();
+        shared.note_size(&shared.backlog.lock());
         let keeper = match config.dir {
             Some(path) if on_disk => Some(
                 keeper::Keeper::start(&shared, config.sync_interval)
@@ -384,7 +384,7 @@ impl<R: Row> Shared<R> {
             tracing::info!("the request log's journal can be written again");
         }
         if written.sealed {
-            self.note_size();
+            self.note_size(&self.backlog.lock());
             self.keeper.nudge();
         }
     }

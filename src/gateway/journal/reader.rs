@@ -127,7 +127,10 @@ impl<R: Row> Journal<R> {
             };
             batch.groups.iter().flat_map(of).chain(batch.foreign.iter().map(|tag| (*tag, true)))
         };
-        let (upto, finished) = shared.backlog.lock().settle(rows());
+        let (upto, finished) = {
+            let mut backlog = shared.backlog.lock();
+            (backlog.settle(rows()), shared.forget_finished(&mut backlog))
+        };
         for table in LogTable::ALL.iter().copied() {
             let count = |wanted: bool| {
                 let these = rows().filter(|(tag, rejected)| tag.table == table && *rejected == wanted);
