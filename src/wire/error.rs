@@ -383,7 +383,8 @@ mod tests {
     #[test]
     fn errors_of_many_providers_are_understood() {
         // (status, body) → (status, type, code, message)
-        let cases: [(u16, &str, (u16, &str, Option<&str>, &str)); 14] = [
+        type Told = (u16, &'static str, Option<&'static str>, &'static str);
+        let cases: [(u16, &str, Told); 14] = [
             (
                 404,
                 r#"{"error":"model 'x' not found"}"#,

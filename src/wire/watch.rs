@@ -3,6 +3,7 @@
 mod anthropic;
 mod chat;
 mod responses;
+mod template;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,8 +12,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::lenient::{Raw, json_object};
 use super::sse::{SseEvent, SseScanner};
+use super::usage::AnthropicUsage;
 use crate::domain::label::{ApiFormat, FinishReason};
 use crate::domain::usage::Usage;
+
+use template::Template;
 
 pub(super) use anthropic::finish_reason as anthropic_finish_reason;
 pub(super) use chat::Choices;
@@ -41,51 +45,59 @@ pub struct Seen {
 /// What a reader makes of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Something of the format, or anything else that is JSON.
-    Known,
-    /// Not JSON.
-    Malformed,
+    /// Nothing but content.
+    Content,
+    /// Nothing that is watched for.
+    Idle,
+    /// Usage, an end or an error, perhaps beside content.
+    Telling,
     /// A chat chunk that says nothing but the usage.
     UsageOnly,
+    /// Not JSON.
+    Malformed,
 }
 
-/// What each format has to remember between events.
+/// Reads the events of one stream.
 #[derive(Debug)]
-enum Reader {
-    Chat,
-    Responses,
-    Anthropic(anthropic::Reader),
+struct Reader {
+    format: ApiFormat,
+    /// The usage of an Anthropic stream as written so far.
+    usage: AnthropicUsage,
+    template: Template,
 }
 
 impl Reader {
     fn new(format: ApiFormat) -> Self {
-        match format {
-            ApiFormat::OpenAiChat => Self::Chat,
-            ApiFormat::OpenAiResponses => Self::Responses,
-            ApiFormat::Anthropic => Self::Anthropic(anthropic::Reader::default()),
-        }
+        Self { format, usage: AnthropicUsage::default(), template: Template::default() }
     }
 
     fn read(&mut self, event: &SseEvent<'_>, seen: &mut Seen) -> Kind {
         // Some proxies send events with empty data as heartbeats.
         let data = event.data.trim_ascii();
         if data.is_empty() {
-            return Kind::Known;
+            return Kind::Idle;
         }
         if data == "[DONE]" {
             seen.done = true;
-            seen.terminal |= matches!(self, Self::Chat);
-            return Kind::Known;
+            seen.terminal |= self.format == ApiFormat::OpenAiChat;
+            return Kind::Telling;
         }
-        let read = match self {
-            Self::Chat => chat::read(data, seen),
-            Self::Responses => responses::read(data, seen),
-            Self::Anthropic(reader) => reader.read(data, seen),
+        let failed = event.event == Some("error");
+        if !failed && self.template.fits(data.as_bytes()) {
+            return Kind::Content;
+        }
+        let kind = match self.format {
+            ApiFormat::OpenAiChat => chat::read(data, seen),
+            ApiFormat::OpenAiResponses => responses::read(data, seen),
+            ApiFormat::Anthropic => anthropic::read(data, &mut self.usage, seen),
         };
-        if event.event == Some("error") && seen.error.is_none() {
+        if failed && seen.error.is_none() {
             seen.error = Some(Failure::code_of_event(data));
         }
-        read.unwrap_or(Kind::Malformed)
+        if kind == Some(Kind::Content) && !failed {
+            self.template.learn(data.as_bytes());
+        }
+        kind.unwrap_or(Kind::Malformed)
     }
 }
 
@@ -138,7 +150,7 @@ impl StreamWatcher {
         let fed = scanner.feed(&chunk, |event| match reader.read(&event, seen) {
             Kind::UsageOnly if *strip => cuts.push(event.range),
             Kind::Malformed => seen.malformed = true,
-            Kind::UsageOnly | Kind::Known => {}
+            Kind::UsageOnly | Kind::Content | Kind::Idle | Kind::Telling => {}
         });
         seen.malformed |= fed.is_err();
         if !self.strip || chunk.is_empty() {

@@ -204,7 +204,7 @@ fn render(value: &Value, whims: &mut impl Iterator<Item = u8>, out: &mut String)
         Value::String(text) => {
             out.push('"');
             for c in text.chars() {
-                if whims.next().unwrap_or(0) % 4 == 0 {
+                if whims.next().unwrap_or(0).is_multiple_of(4) {
                     let mut units = [0; 2];
                     out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04X}")));
                 } else {

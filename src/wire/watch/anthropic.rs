@@ -63,48 +63,43 @@ pub(crate) fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Keeps the usage as written, of which `message_delta` may repeat only a part.
-#[derive(Debug, Default)]
-pub(super) struct Reader {
-    usage: AnthropicUsage,
-}
-
-impl Reader {
-    /// Reads one event; `None`: it is not JSON.
-    pub(super) fn read(&mut self, data: &str, seen: &mut Seen) -> Option<Kind> {
-        let event: Event<'_> = serde_json::from_str(data).ok()?;
-        match event.kind.text().as_deref() {
-            Some("content_block_delta") => {
-                seen.first_token = seen.first_token || says_something(event.delta);
-            }
-            Some("content_block_start") => {
-                seen.first_token = seen.first_token || says_something(event.content_block);
-            }
-            Some("message_start") => {
-                let message: Message<'_> = event.message.object().unwrap_or_default();
-                self.take_usage(message.usage, seen);
-            }
-            Some("message_delta") => {
-                self.take_usage(event.usage, seen);
-                let delta: MessageDelta<'_> = event.delta.object().unwrap_or_default();
-                seen.finish_reason =
-                    delta.stop_reason.text().as_deref().map(finish_reason).or(seen.finish_reason);
-            }
-            Some("message_stop") => seen.terminal = true,
-            Some("error") if seen.error.is_none() => {
-                seen.error = Some(Failure::code_of(event.error).unwrap_or_else(|| super::ERROR.to_owned()));
-            }
-            _ => {}
-        }
-        Some(Kind::Known)
-    }
-
-    fn take_usage(&mut self, usage: Raw<'_>, seen: &mut Seen) {
+/// Reads one event; `None`: it is not JSON. `written` is the usage as the stream wrote it, of which `message_delta` may
+/// repeat only a part.
+pub(super) fn read(data: &str, written: &mut AnthropicUsage, seen: &mut Seen) -> Option<Kind> {
+    let event: Event<'_> = serde_json::from_str(data).ok()?;
+    let mut take_usage = |usage: Raw<'_>| {
         if let Some(usage) = usage.object::<AnthropicUsage>() {
-            self.usage.merge(&usage);
-            seen.usage = self.usage.usage();
+            written.merge(&usage);
+            seen.usage = written.usage();
         }
+    };
+    match event.kind.text().as_deref() {
+        Some("content_block_delta") => {
+            let content = says_something(event.delta);
+            seen.first_token |= content;
+            return Some(if content { Kind::Content } else { Kind::Idle });
+        }
+        Some("content_block_start") => {
+            seen.first_token = seen.first_token || says_something(event.content_block);
+            return Some(Kind::Idle);
+        }
+        Some("message_start") => {
+            let message: Message<'_> = event.message.object().unwrap_or_default();
+            take_usage(message.usage);
+        }
+        Some("message_delta") => {
+            take_usage(event.usage);
+            let delta: MessageDelta<'_> = event.delta.object().unwrap_or_default();
+            seen.finish_reason =
+                delta.stop_reason.text().as_deref().map(finish_reason).or(seen.finish_reason);
+        }
+        Some("message_stop") => seen.terminal = true,
+        Some("error") if seen.error.is_none() => {
+            seen.error = Some(Failure::code_of(event.error).unwrap_or_else(|| super::ERROR.to_owned()));
+        }
+        _ => return Some(Kind::Idle),
     }
+    Some(Kind::Telling)
 }
 
 fn says_something(content: Raw<'_>) -> bool {

@@ -118,22 +118,28 @@ pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
         usage = if usage.is_object() { usage } else { groq.usage };
         error = if error.is_filled() { error } else { groq.error };
     }
-    if let Some(usage) = usage.object::<ChatUsage<'_>>() {
-        seen.usage.merge(&usage.usage());
-    }
+    let mut kind = Kind::Idle;
+    let mut usage_only = false;
     let error = Failure::code_of(error);
-    let usage_only = chunk.usage.is_object()
-        && error.is_none()
-        && chunk.choices.0.as_ref().is_some_and(|choices| choices.count == 0);
-    if seen.error.is_none() {
-        seen.error = error;
-    }
     if let Some(choices) = chunk.choices.0 {
-        seen.first_token |= choices.says_something;
+        if choices.says_something {
+            seen.first_token = true;
+            kind = Kind::Content;
+        }
         if choices.finish_reason.is_some() {
             seen.finish_reason = choices.finish_reason;
             seen.terminal = true;
+            kind = Kind::Telling;
         }
+        usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
     }
-    Some(if usage_only { Kind::UsageOnly } else { Kind::Known })
+    if let Some(usage) = usage.object::<ChatUsage<'_>>() {
+        seen.usage.merge(&usage.usage());
+        kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
+    }
+    if error.is_some() {
+        kind = Kind::Telling;
+        seen.error = seen.error.take().or(error);
+    }
+    Some(kind)
 }

@@ -102,7 +102,7 @@ impl Response<'_> {
 /// Reads one event; `None`: it is not JSON.
 pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
-    let Some(kind) = event.kind.text() else { return Some(Kind::Known) };
+    let Some(kind) = event.kind.text() else { return Some(Kind::Idle) };
     match &*kind {
         "response.completed" | "response.incomplete" | "response.failed" => {
             seen.terminal = true;
@@ -118,14 +118,22 @@ pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
                 seen.error = Some(Failure::code_of_event(data));
             }
         }
-        _ if seen.first_token => {}
+        kind if kind.ends_with(".delta") => {
+            let content = event.delta.is_filled();
+            seen.first_token |= content;
+            return Some(if content { Kind::Content } else { Kind::Idle });
+        }
         // An item that is a call names its tool, which is the first thing said of the call.
         "response.output_item.added" | "response.output_item.done" => {
             let item: Item<'_> = event.item.object().unwrap_or_default();
-            seen.first_token = item.kind.text().is_some_and(|kind| kind.ends_with("_call"));
+            seen.first_token |= item.kind.text().is_some_and(|kind| kind.ends_with("_call"));
+            return Some(Kind::Idle);
         }
-        "response.image_generation_call.partial_image" => seen.first_token = true,
-        _ => seen.first_token = kind.ends_with(".delta") && event.delta.is_filled(),
+        "response.image_generation_call.partial_image" => {
+            seen.first_token = true;
+            return Some(Kind::Idle);
+        }
+        _ => return Some(Kind::Idle),
     }
-    Some(Kind::Known)
+    Some(Kind::Telling)
 }

@@ -511,6 +511,11 @@ fn cut<'a>(stream: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
 }
 
+/// What stands in the strings and numbers of events that are otherwise alike.
+const ALIKE: &[&str] =
+    &["a", "b", "", "stop", "é🦀", "\\n", "\\u00e9", "\\ud83e", "\\x", "\\", "\"", "\t", "\",\"error\":\"x"];
+const NUMBERS: &[&str] = &["1", "2", "30", "0", "01", "1.5", "-1", "1e3", "", "\"1\""];
+
 proptest! {
     #[test]
     fn what_is_forwarded_is_the_stream_without_the_usage_chunks(
@@ -527,6 +532,49 @@ proptest! {
         let (forwarded, unstripped) = watch(format, false, &chunks);
         prop_assert_eq!(String::from_utf8_lossy(&forwarded), stream);
         prop_assert_eq!(unstripped, seen);
+    }
+
+    #[test]
+    fn recognising_events_by_the_last_one_sees_what_reading_them_sees(
+        format in prop::sample::select(ApiFormat::ALL),
+        events in prop::collection::vec(
+            (0..4usize, 0..4usize, prop::sample::select(ALIKE), prop::sample::select(ALIKE), prop::sample::select(NUMBERS)),
+            1..30,
+        ),
+    ) {
+        let frames = match format {
+            ApiFormat::OpenAiChat => [
+                r#"{"id":"i","created":N,"choices":[{"delta":{"content":"A"},"finish_reason":null}],"obfuscation":"B"}"#,
+                r#"{"id":"i","created":N,"choices":[{"delta":{"reasoning":"A"},"finish_reason":"B"}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"A"}}]}}],"usage":{"prompt_tokens":N}}"#,
+                r#"{"choices":[{"delta":{"content":"A"}}],"error":"B"}"#,
+            ],
+            ApiFormat::OpenAiResponses => [
+                r#"{"type":"response.output_text.delta","sequence_number":N,"delta":"A","obfuscation":"B"}"#,
+                r#"{"type":"response.B","sequence_number":N,"delta":"A"}"#,
+                r#"{"sequence_number":N,"delta":"A","type":"response.completed","response":{"usage":{"output_tokens":N}}}"#,
+                r#"{"sequence_number":N,"delta":"A","type":"error","code":"B"}"#,
+            ],
+            ApiFormat::Anthropic => [
+                r#"{"type":"content_block_delta","index":N,"delta":{"type":"text_delta","text":"A"}}"#,
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"B","thinking":"A"}}"#,
+                r#"{"type":"message_delta","delta":{"text":"A","stop_reason":"B"},"usage":{"output_tokens":N}}"#,
+                r#"{"type":"error","delta":"A","error":{"type":"B"}}"#,
+            ],
+        };
+        let stream: String = events
+            .into_iter()
+            .map(|(frame, name, a, b, n)| {
+                // Most events are alike.
+                let data = frames[if frame > 1 { 0 } else { name }].replace('N', n).replace('A', a).replace('B', b);
+                let name = if frame == 1 && name == 1 { "event: error\n" } else { "" };
+                format!("{name}data: {data}\n\n")
+            })
+            .collect();
+        let mut reading = StreamWatcher::new(format, true);
+        reading.reader.template.give_up();
+        let forwarded = reading.feed(Bytes::from(stream.clone()));
+        prop_assert_eq!(watch(format, true, &[stream.as_bytes()]), (forwarded.to_vec(), reading.seen().clone()));
     }
 
     #[test]
