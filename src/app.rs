@@ -81,7 +81,8 @@ impl RunningApp {
             telemetry: telemetry.clone(),
             snapshots: snapshots.clone(),
             limits: limits.clone(),
-            log: wiring::record_sink(log.clone()),
+            database: database.clone(),
+            log: log.clone(),
             hooks,
         });
         gateway.announce(&snapshot);

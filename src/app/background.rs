@@ -42,7 +42,10 @@ impl Background {
             // Off the async workers: it may have many samples to sort into buckets.
             let _ = tokio::task::spawn_blocking(move || this.telemetry.run_upkeep()).await;
         });
-        self.every(tasks, LOG_GAUGES_INTERVAL, |this| async move { this.show_log() });
+        self.every(tasks, LOG_GAUGES_INTERVAL, |this| async move {
+            this.show_log();
+            this.gateway.sweep_ids();
+        });
     }
 
     fn every<F>(&self, tasks: &TaskTracker, period: Duration, work: impl Fn(Self) -> F + Send + 'static)

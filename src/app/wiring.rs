@@ -10,7 +10,6 @@ use crate::domain::key::{Limits, Secret};
 use crate::domain::label::LogTable;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
-use crate::gateway::RecordSink;
 use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
 use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
@@ -66,11 +65,6 @@ pub(super) fn request_log(
     let observer = telemetry.clone();
     let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
     Ok(RequestLog::start(journal, DatabaseSink(database.clone()), WriterConfig::default()))
-}
-
-/// Hands finished records to the request log.
-pub(super) fn record_sink(log: Arc<RequestLog<LogRow>>) -> RecordSink {
-    Box::new(move |record| log.append(LogRow::from(record)))
 }
 
 fn observe(telemetry: &Telemetry, event: LogEvent) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use rand::RngExt as _;
 
@@ -28,6 +29,8 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// Tells the caller which provider answered.
 static PROVIDER_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-provider");
+/// Names the fields of the request that the provider's format could not express.
+static DROPPED_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-dropped");
 /// Tells the caller the id of the request in the log.
 static ID_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-id");
 
@@ -37,6 +40,8 @@ pub(super) struct Job {
     pub(super) head: RequestHead,
     /// As the client sent them.
     pub(super) headers: HeaderMap,
+    /// As the client sent it.
+    pub(super) body: Bytes,
     pub(super) stream: bool,
     /// In the order to try them; never empty.
     pub(super) targets: Vec<Arc<Target>>,
@@ -69,7 +74,7 @@ impl Gateway {
             guard.blame(failure.code());
             last_answer = failure.answer.take().or(last_answer);
             let over = !failure.retriable || guard.scope().has_client_left();
-            if !over && index + 1 < job.targets.len() {
+            if !over && failure.was_sent() && index + 1 < job.targets.len() {
                 FailedOver { telemetry: self.telemetry(), target, outcome: failure.outcome }.emit();
             }
             last = Some(failure);
@@ -104,7 +109,9 @@ impl Gateway {
 /// How long to wait before another try at the same provider; `None`: it would not help.
 fn retry_wait(failure: &Failure) -> Option<Duration> {
     // A provider that timed out or sent nonsense has used its time, and maybe the caller's money.
-    let hopeful = failure.retriable && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
+    let hopeful = failure.retriable
+        && failure.was_sent()
+        && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
     if !hopeful {
         return None;
     }
@@ -118,19 +125,25 @@ fn retry_wait(failure: &Failure) -> Option<Duration> {
 fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
     let working = Instant::now();
     let id = guard.record().id;
+    let dropped = guard.take_dropped();
     let mut response = match answer {
         Answer::Stream { head, first, upstream, transform, attempt } => {
             let format = match job.call {
                 Call::Completion(format) => format,
                 Call::Embedding => target.provider.kind.chat_format(),
             };
+            let converts = transform.converts();
             guard.worked(working);
             let relay = Relay::new(upstream, first, transform, guard, attempt, format);
             let mut response = Response::from_parts(head, GatewayBody::relay(relay));
-            response
-                .headers_mut()
-                .entry(header::CACHE_CONTROL)
-                .or_insert(HeaderValue::from_static("no-cache"));
+            let headers = response.headers_mut();
+            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+            if converts {
+                headers.insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("text/event-stream; charset=utf-8"),
+                );
+            }
             response
         }
         Answer::Whole { head, body, observed } => {
@@ -148,6 +161,11 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
         }
     };
     let headers = response.headers_mut();
+    if !dropped.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&dropped.join(", "))
+    {
+        headers.insert(DROPPED_HEADER.clone(), names);
+    }
     if let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str()) {
         headers.insert(PROVIDER_HEADER.clone(), provider);
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::provider::{Operation, SendError, classify, endpoint, headers, is_retriable, outcome_of_status};
+use crate::provider::{SendError, classify, headers, is_retriable, outcome_of_status};
 use crate::wire::answer::{Observed, observe_answer};
-use crate::wire::head::Edit;
+use crate::wire::convert::{AnswerContext, ConvertError, convert_answer, convert_error};
+use crate::wire::error::{ApiError, ErrorFormat, render_error};
 
 use super::Gateway;
 use super::attempt::Attempt;
@@ -21,11 +22,13 @@ use super::body::GatewayBody;
 use super::dispatch::Job;
 use super::finish::FinishGuard;
 use super::health::Permit;
+use super::prepare::{Prepared, prepare};
+use super::refusal::error_format;
 use super::transform::Transform;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
-const MAX_ERROR: usize = 1 << 20;
+pub(super) const MAX_ERROR: usize = 1 << 20;
 
 /// A good answer.
 #[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is moved twice")]
@@ -55,11 +58,21 @@ pub(super) struct Failure {
     /// No provider could even be tried.
     pub(super) no_provider: bool,
     status: Option<StatusCode>,
+    /// Instead of what follows from the outcome.
+    code: Option<&'static str>,
 }
 
 impl Failure {
     fn new(outcome: Outcome, retriable: bool) -> Self {
-        Self { outcome, retriable, retry_after: None, answer: None, no_provider: false, status: None }
+        Self {
+            outcome,
+            retriable,
+            retry_after: None,
+            answer: None,
+            no_provider: false,
+            status: None,
+            code: None,
+        }
     }
 
     /// Every provider is at its concurrency limit.
@@ -67,8 +80,27 @@ impl Failure {
         Self { no_provider: true, ..Self::new(Outcome::Connect, false) }
     }
 
+    /// The provider's format has no words for what was asked. Another provider's may.
+    fn unsupported(call: Call, error: &ConvertError) -> Self {
+        let told = ApiError::new(400, error.to_string()).with_code("unsupported_request");
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = StatusCode::BAD_REQUEST;
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = render_error(error_format(call), &told).into();
+        let answer = UpstreamAnswer { head, body, format: None };
+        Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
+    }
+
+    /// Whether a provider was called at all.
+    pub(super) fn was_sent(&self) -> bool {
+        self.code.is_none()
+    }
+
     /// What the record says of it.
     pub(super) fn code(&self) -> String {
+        if let Some(code) = self.code {
+            return code.to_owned();
+        }
         match self.status {
             Some(status) => format!("http_{}", status.as_u16()),
             None if self.no_provider => "no_provider_available".to_owned(),
@@ -77,19 +109,30 @@ impl Failure {
     }
 }
 
-/// An upstream's answer that is passed on though it is an error.
+/// An answer that is passed on though it is an error.
 pub(super) struct UpstreamAnswer {
     head: http::response::Parts,
     body: Bytes,
-    format: ApiFormat,
+    /// The provider's format; `None`: it is in the caller's already.
+    format: Option<ApiFormat>,
 }
 
 impl UpstreamAnswer {
     /// The answer as the caller gets it: as it came, or in the shape of its own format.
-    pub(super) fn into_response(self, call: Call) -> Response<GatewayBody> {
-        let _ = (call, self.format);
-        Response::from_parts(self.head, GatewayBody::whole(self.body))
+    pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
+        let body = match (call, self.format) {
+            (Call::Completion(client), Some(provider)) if error_shape(client) != error_shape(provider) => {
+                self.head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                convert_error(provider, client, self.head.status.as_u16(), &self.body).into()
+            }
+            _ => self.body,
+        };
+        Response::from_parts(self.head, GatewayBody::whole(body))
     }
+}
+
+fn error_shape(format: ApiFormat) -> ErrorFormat {
+    format.into()
 }
 
 impl Gateway {
@@ -104,11 +147,10 @@ impl Gateway {
         let working = Instant::now();
         self.before_attempt(target);
         guard.tried(target);
+        let Prepared { request, transform, context, dropped } =
+            prepare(job, target, guard.record()).map_err(|error| Failure::unsupported(job.call, &error))?;
+        guard.dropped(dropped);
         let mut attempt = Attempt::start(self, target, permit);
-        let Some((request, transform)) = prepare(job, target) else {
-            attempt.finish(Outcome::Protocol);
-            return Err(Failure::new(Outcome::Protocol, true));
-        };
         guard.worked(working);
         let deadline = tokio::time::Instant::now() + self.settings().upstream_timeout;
         let result = tokio::time::timeout_at(deadline, self.read_answer(job, target, request)).await;
@@ -118,12 +160,12 @@ impl Gateway {
             Ok(Received::Stream { head, first, upstream }) => {
                 Ok(Answer::Stream { head, first, upstream, transform, attempt })
             }
-            Ok(Received::Whole { head, body }) => match observe_answer(job.call, &body) {
-                Ok(observed) => {
+            Ok(Received::Whole { head, body }) => match read_whole(job, target, context.as_ref(), body) {
+                Some((body, observed)) => {
                     attempt.finish(Outcome::Ok);
                     Ok(Answer::Whole { head, body, observed })
                 }
-                Err(_) => {
+                None => {
                     attempt.finish(Outcome::Protocol);
                     Err(Failure::new(Outcome::Protocol, true))
                 }
@@ -179,32 +221,6 @@ enum Received {
     Whole { head: http::response::Parts, body: Bytes },
 }
 
-/// The request for `target`, and what is to be done with the stream that answers it.
-fn prepare(job: &Job, target: &Target) -> Option<(Request<Full<Bytes>>, Transform)> {
-    let provider = &target.provider;
-    let format = provider.kind.chat_format();
-    let operation = match job.call {
-        Call::Completion(_) => Operation::Complete,
-        Call::Embedding => Operation::Embeddings,
-    };
-    let ask_usage = job.stream
-        && format == ApiFormat::OpenAiChat
-        && provider.ask_stream_usage
-        && !job.head.include_usage
-        && job.call != Call::Embedding;
-    let edit = Edit {
-        model: Some(&target.remote_id),
-        stream: (job.stream && job.head.stream.is_none()).then_some(true),
-        ask_usage,
-    };
-    let body = job.head.rewrite(&edit);
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = endpoint(provider, operation, &target.remote_id).ok()?;
-    *request.headers_mut() = headers::for_upstream(&job.headers, provider);
-    Some((request, Transform::pass(format, ask_usage)))
-}
-
 async fn read_error(
     head: http::response::Parts,
     upstream: Incoming,
@@ -220,7 +236,7 @@ async fn read_error(
     let answer = collect(upstream, MAX_ERROR).await.map(|body| UpstreamAnswer {
         head,
         body,
-        format: target.provider.kind.chat_format(),
+        format: Some(target.provider.kind.chat_format()),
     });
     Failure {
         retry_after,
@@ -228,6 +244,22 @@ async fn read_error(
         status: Some(status),
         ..Failure::new(outcome, is_retriable(status))
     }
+}
+
+/// What a whole answer says, and the answer as the client gets it; `None` when it is not what its format promises.
+fn read_whole(
+    job: &Job,
+    target: &Target,
+    context: Option<&AnswerContext>,
+    body: Bytes,
+) -> Option<(Bytes, Observed)> {
+    let (Call::Completion(client), Some(context)) = (job.call, context) else {
+        return observe_answer(job.call, &body).ok().map(|observed| (body, observed));
+    };
+    let provider = target.provider.kind.chat_format();
+    let observed = observe_answer(Call::Completion(provider), &body).ok()?;
+    let converted = convert_answer(provider, client, &body, context).ok()?;
+    Some((converted.into(), observed))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -250,7 +282,7 @@ async fn first_chunk(upstream: &mut Incoming) -> Option<Bytes> {
 }
 
 /// A whole body of at most `max` bytes; `None` when it breaks off or is larger.
-async fn collect(mut upstream: Incoming, max: usize) -> Option<Bytes> {
+pub(super) async fn collect(mut upstream: Incoming, max: usize) -> Option<Bytes> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = upstream.frame().await {

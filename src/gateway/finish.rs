@@ -15,6 +15,8 @@ use crate::telemetry::events::RequestFinished;
 use crate::telemetry::series::CallSeries;
 
 use super::Gateway;
+use super::dedup::Claim;
+use super::dispatch::Job;
 use super::scope::RequestScope;
 
 /// An accepted request on its way. Whatever happens to it, its record is finished exactly once: by [`finish`](Self::finish),
@@ -29,6 +31,10 @@ pub(super) struct FinishGuard {
     /// What was put aside of the answer for the request log.
     answer: Vec<Bytes>,
     answer_bytes: usize,
+    /// What the provider's format could not express.
+    dropped: Vec<String>,
+    /// Held while a request with a request id runs.
+    claim: Option<Claim>,
     finished: bool,
 }
 
@@ -36,16 +42,14 @@ pub(super) struct FinishGuard {
 const MAX_LOGGED_ANSWER: usize = 4 << 20;
 
 impl FinishGuard {
-    /// Accepts a request: it will be sent to `target` first. Its series exist from now on.
+    /// Accepts a request: it will be sent to the first of its targets. Its series exist from now on.
     pub(super) fn accept(
         gateway: &Gateway,
         scope: Arc<RequestScope>,
         key: Arc<ApiKey>,
-        target: Arc<Target>,
-        stream: bool,
-        request_id: Option<String>,
-        request_body: &Bytes,
+        job: &Job,
     ) -> Box<Self> {
+        let target = job.targets[0].clone();
         let model = target.system_name.clone();
         let provider = target.provider.name.clone();
         let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
@@ -59,7 +63,7 @@ impl FinishGuard {
                 model,
                 target: Some(target),
                 status: Status::Failed,
-                stream,
+                stream: job.stream,
                 usage: Usage::default(),
                 cost: Cost::default(),
                 finish_reason: None,
@@ -69,9 +73,9 @@ impl FinishGuard {
                 ttft: None,
                 longest_stall: None,
                 overhead,
-                request_id,
+                request_id: None,
                 source: None,
-                request_body: gateway.logs_payloads().then(|| request_body.clone()),
+                request_body: gateway.logs_payloads().then(|| job.body.clone()),
                 response_body: None,
             },
             series,
@@ -79,6 +83,8 @@ impl FinishGuard {
             scope,
             answer: Vec::new(),
             answer_bytes: 0,
+            dropped: Vec::new(),
+            claim: None,
             finished: false,
         })
     }
@@ -141,6 +147,24 @@ impl FinishGuard {
         self.record.error = Some(error.into());
     }
 
+    /// Fields of the request were left out for the provider that is being tried.
+    pub(super) fn dropped(&mut self, names: Vec<String>) {
+        if !names.is_empty() {
+            tracing::info!(id = %self.record.id, fields = names.join(", "), "fields were dropped in conversion");
+        }
+        self.dropped = names;
+    }
+
+    pub(super) fn take_dropped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// The request carries a request id, which is taken until it ends.
+    pub(super) fn holds(&mut self, claim: Claim) {
+        self.record.request_id = Some(claim.request_id().to_owned());
+        self.claim = Some(claim);
+    }
+
     /// It was answered from the log row `source`.
     pub(super) fn answered_from(&mut self, source: Uuid) {
         self.record.source = Some(source);
@@ -180,6 +204,10 @@ impl FinishGuard {
         .emit();
         gateway.limiter().charge(&record.key, record.usage.total());
         gateway.log(record);
+        // After the log has it: whoever asks for this id next finds the answer in one place or the other.
+        if let Some(claim) = self.claim.take() {
+            claim.finish(record);
+        }
     }
 }
 

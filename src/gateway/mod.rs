@@ -5,6 +5,8 @@ mod admit;
 mod attempt;
 mod auth;
 pub mod body;
+mod count_tokens;
+mod dedup;
 mod detach;
 mod dispatch;
 mod exchange;
@@ -12,6 +14,7 @@ mod finish;
 mod health;
 pub mod journal;
 mod log_row;
+mod prepare;
 pub mod refusal;
 mod relay;
 pub mod request_log;
@@ -25,13 +28,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
+use sea_orm::DatabaseConnection;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::label::RejectReason;
+use crate::domain::label::{LogTable, RejectReason};
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
-use crate::limit::{LimitServices, Limiter};
+use crate::limit::{Coordination, LimitServices, Limiter};
 use crate::provider::UpstreamClient;
+use crate::store::request_log::LogRow;
 use crate::store::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
 use crate::wire::head::RequestHead;
@@ -40,10 +45,12 @@ pub use admit::Caller;
 pub use body::GatewayBody;
 pub use refusal::Refusal;
 
+use dedup::{Found, Ids};
 use detach::Attached;
 use dispatch::Job;
 use finish::FinishGuard;
 use health::Health;
+use request_log::RequestLog;
 use scope::{RequestScope, Slots};
 
 /// How the gateway treats requests.
@@ -62,16 +69,15 @@ pub struct Settings {
     pub log_payloads: bool,
 }
 
-/// Takes finished records over, for the request log. It must not block: the client is waiting for its last byte.
-pub type RecordSink = Box<dyn Fn(&RequestRecord) + Send + Sync>;
-
 /// What the gateway leans on.
 pub struct Parts {
     pub settings: Settings,
     pub telemetry: Arc<Telemetry>,
     pub snapshots: Arc<SnapshotStore>,
     pub limits: Arc<LimitServices>,
-    pub log: RecordSink,
+    /// Where finished requests are looked up by their request id; nothing else on the request path reads it.
+    pub database: DatabaseConnection,
+    pub log: Arc<RequestLog<LogRow>>,
     pub hooks: Hooks,
 }
 
@@ -94,6 +100,7 @@ struct Inner {
     client: UpstreamClient,
     health: Health,
     slots: Slots,
+    ids: Arc<Ids>,
     /// Requests that go on after their client has left.
     tracker: TaskTracker,
     draining: AtomicBool,
@@ -105,6 +112,7 @@ impl Gateway {
             client: UpstreamClient::new(parts.settings.upstream_connect_timeout),
             health: Health::new(parts.telemetry.clone()),
             slots: Slots::new(parts.settings.max_in_flight),
+            ids: Arc::default(),
             tracker: TaskTracker::new(),
             draining: AtomicBool::new(false),
             parts,
@@ -125,32 +133,49 @@ impl Gateway {
         body: Bytes,
     ) -> Response<GatewayBody> {
         let call = scope.call;
-        match self.accept(&scope, caller, headers, body) {
-            Ok((job, guard)) => {
-                let run = self.clone().dispatch(job, guard);
-                Attached::new(run, scope, self.0.tracker.clone(), self.settings().drain_on_disconnect).await
-            }
-            Err(refusal) => refusal.into_response(call),
-        }
+        self.try_complete(scope, caller, headers, body)
+            .await
+            .unwrap_or_else(|refusal| refusal.into_response(call))
     }
 
-    /// Reads what routing needs, and routes.
-    fn accept(
+    async fn try_complete(
         &self,
-        scope: &Arc<RequestScope>,
+        scope: Arc<RequestScope>,
         caller: &Caller,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(Job, Box<FinishGuard>), Refusal> {
+    ) -> Result<Response<GatewayBody>, Refusal> {
+        let request_id = dedup::request_id(&headers)?;
+        let job = self.read(&scope, caller, headers, body)?;
+        let found = match request_id {
+            Some(request_id) => Some(self.claim(job.call, &caller.key, request_id).await?),
+            None => None,
+        };
+        let mut guard = FinishGuard::accept(self, scope.clone(), caller.key.clone(), &job);
+        match found {
+            Some(Found::Answered(stored)) => return Ok(self.answer_again(&job, guard, stored)),
+            Some(Found::Free(claim)) => guard.holds(claim),
+            None => {}
+        }
+        let run = self.clone().dispatch(job, guard);
+        Ok(Attached::new(run, scope, self.0.tracker.clone(), self.settings().drain_on_disconnect).await)
+    }
+
+    /// Reads what routing needs, and routes.
+    fn read(
+        &self,
+        scope: &RequestScope,
+        caller: &Caller,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Job, Refusal> {
         let call = scope.call;
         let head = RequestHead::parse(call, &body).map_err(|error| {
             Refusal::new(RejectReason::InvalidRequest, error.to_string()).with_param(error.param())
         })?;
         let targets = self.route(call, &caller.key, &head.model, &headers)?;
         let stream = call != Call::Embedding && head.stream.unwrap_or_else(|| accepts_events(&headers));
-        let first = targets[0].clone();
-        let guard = FinishGuard::accept(self, scope.clone(), caller.key.clone(), first, stream, None, &body);
-        Ok((Job { call, head, headers, stream, targets }, guard))
+        Ok(Job { call, head, headers, body, stream, targets })
     }
 
     /// From now on new requests are refused, and `/readyz` says so.
@@ -209,7 +234,33 @@ impl Gateway {
     }
 
     fn log(&self, record: &RequestRecord) {
-        (self.0.parts.log)(record);
+        self.0.parts.log.append(LogRow::from(record));
+    }
+
+    fn ids(&self) -> &Arc<Ids> {
+        &self.0.ids
+    }
+
+    fn database(&self) -> &DatabaseConnection {
+        &self.0.parts.database
+    }
+
+    fn coordination(&self) -> Option<&Coordination> {
+        self.0.parts.limits.coordination.as_ref()
+    }
+
+    /// Waits, within reason, until what an earlier process left in the journal is in the database.
+    async fn replayed(&self) {
+        let log = &self.0.parts.log;
+        if LogTable::ALL.iter().any(|table| log.replay_pending(*table) > 0) {
+            log.flush(REPLAY_PATIENCE).await;
+        }
+    }
+
+    /// Forgets request ids that can be looked up in the database; call it every second or so.
+    pub fn sweep_ids(&self) {
+        let status = self.0.parts.log.status();
+        self.0.ids.sweep(LogTable::ALL.iter().all(|table| status.pending(*table) == 0));
     }
 
     fn before_attempt(&self, target: &Target) {
@@ -218,6 +269,9 @@ impl Gateway {
         }
     }
 }
+
+/// How long a request with a request id waits for the journal's replay after a crash.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether the client wants an event stream by its `Accept` header.
 fn accepts_events(headers: &HeaderMap) -> bool {

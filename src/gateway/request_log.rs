@@ -111,6 +111,11 @@ impl<R: Row> RequestLog<R> {
         self.journal.status()
     }
 
+    /// Rows left by an earlier process that are not in the database yet.
+    pub fn replay_pending(&self, table: LogTable) -> u64 {
+        self.journal.replay_tally(table).pending
+    }
+
     /// Where the rows of this process went.
     pub fn tally(&self, table: LogTable) -> Tally {
         self.journal.tally(table)

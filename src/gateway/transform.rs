@@ -2,16 +2,29 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::domain::label::ApiFormat;
+use crate::wire::convert::{AnswerContext, StreamConverter};
 use crate::wire::error::{ApiError, error_event};
+use crate::wire::sse::SseScanner;
 use crate::wire::watch::{Seen, StreamWatcher};
 
 /// Forwards a stream as it comes, or in another format.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one, and is not moved once it runs")]
 pub(super) enum Transform {
     /// Client and provider speak the same format.
     Pass(StreamWatcher),
+    /// They do not.
+    Convert(Box<Conversion>),
+}
+
+/// A stream that is converted event by event, and watched in the provider's format.
+pub(super) struct Conversion {
+    watcher: StreamWatcher,
+    scanner: SseScanner,
+    converter: StreamConverter,
+    out: BytesMut,
 }
 
 impl Transform {
@@ -20,10 +33,26 @@ impl Transform {
         Self::Pass(StreamWatcher::new(format, strip_usage))
     }
 
+    /// A stream that is converted from the provider's format to the client's.
+    pub(super) fn convert(provider: ApiFormat, client: ApiFormat, context: AnswerContext) -> Self {
+        Self::Convert(Box::new(Conversion {
+            watcher: StreamWatcher::new(provider, false),
+            scanner: SseScanner::new(),
+            converter: StreamConverter::new(provider, client, context),
+            out: BytesMut::new(),
+        }))
+    }
+
+    /// Whether the client gets other bytes than the provider sent.
+    pub(super) fn converts(&self) -> bool {
+        matches!(self, Self::Convert(_))
+    }
+
     /// What the provider has said so far.
     pub(super) fn seen(&self) -> &Seen {
         match self {
             Self::Pass(watcher) => watcher.seen(),
+            Self::Convert(conversion) => conversion.watcher.seen(),
         }
     }
 
@@ -31,6 +60,13 @@ impl Transform {
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         match self {
             Self::Pass(watcher) => push(watcher.feed(chunk), out),
+            Self::Convert(conversion) => {
+                let Conversion { watcher, scanner, converter, out: events } = &mut **conversion;
+                // An event too large to be read is noted by the watcher as malformed.
+                let _ = scanner.feed(&chunk, |event| converter.feed(event.event, event.data, events));
+                watcher.feed(chunk);
+                push(events.split().freeze(), out);
+            }
         }
     }
 
@@ -38,6 +74,12 @@ impl Transform {
     pub(super) fn finish(&mut self, out: &mut VecDeque<Bytes>) {
         match self {
             Self::Pass(watcher) => push(watcher.finish(), out),
+            Self::Convert(conversion) => {
+                let Conversion { scanner, converter, out: events, .. } = &mut **conversion;
+                scanner.finish(|event| converter.feed(event.event, event.data, events));
+                converter.finish(events);
+                push(events.split().freeze(), out);
+            }
         }
     }
 
@@ -51,6 +93,12 @@ impl Transform {
                     out.push_back(error_event(client, error, None));
                 }
                 between
+            }
+            Self::Convert(conversion) => {
+                let Conversion { converter, out: events, .. } = &mut **conversion;
+                converter.fail(&error.message, events);
+                push(events.split().freeze(), out);
+                true
             }
         }
     }

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, Limited};
 
-use crate::domain::label::RejectReason;
+use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::record::Call;
 use crate::gateway::Refusal;
 use crate::gateway::scope::RequestScope;
 
@@ -29,7 +30,10 @@ pub(super) async fn infer(
         Ok(caller) => caller,
         Err(refusal) => return refusal.into_response(call).map(Body::new),
     };
-    let mut response = match read_body(&scope, &headers, body, state.max_body_size).await {
+    let waiting = Instant::now();
+    let body = read_body(&headers, body, state.max_body_size).await;
+    scope.waited_for_client(waiting.elapsed());
+    let mut response = match body {
         Ok(body) => state.gateway.complete(scope, &caller, headers, body).await,
         Err(refusal) => refusal.into_response(call),
     };
@@ -39,13 +43,19 @@ pub(super) async fn infer(
     response.map(Body::new)
 }
 
+/// Passes a token count on to a provider that can count; no completion, so neither limited nor logged.
+pub(super) async fn count_tokens(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
+    let call = Call::Completion(ApiFormat::Anthropic);
+    let answer = async {
+        let key = state.gateway.authenticate(&headers)?;
+        let body = read_body(&headers, body, state.max_body_size).await?;
+        state.gateway.count_tokens(&key, headers, body).await
+    };
+    answer.await.unwrap_or_else(|refusal| refusal.into_response(call)).map(Body::new)
+}
+
 /// The whole body, of at most `max` bytes.
-async fn read_body(
-    scope: &RequestScope,
-    headers: &HeaderMap,
-    body: Body,
-    max: usize,
-) -> Result<Bytes, Refusal> {
+async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Refusal> {
     let too_large =
         || Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."));
     let announced =
@@ -53,10 +63,7 @@ async fn read_body(
     if announced.is_some_and(|length| length > max) {
         return Err(too_large());
     }
-    let waiting = Instant::now();
-    let collected = Limited::new(body, max).collect().await;
-    scope.waited_for_client(waiting.elapsed());
-    match collected {
+    match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.")),

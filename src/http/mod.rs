@@ -62,6 +62,9 @@ fn inference(state: &HttpState) -> Router<HttpState> {
     };
     Router::new()
         .route("/v1/chat/completions", route(Call::Completion(ApiFormat::OpenAiChat)))
+        .route("/v1/responses", route(Call::Completion(ApiFormat::OpenAiResponses)))
+        .route("/v1/messages", route(Call::Completion(ApiFormat::Anthropic)))
+        .route("/v1/messages/count_tokens", post(inference::count_tokens))
         .route("/v1/embeddings", route(Call::Embedding))
 }
 

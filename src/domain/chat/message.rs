@@ -92,7 +92,10 @@ pub struct Upload {
 pub enum Media {
     Url(String),
     /// Standard base64, with its media type.
-    Inline { media_type: String, data: String },
+    Inline {
+        media_type: String,
+        data: String,
+    },
     /// Id of a file uploaded to the provider.
     Id(String),
 }

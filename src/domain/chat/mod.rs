@@ -11,6 +11,8 @@ mod request;
 mod stream;
 
 pub use answer::{ChatAnswer, ErrorKind, ProviderError, StopReason};
-pub use message::{Image, Media, Message, Part, Reasoning, Role, Seal, ToolCall, ToolKind, ToolResult, Upload};
+pub use message::{
+    Image, Media, Message, Part, Reasoning, Role, Seal, ToolCall, ToolKind, ToolResult, Upload,
+};
 pub use request::{ChatRequest, Effort, OutputFormat, ReasoningConfig, ToolChoice, ToolDef};
 pub use stream::{Block, StreamEvent};

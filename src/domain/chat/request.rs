@@ -73,7 +73,10 @@ pub enum ToolChoice {
     /// This one.
     Named(String),
     /// As `Auto` or, if `required`, as `Required`, but only of these.
-    Allowed { required: bool, names: Vec<String> },
+    Allowed {
+        required: bool,
+        names: Vec<String>,
+    },
 }
 
 /// What the answer must look like.

@@ -25,13 +25,26 @@ pub enum Block {
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamEvent {
     /// The provider began to answer, under this id (empty: it gave none).
-    Start { id: String },
+    Start {
+        id: String,
+    },
     /// `key` names the block until it is closed.
-    Open { key: u32, block: Block },
-    Delta { key: u32, text: String },
+    Open {
+        key: u32,
+        block: Block,
+    },
+    Delta {
+        key: u32,
+        text: String,
+    },
     /// Of a reasoning block.
-    Seal { key: u32, seal: Seal },
-    Close { key: u32 },
+    Seal {
+        key: u32,
+        seal: Seal,
+    },
+    Close {
+        key: u32,
+    },
     /// The last value of each field wins.
     Usage(Usage),
     Stop(StopReason),

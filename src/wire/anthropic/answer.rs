@@ -141,7 +141,9 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
 /// A block for `reasoning`; nothing if there is nothing to read and nothing to send back.
 fn thinking(reasoning: &Reasoning) -> Option<Value> {
     let signature = match &reasoning.seal {
-        Some(Seal::AnthropicRedacted { data }) => return Some(json!({"type": "redacted_thinking", "data": data})),
+        Some(Seal::AnthropicRedacted { data }) => {
+            return Some(json!({"type": "redacted_thinking", "data": data}));
+        }
         Some(Seal::OpenAi { encrypted: None, .. }) | None if reasoning.text.is_empty() => return None,
         Some(seal) => seal::to_signature(seal),
         None => String::new(),

@@ -86,8 +86,9 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
     let mut answer: Option<Object> = None;
     let mut blocks: Vec<Block> = Vec::new();
     for data in events.map(str::trim_ascii).filter(|data| !data.is_empty()) {
-        let mut event: Object = serde_json::from_str(data)
-            .map_err(|error| ConvertError::new(format!("The stream holds what is not a JSON object: {error}")))?;
+        let mut event: Object = serde_json::from_str(data).map_err(|error| {
+            ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
+        })?;
         let kind = take_string(&mut event, "type").unwrap_or_default();
         let index = event.get("index").and_then(Value::as_u64).unwrap_or(0);
         match kind.as_str() {
@@ -111,7 +112,8 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
                 return Err(ConvertError::new(failure::decode(&Value::Object(event), None).message));
             }
             "message_stop" => {
-                let mut answer = answer.ok_or_else(|| ConvertError::new("The stream has no `message_start`"))?;
+                let mut answer =
+                    answer.ok_or_else(|| ConvertError::new("The stream has no `message_start`"))?;
                 let content = blocks.into_iter().map(Block::finish).collect::<Result<Vec<_>, _>>()?;
                 answer.insert("content".into(), content.into());
                 return Ok(answer.into());

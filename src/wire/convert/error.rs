@@ -22,7 +22,8 @@ impl ConvertError {
     /// About the field `at`; `problem` follows its name: `must be a string`.
     pub(crate) fn at(at: &At<'_>, problem: impl fmt::Display) -> Self {
         let param = at.to_string();
-        let message = if param.is_empty() { format!("The body {problem}") } else { format!("`{param}` {problem}") };
+        let message =
+            if param.is_empty() { format!("The body {problem}") } else { format!("`{param}` {problem}") };
         Self { message, param: Some(param).filter(|param| !param.is_empty()) }
     }
 

@@ -85,7 +85,8 @@ pub(crate) fn garbage() -> ProviderError {
 
 /// OpenAI's error object, without the envelope.
 pub(crate) fn openai(error: &ProviderError) -> Value {
-    let kind = KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("server_error", |(_, word, _)| *word);
+    let kind =
+        KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("server_error", |(_, word, _)| *word);
     let code = error.code.as_deref().or(match error.kind {
         ErrorKind::RateLimit => Some("rate_limit_exceeded"),
         ErrorKind::Billing => Some("insufficient_quota"),
@@ -132,7 +133,8 @@ mod tests {
             converted(ApiFormat::Anthropic, 429, quota),
             json!({"type": "error", "error": {"type": "billing_error", "message": "No money"}})
         );
-        let key = r#"{"error":{"message":"Bad key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+        let key =
+            r#"{"error":{"message":"Bad key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
         assert_eq!(converted(ApiFormat::Anthropic, 401, key)["error"]["type"], "authentication_error");
         let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
         assert_eq!(
@@ -140,7 +142,10 @@ mod tests {
             json!({"error": {"message": "Overloaded", "type": "overloaded_error", "param": null, "code": null}})
         );
         let limited = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Slow down"}}"#;
-        assert_eq!(converted(ApiFormat::OpenAiResponses, 429, limited)["error"]["code"], "rate_limit_exceeded");
+        assert_eq!(
+            converted(ApiFormat::OpenAiResponses, 429, limited)["error"]["code"],
+            "rate_limit_exceeded"
+        );
     }
 
     #[test]

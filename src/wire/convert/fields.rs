@@ -182,7 +182,11 @@ impl<'a> Fields<'a> {
 }
 
 /// A whole number that is not negative, also when it is written with a fraction of zero.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: whole, and within 2^53")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked: whole, and within 2^53"
+)]
 pub(crate) fn count(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
@@ -236,7 +240,10 @@ mod tests {
         let error = fields.require_str("role").unwrap_err();
         assert_eq!(error.to_string(), "`messages[2].role` must be a string");
         assert_eq!(error.param(), Some("messages[2].role"));
-        assert_eq!(fields.require_str("content").unwrap_err().to_string(), "`messages[2].content` is required");
+        assert_eq!(
+            fields.require_str("content").unwrap_err().to_string(),
+            "`messages[2].content` is required"
+        );
     }
 
     #[test]

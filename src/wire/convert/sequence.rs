@@ -37,7 +37,13 @@ impl Sequencer {
                 sink(event);
             }
             StreamEvent::Open { key, block } if self.open.is_some() => {
-                self.waiting.push_back(Waiting { key, block, text: String::new(), seal: None, closed: false });
+                self.waiting.push_back(Waiting {
+                    key,
+                    block,
+                    text: String::new(),
+                    seal: None,
+                    closed: false,
+                });
             }
             StreamEvent::Open { key, .. } => {
                 self.open = Some(key);
@@ -165,7 +171,8 @@ mod tests {
 
     #[test]
     fn what_belongs_to_nothing_is_forgotten_and_the_start_comes_first() {
-        let passed = pass(vec![delta(7, "x"), close(7), open(0), close(0), delta(0, "late"), StreamEvent::End]);
+        let passed =
+            pass(vec![delta(7, "x"), close(7), open(0), close(0), delta(0, "late"), StreamEvent::End]);
         let start = StreamEvent::Start { id: String::new() };
         assert_eq!(passed, vec![start, open(0), close(0), StreamEvent::End]);
     }

@@ -62,7 +62,8 @@ fn chunk(chunk: Value) -> Option<Part> {
 
 fn tool_call(mut call: Object, position: usize) -> Option<ToolCall> {
     // Some providers give calls no id, but a result has to name one.
-    let id = take_string(&mut call, "id").filter(|id| !id.is_empty()).unwrap_or_else(|| ids::of_call(position));
+    let id =
+        take_string(&mut call, "id").filter(|id| !id.is_empty()).unwrap_or_else(|| ids::of_call(position));
     let (mut inner, input, kind) = match take_object(&mut call, "custom") {
         Some(custom) => (custom, "input", ToolKind::Custom),
         None => (take_object(&mut call, "function")?, "arguments", ToolKind::Function),

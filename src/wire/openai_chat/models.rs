@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn names_tell_what_is_taken() {
-        for model in ["o1", "o3-mini", "o4-mini-2025-04-16", "gpt-5", "gpt-5.2-codex", "openai/gpt-6", "gpt-10"] {
+        for model in
+            ["o1", "o3-mini", "o4-mini-2025-04-16", "gpt-5", "gpt-5.2-codex", "openai/gpt-6", "gpt-10"]
+        {
             assert!(wants_max_completion_tokens(model), "{model}");
             assert!(!refuses_reasoning(model), "{model}");
         }

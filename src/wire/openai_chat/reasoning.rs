@@ -115,8 +115,10 @@ mod tests {
     #[test]
     fn seals_survive_a_client_that_sends_the_message_back() {
         let sealed = |text: &str, seal: Seal| Reasoning { text: text.into(), seal: Some(seal) };
-        let openai =
-            |encrypted: Option<&str>| Seal::OpenAi { id: "rs_1".into(), encrypted: encrypted.map(str::to_owned) };
+        let openai = |encrypted: Option<&str>| Seal::OpenAi {
+            id: "rs_1".into(),
+            encrypted: encrypted.map(str::to_owned),
+        };
         let pieces = [
             sealed("hm", Seal::Anthropic { signature: "sig".into() }),
             sealed("", Seal::AnthropicRedacted { data: "xyz".into() }),

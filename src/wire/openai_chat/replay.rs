@@ -88,7 +88,8 @@ fn deltas(mut message: Object) -> Vec<Value> {
             deltas.push(json!({"tool_calls": [{"index": index, kind: {input: text}}]}));
         }
     }
-    deltas.retain(|delta| delta.as_object().is_some_and(|delta| delta.values().any(|value| !value.is_null())));
+    deltas
+        .retain(|delta| delta.as_object().is_some_and(|delta| delta.values().any(|value| !value.is_null())));
     deltas
 }
 
@@ -106,8 +107,9 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
         if data.is_empty() {
             continue;
         }
-        let mut chunk: Object = serde_json::from_str(data)
-            .map_err(|error| ConvertError::new(format!("The stream holds what is not a JSON object: {error}")))?;
+        let mut chunk: Object = serde_json::from_str(data).map_err(|error| {
+            ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
+        })?;
         if chunk.get("error").is_some_and(|error| !error.is_null()) {
             return Err(ConvertError::new(failure::decode(&Value::Object(chunk), None).message));
         }
@@ -145,7 +147,8 @@ fn is_blank(value: &Value) -> bool {
 
 fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
     let index = new.get("index").and_then(Value::as_u64).unwrap_or(0);
-    let position = choices.iter().position(|choice| choice.get("index").and_then(Value::as_u64) == Some(index));
+    let position =
+        choices.iter().position(|choice| choice.get("index").and_then(Value::as_u64) == Some(index));
     let position = position.unwrap_or_else(|| {
         let mut choice = Object::new();
         choice.insert("index".into(), index.into());
@@ -180,7 +183,9 @@ fn merge(known: &mut Object, delta: Object) {
     for (key, value) in delta {
         match (known.get_mut(&key), value) {
             (_, Value::Null) => drop(known.entry(key).or_insert(Value::Null)),
-            (None | Some(Value::Null), Value::Array(items)) if items.iter().any(|item| item["index"].is_u64()) => {
+            (None | Some(Value::Null), Value::Array(items))
+                if items.iter().any(|item| item["index"].is_u64()) =>
+            {
                 let mut list = Vec::new();
                 merge_list(&mut list, items);
                 known.insert(key, list.into());
@@ -213,7 +218,8 @@ fn merge_list(list: &mut Vec<Value>, more: Vec<Value>) {
 fn finish_choice(mut choice: Object) -> Value {
     if let Some(Value::Object(message)) = choice.get_mut("message") {
         message.entry("role").or_insert_with(|| "assistant".into());
-        let has_calls = message.get("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|c| !c.is_empty()));
+        let has_calls =
+            message.get("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|c| !c.is_empty()));
         let content = message.entry("content").or_insert(Value::Null);
         if has_calls && content == "" {
             *content = Value::Null;

@@ -78,7 +78,11 @@ impl Writer<'_> {
         }
         match text_field {
             Some("arguments") => {
-                self.at(&place, "response.function_call_arguments.delta", json!({"delta": item["arguments"]}));
+                self.at(
+                    &place,
+                    "response.function_call_arguments.delta",
+                    json!({"delta": item["arguments"]}),
+                );
                 let done = json!({"arguments": item["arguments"], "name": item["name"]});
                 self.at(&place, "response.function_call_arguments.done", done);
             }
@@ -165,8 +169,9 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
 pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Value, ConvertError> {
     let mut items: Vec<(u64, Value)> = Vec::new();
     for data in events.map(str::trim_ascii).filter(|data| !data.is_empty() && *data != "[DONE]") {
-        let mut event: Object = serde_json::from_str(data)
-            .map_err(|error| ConvertError::new(format!("The stream holds what is not a JSON object: {error}")))?;
+        let mut event: Object = serde_json::from_str(data).map_err(|error| {
+            ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
+        })?;
         match take_string(&mut event, "type").as_deref() {
             Some("response.output_item.done") => {
                 let index = event.get("output_index").and_then(Value::as_u64).unwrap_or(0);
@@ -185,7 +190,8 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
                 return Ok(response.into());
             }
             Some("response.failed") => {
-                let error = event.get("response").map(|response| response["error"].clone()).unwrap_or_default();
+                let error =
+                    event.get("response").map(|response| response["error"].clone()).unwrap_or_default();
                 return Err(ConvertError::new(failure::decode(&error, None).message));
             }
             Some("error") => {

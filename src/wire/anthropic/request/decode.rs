@@ -138,7 +138,10 @@ fn block(mut fields: Fields<'_>, parts: &mut Vec<Part>, dropped: &mut Dropped) -
             }));
         }
         // What Anthropic's own servers did in an earlier turn; the text that came of it stands beside it.
-        kind if kind == "server_tool_use" || kind.ends_with("_tool_result") || PROVIDERS_OWN.contains(&kind) => {
+        kind if kind == "server_tool_use"
+            || kind.ends_with("_tool_result")
+            || PROVIDERS_OWN.contains(&kind) =>
+        {
             dropped.add(format!("{}.{kind}", at.name()));
             return Ok(());
         }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::thinking;
 use crate::domain::chat::{
-    ChatRequest, Image, Media, Message, OutputFormat, Part, Role, Seal, ToolCall, ToolChoice, ToolDef, ToolKind,
-    ToolResult, Upload,
+    ChatRequest, Image, Media, Message, OutputFormat, Part, Role, Seal, ToolCall, ToolChoice, ToolDef,
+    ToolKind, ToolResult, Upload,
 };
 use crate::wire::anthropic::models::Traits;
 use crate::wire::convert::RequestOptions;
@@ -88,13 +88,7 @@ fn foreign(request: &ChatRequest, dropped: &mut Dropped) {
     }
 }
 
-fn sampling(
-    request: &ChatRequest,
-    traits: Traits,
-    thinking: bool,
-    body: &mut Object,
-    dropped: &mut Dropped,
-) {
+fn sampling(request: &ChatRequest, traits: Traits, thinking: bool, body: &mut Object, dropped: &mut Dropped) {
     let mut put = |name: &'static str, value: Value, taken: bool| {
         if taken && traits.sampling {
             body.insert(name.into(), value);
@@ -256,7 +250,8 @@ fn document(file: &Upload) -> Result<Value, ConvertError> {
         }
         Media::Inline { media_type, data } if is_text(media_type) => {
             let text = STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let text = text.ok_or_else(|| ConvertError::new("A text file's data must be base64 of UTF-8 text"))?;
+            let text =
+                text.ok_or_else(|| ConvertError::new("A text file's data must be base64 of UTF-8 text"))?;
             json!({"type": "text", "media_type": "text/plain", "data": text})
         }
         Media::Inline { media_type, .. } => {
@@ -293,7 +288,9 @@ fn tools(request: &ChatRequest, traits: Traits, body: &mut Object, dropped: &mut
     }
     body.insert("tools".into(), tools.into());
     let mut choice = match &request.tool_choice {
-        None | Some(ToolChoice::Auto | ToolChoice::Allowed { required: false, .. }) => json!({"type": "auto"}),
+        None | Some(ToolChoice::Auto | ToolChoice::Allowed { required: false, .. }) => {
+            json!({"type": "auto"})
+        }
         Some(ToolChoice::None) => json!({"type": "none"}),
         Some(ToolChoice::Required | ToolChoice::Allowed { required: true, .. }) => json!({"type": "any"}),
         Some(ToolChoice::Named(name)) => json!({"type": "tool", "name": name}),
@@ -314,7 +311,8 @@ fn tool(def: &ToolDef, traits: Traits, dropped: &mut Dropped) -> Value {
             if let Some(description) = description {
                 tool["description"] = description.as_str().into();
             }
-            let mut schema = parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+            let mut schema =
+                parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
             if let Value::Object(schema) = &mut schema {
                 schema.entry("type").or_insert_with(|| "object".into());
             }

@@ -30,7 +30,9 @@ pub(super) fn decode(
         config.drop_rest(dropped);
     }
     let Some(value) = fields.take("thinking") else {
-        return Ok(effort.map(|effort| ReasoningConfig { effort: Some(effort), ..ReasoningConfig::default() }));
+        return Ok(
+            effort.map(|effort| ReasoningConfig { effort: Some(effort), ..ReasoningConfig::default() })
+        );
     };
     let mut thinking = Fields::new(value, at.key("thinking"))?;
     let kind = thinking.require_str("type")?;

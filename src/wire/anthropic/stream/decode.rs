@@ -115,7 +115,8 @@ impl Decoder {
                 let name = take_string(&mut block, "name").unwrap_or_default();
                 let kind = ToolKind::Function;
                 events.push(StreamEvent::Open { key: open.key, block: Block::ToolCall { id, name, kind } });
-                let input = block.get("input").filter(|input| input.as_object().is_some_and(|o| !o.is_empty()));
+                let input =
+                    block.get("input").filter(|input| input.as_object().is_some_and(|o| !o.is_empty()));
                 open.whole_input = input.map(Value::to_string);
             }
             // What Anthropic's own servers do, and what is yet to be invented.

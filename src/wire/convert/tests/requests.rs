@@ -35,7 +35,9 @@ fn joined(parts: Vec<Part>, format: ApiFormat) -> Vec<Part> {
     let mut all: Vec<Part> = Vec::new();
     for part in parts {
         match (all.last_mut(), part) {
-            (Some(Part::Text(text)), Part::Text(more)) if format == ApiFormat::OpenAiChat => text.push_str(&more),
+            (Some(Part::Text(text)), Part::Text(more)) if format == ApiFormat::OpenAiChat => {
+                text.push_str(&more)
+            }
             (Some(Part::Refusal(text)), Part::Refusal(more)) if format == ApiFormat::OpenAiChat => {
                 text.push_str(&more);
             }

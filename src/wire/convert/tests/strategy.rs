@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::domain::chat::{
-    ChatAnswer, ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, Reasoning, ReasoningConfig, Role,
-    Seal, StopReason, ToolCall, ToolChoice, ToolDef, ToolKind, ToolResult, Upload,
+    ChatAnswer, ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, Reasoning, ReasoningConfig,
+    Role, Seal, StopReason, ToolCall, ToolChoice, ToolDef, ToolKind, ToolResult, Upload,
 };
 use crate::domain::label::ApiFormat::{self, Anthropic, OpenAiChat, OpenAiResponses};
 use crate::domain::usage::Usage;
@@ -78,7 +78,10 @@ fn own_reasoning(format: ApiFormat) -> BoxedStrategy<Reasoning> {
             .boxed(),
         Anthropic => prop_oneof![
             text().prop_map(signed(Seal::Anthropic { signature: "sig==".into() })),
-            Just(Reasoning { text: String::new(), seal: Some(Seal::AnthropicRedacted { data: "d==".into() }) }),
+            Just(Reasoning {
+                text: String::new(),
+                seal: Some(Seal::AnthropicRedacted { data: "d==".into() })
+            }),
         ]
         .boxed(),
     }
@@ -89,13 +92,15 @@ fn image(format: ApiFormat) -> impl Strategy<Value = Part> {
         word().prop_map(|path| Media::Url(format!("https://example.com/{path}.png"))),
         base64_data().prop_map(|data| Media::Inline { media_type: "image/png".into(), data }),
     ];
-    let detail = if format == Anthropic { Just(None).boxed() } else { option::of(Just("low".to_owned())).boxed() };
+    let detail =
+        if format == Anthropic { Just(None).boxed() } else { option::of(Just("low".to_owned())).boxed() };
     (source, detail).prop_map(|(source, detail)| Part::Image(Image { source, detail }))
 }
 
 fn file(format: ApiFormat) -> impl Strategy<Value = Part> {
-    let inline = base64_data()
-        .prop_map(|data| (Media::Inline { media_type: "application/pdf".into(), data }, Some("a.pdf".into())));
+    let inline = base64_data().prop_map(|data| {
+        (Media::Inline { media_type: "application/pdf".into(), data }, Some("a.pdf".into()))
+    });
     let url = word().prop_map(|path| (Media::Url(format!("https://example.com/{path}.pdf")), None));
     let plain = text().prop_map(|text| {
         (Media::Inline { media_type: "text/plain".into(), data: STANDARD.encode(text) }, Some("a.txt".into()))
@@ -120,7 +125,8 @@ fn exchange(format: ApiFormat) -> impl Strategy<Value = Vec<Message>> {
     let said = match format {
         OpenAiChat => vec(text().prop_map(Part::Text), 0..3).boxed(),
         OpenAiResponses => {
-            vec(prop_oneof![3 => text().prop_map(Part::Text), 1 => text().prop_map(Part::Refusal)], 0..3).boxed()
+            vec(prop_oneof![3 => text().prop_map(Part::Text), 1 => text().prop_map(Part::Refusal)], 0..3)
+                .boxed()
         }
         Anthropic => vec(text().prop_map(Part::Text), 0..3).boxed(),
     };
@@ -166,10 +172,9 @@ fn messages(format: ApiFormat) -> impl Strategy<Value = Vec<Message>> {
         Anthropic => Just(Role::System).boxed(),
         OpenAiChat | OpenAiResponses => prop_oneof![Just(Role::System), Just(Role::Developer)].boxed(),
     };
-    let instructions =
-        option::of((role, vec(text().prop_map(Part::Text), 1..3))).prop_map(|message| {
-            message.into_iter().map(|(role, parts)| Message::new(role, parts)).collect::<Vec<_>>()
-        });
+    let instructions = option::of((role, vec(text().prop_map(Part::Text), 1..3))).prop_map(|message| {
+        message.into_iter().map(|(role, parts)| Message::new(role, parts)).collect::<Vec<_>>()
+    });
     let name = if format == OpenAiChat { option::of(word()).boxed() } else { Just(None).boxed() };
     let user = (vec(user_part(format), 1..4), name)
         .prop_map(|(parts, name)| vec![Message { role: Role::User, parts, name }]);
@@ -183,8 +188,11 @@ fn tools(format: ApiFormat) -> impl Strategy<Value = Vec<ToolDef>> {
         json!({"type": "object", "properties": properties})
     });
     // Responses is strict by default and says so explicitly.
-    let strict =
-        if format == OpenAiResponses { any::<bool>().prop_map(Some).boxed() } else { option::of(any::<bool>()).boxed() };
+    let strict = if format == OpenAiResponses {
+        any::<bool>().prop_map(Some).boxed()
+    } else {
+        option::of(any::<bool>()).boxed()
+    };
     let function = (option::of(text()), schema, strict)
         .prop_map(|(description, schema, strict)| (description, Some(schema), strict));
     let grammar = json!({"type": "grammar", "syntax": "lark", "definition": "start: \"a\""});
@@ -241,7 +249,12 @@ fn output_format(format: ApiFormat) -> BoxedStrategy<OutputFormat> {
     match format {
         Anthropic => schema()
             .prop_filter("enforceable", super::super::schema::can_be_strict)
-            .prop_map(|schema| OutputFormat::JsonSchema { name: None, description: None, schema, strict: Some(true) })
+            .prop_map(|schema| OutputFormat::JsonSchema {
+                name: None,
+                description: None,
+                schema,
+                strict: Some(true),
+            })
             .boxed(),
         OpenAiChat | OpenAiResponses => {
             prop_oneof![Just(OutputFormat::Text), Just(OutputFormat::JsonObject), named].boxed()
@@ -381,7 +394,9 @@ pub(super) fn answer(format: ApiFormat) -> impl Strategy<Value = ChatAnswer> {
         move |(id, thought, (texts, refuses), calls, cut, usage)| {
             let mut parts: Vec<Part> = thought.map(Part::Reasoning).into_iter().collect();
             let refuses = refuses && format != Anthropic;
-            parts.extend(texts.into_iter().map(|text| if refuses { Part::Refusal(text) } else { Part::Text(text) }));
+            parts.extend(
+                texts.into_iter().map(|text| if refuses { Part::Refusal(text) } else { Part::Text(text) }),
+            );
             parts.extend(calls.into_iter().map(Part::ToolCall));
             let has = |wanted: fn(&Part) -> bool| parts.iter().any(wanted);
             let natural = StopReason::of_stop(

@@ -27,7 +27,8 @@ pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
 /// A whole answer, converted, is the converted stream, folded.
 fn same_streamed_or_not(from: ApiFormat, to: ApiFormat, answer: &ChatAnswer) {
     let body = encode_answer(from, answer);
-    let whole: Value = serde_json::from_slice(&convert_answer(from, to, &body, &context(to)).unwrap()).unwrap();
+    let whole: Value =
+        serde_json::from_slice(&convert_answer(from, to, &body, &context(to)).unwrap()).unwrap();
     let stream = convert(from, to, &stream_of(from, &body).unwrap());
     let mut folded = answer_of(to, &stream).unwrap_or_else(|error| panic!("{error} in {stream}"));
     if to == ApiFormat::OpenAiChat {

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::domain::chat::{
-    ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall, ToolChoice,
-    ToolDef, ToolKind, ToolResult, Upload,
+    ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall,
+    ToolChoice, ToolDef, ToolKind, ToolResult, Upload,
 };
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
@@ -77,7 +77,9 @@ fn messages(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Messag
         let message = message(Fields::new(item, at.index(index))?, dropped)?;
         // The results of parallel calls are one message each here, one turn in the domain.
         match messages.last_mut() {
-            Some(last) if last.role == Role::Tool && message.role == Role::Tool => last.parts.extend(message.parts),
+            Some(last) if last.role == Role::Tool && message.role == Role::Tool => {
+                last.parts.extend(message.parts)
+            }
             _ => messages.push(message),
         }
     }
@@ -171,13 +173,16 @@ fn content(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Part>, 
 fn part(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Option<Part>, ConvertError> {
     let kind = fields.require_str("type")?;
     let part = match kind.as_str() {
-        "text" => Some(Part::Text(fields.require_str("text")?)).filter(|part| *part != Part::Text(String::new())),
+        "text" => {
+            Some(Part::Text(fields.require_str("text")?)).filter(|part| *part != Part::Text(String::new()))
+        }
         "refusal" => Some(Part::Refusal(fields.require_str("refusal")?)),
         "image_url" => Some(Part::Image(image(&mut fields, dropped)?)),
         "file" => Some(Part::File(file(&mut fields, dropped)?)),
         "input_audio" => {
             let at = fields.at();
-            let mut audio = Fields::new(fields.take("input_audio").unwrap_or_default(), at.key("input_audio"))?;
+            let mut audio =
+                Fields::new(fields.take("input_audio").unwrap_or_default(), at.key("input_audio"))?;
             Some(Part::Audio { data: audio.require_str("data")?, format: audio.require_str("format")? })
         }
         other => return Err(fields.error("type", format_args!("has the unknown value {other:?}"))),
@@ -327,7 +332,8 @@ fn response_format(
         "text" => OutputFormat::Text,
         "json_object" => OutputFormat::JsonObject,
         "json_schema" => {
-            let mut inner = Fields::new(format.take("json_schema").unwrap_or_default(), at.key("json_schema"))?;
+            let mut inner =
+                Fields::new(format.take("json_schema").unwrap_or_default(), at.key("json_schema"))?;
             let read = OutputFormat::JsonSchema {
                 name: inner.str("name")?,
                 description: inner.str("description")?,

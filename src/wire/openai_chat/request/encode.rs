@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::domain::chat::{
-    ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall, ToolChoice,
-    ToolDef, ToolKind, ToolResult, Upload,
+    ChatRequest, Effort, Image, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall,
+    ToolChoice, ToolDef, ToolKind, ToolResult, Upload,
 };
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
@@ -148,7 +148,9 @@ fn part(part: &Part) -> Result<Value, ConvertError> {
             json!({"type": "input_audio", "input_audio": {"data": data, "format": format}})
         }
         Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) => {
-            return Err(ConvertError::new("A message holds a kind of content that does not belong to its role"));
+            return Err(ConvertError::new(
+                "A message holds a kind of content that does not belong to its role",
+            ));
         }
     })
 }
@@ -188,7 +190,8 @@ fn upload(file: &Upload) -> Result<Value, ConvertError> {
 
 /// An assistant's turn; nothing if nothing of it can be said here.
 fn assistant(message: &Message, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
-    let (mut said, mut calls, mut thought, mut refusal) = (Vec::new(), Vec::new(), String::new(), String::new());
+    let (mut said, mut calls, mut thought, mut refusal) =
+        (Vec::new(), Vec::new(), String::new(), String::new());
     for part in &message.parts {
         match part {
             Part::ToolCall(call) => calls.push(tool_call(call)),

@@ -69,7 +69,9 @@ impl Decoder {
             if let Some(delta) = take_object(&mut choice, "delta").filter(|_| !self.stopped) {
                 self.delta(delta, events);
             }
-            if let Some(reason) = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty()) {
+            if let Some(reason) =
+                take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty())
+            {
                 self.stop(Some(&reason), events);
             }
         }
@@ -298,7 +300,9 @@ mod tests {
     #[test]
     fn json_is_whole_when_its_object_is_closed() {
         let mut json = Json::default();
-        for (piece, whole) in [("", false), ("{\"a", false), ("}\\\"", false), ("\":[1,{}]", false), ("}", true)] {
+        for (piece, whole) in
+            [("", false), ("{\"a", false), ("}\\\"", false), ("\":[1,{}]", false), ("}", true)]
+        {
             json.feed(piece);
             assert_eq!(json.is_complete(), whole, "{piece}");
         }
@@ -317,7 +321,9 @@ mod tests {
         let mut calls: Vec<(u32, String, String)> = Vec::new();
         for event in read(chunks) {
             match event {
-                StreamEvent::Open { key, block: Block::ToolCall { id, .. } } => calls.push((key, id, String::new())),
+                StreamEvent::Open { key, block: Block::ToolCall { id, .. } } => {
+                    calls.push((key, id, String::new()))
+                }
                 StreamEvent::Delta { key, text } => {
                     calls.iter_mut().find(|call| call.0 == key).unwrap().2.push_str(&text);
                 }

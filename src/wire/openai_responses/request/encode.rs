@@ -74,7 +74,8 @@ fn reasoning(request: &ChatRequest, model: &str, body: &mut Object, dropped: &mu
         reasoning.insert("effort".into(), effort.as_str().into());
     }
     let refused = crate::wire::openai_chat::models::refuses_reasoning(model);
-    let wanted = request.reasoning.as_ref().is_some_and(|config| config.effort != Some(Effort::Off)) && !refused;
+    let wanted =
+        request.reasoning.as_ref().is_some_and(|config| config.effort != Some(Effort::Off)) && !refused;
     if wanted && request.reasoning.as_ref().is_some_and(|config| config.visible == Some(true)) {
         reasoning.insert("summary".into(), "auto".into());
     }

@@ -221,10 +221,7 @@ pub(super) fn encode(messages: &[Message], dropped: &mut Dropped) -> Result<Vec<
 }
 
 /// One text as a string, anything else as a list.
-fn written(
-    parts: &[Part],
-    part: fn(&Part) -> Result<Value, ConvertError>,
-) -> Result<Value, ConvertError> {
+fn written(parts: &[Part], part: fn(&Part) -> Result<Value, ConvertError>) -> Result<Value, ConvertError> {
     match parts {
         [] => Ok("".into()),
         [Part::Text(text)] => Ok(text.as_str().into()),
@@ -344,7 +341,9 @@ fn input_part(part: &Part) -> Result<Value, ConvertError> {
                 "`input_audio` content cannot be sent to this model's provider, which takes no audio",
             ));
         }
-        Part::Refusal(_) | Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) => return Err(misplaced()),
+        Part::Refusal(_) | Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) => {
+            return Err(misplaced());
+        }
     })
 }
 

@@ -57,7 +57,8 @@ impl Decoder {
         };
         let kind = take_string(&mut event, "type").or_else(|| name.map(str::to_owned)).unwrap_or_default();
         let number = |key: &str| event.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let (item, part, summary) = (number("output_index"), number("content_index"), number("summary_index"));
+        let (item, part, summary) =
+            (number("output_index"), number("content_index"), number("summary_index"));
         let mut text = |key: &str| take_string(&mut event, key).unwrap_or_default();
         match kind.strip_prefix("response.").unwrap_or(&kind) {
             "created" | "in_progress" | "queued" => {

@@ -3,7 +3,9 @@
 use bytes::BytesMut;
 use serde_json::{Value, json};
 
-use crate::domain::chat::{Block, ErrorKind, ProviderError, Reasoning, Seal, StopReason, StreamEvent, ToolCall, ToolKind};
+use crate::domain::chat::{
+    Block, ErrorKind, ProviderError, Reasoning, Seal, StopReason, StreamEvent, ToolCall, ToolKind,
+};
 use crate::domain::usage::Usage;
 use crate::wire::convert::{AnswerContext, failure, ids, seal, sse};
 use crate::wire::openai_responses::answer::{self, Ending};
@@ -108,8 +110,7 @@ impl Encoder {
     }
 
     fn item_done(&mut self, item: Value, out: &mut BytesMut) {
-        let event =
-            json!({"type": "response.output_item.done", "output_index": self.output.len(), "item": item.clone()});
+        let event = json!({"type": "response.output_item.done", "output_index": self.output.len(), "item": item.clone()});
         self.send(event, out);
         self.output.push(item);
     }
