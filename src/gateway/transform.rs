@@ -11,7 +11,10 @@ use crate::wire::sse::SseScanner;
 use crate::wire::watch::{Seen, StreamWatcher};
 
 /// Forwards a stream as it comes, or in another format.
-#[expect(clippy::large_enum_variant, reason = "the large variant is the common one, and is not moved once it runs")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is the common one, and is not moved once it runs"
+)]
 pub(super) enum Transform {
     /// Client and provider speak the same format.
     Pass(StreamWatcher),

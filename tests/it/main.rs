@@ -5,6 +5,8 @@
 
 mod architecture;
 mod endings;
+mod failover;
+mod idempotency;
 mod metrics;
 mod settings;
 mod streams;

@@ -1,0 +1,282 @@
+//! When a provider fails the next one answers, and every attempt is seen.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use nexusgate::demo::provider::{Gate, Reply, ScriptedProvider};
+use serde_json::Value;
+
+use crate::support::TestApp;
+use crate::support::app::MODEL;
+
+/// A way for a provider to fail.
+struct Fault {
+    name: &'static str,
+    reply: fn(&Gate) -> Reply,
+    /// How the attempt is counted.
+    outcome: &'static str,
+    /// What the client gets when every provider fails like this.
+    status: u16,
+    /// Attempts at the second provider when it fails too: a last try at the same one, where that may help.
+    last_tries: f64,
+    /// The failure shows only after the client has seen a part of the stream.
+    too_late: bool,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        name: "drops the connection",
+        reply: |_| Reply::dropped(),
+        outcome: "stream_cut",
+        status: 502,
+        last_tries: 2.0,
+        too_late: false,
+    },
+    Fault {
+        name: "times out",
+        reply: |gate| Reply::text("late").held_by(gate),
+        outcome: "timeout",
+        status: 504,
+        last_tries: 1.0,
+        too_late: false,
+    },
+    Fault {
+        name: "429 with Retry-After",
+        reply: |_| Reply::rate_limited(Duration::from_secs(30)),
+        outcome: "http_429",
+        status: 429,
+        last_tries: 1.0,
+        too_late: false,
+    },
+    Fault {
+        name: "500",
+        reply: |_| Reply::status(StatusCode::INTERNAL_SERVER_ERROR),
+        outcome: "http_5xx",
+        status: 500,
+        last_tries: 2.0,
+        too_late: false,
+    },
+    Fault {
+        name: "503",
+        reply: |_| Reply::status(StatusCode::SERVICE_UNAVAILABLE),
+        outcome: "http_5xx",
+        status: 503,
+        last_tries: 2.0,
+        too_late: false,
+    },
+    Fault {
+        name: "garbage",
+        reply: |_| Reply::raw_json("{\"choices\": [oops"),
+        outcome: "protocol",
+        status: 502,
+        last_tries: 1.0,
+        too_late: false,
+    },
+    Fault {
+        name: "cut before the first byte",
+        reply: |_| Reply::text("one two three").cut_after(0),
+        outcome: "stream_cut",
+        status: 502,
+        last_tries: 2.0,
+        too_late: false,
+    },
+    Fault {
+        name: "cut after the first byte",
+        reply: |_| Reply::text("one two three four").cut_after(1),
+        outcome: "stream_cut",
+        status: 200,
+        last_tries: 2.0,
+        too_late: true,
+    },
+];
+
+/// Two providers, of which the first in line is always asked first.
+async fn two_providers() -> TestApp {
+    TestApp::builder()
+        .providers(&["first", "second"])
+        .setting("UPSTREAM_TIMEOUT", "300ms")
+        .adjust(|settings| {
+            // Weight 0 comes last.
+            for model in settings.declared.models.iter_mut().filter(|model| model.provider == "second") {
+                model.weight = 0;
+            }
+        })
+        .spawn()
+        .await
+}
+
+fn provider<'a>(app: &'a TestApp, name: &str) -> &'a ScriptedProvider {
+    &app.providers[usize::from(name == "second")]
+}
+
+#[tokio::test]
+async fn matrix() {
+    for fault in FAULTS {
+        for stream in [false, true] {
+            for second_works in [true, false] {
+                let app = two_providers().await;
+                let gate = Gate::new();
+                provider(&app, "first").always((fault.reply)(&gate));
+                if !second_works {
+                    provider(&app, "second").always((fault.reply)(&gate));
+                }
+                check(&app, fault, stream, second_works).await;
+            }
+        }
+    }
+}
+
+async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
+    let case = format!("{}, stream: {stream}, second works: {second_works}", fault.name);
+    let call = if stream { app.chat(MODEL).streamed() } else { app.chat(MODEL) };
+    let response = call.send().await;
+    let status = response.status().as_u16();
+    let retry_after = response.headers().get("retry-after").cloned();
+    let by =
+        response.headers().get("x-nexusgate-provider").map(|name| name.to_str().expect("text").to_owned());
+    let body = response.bytes().await;
+    let scrape = app.settled().await;
+    let attempts = |provider: &str, outcome: &str| {
+        scrape
+            .metric("nexusgate_upstream_attempts_total")
+            .label("provider", provider)
+            .label("outcome", outcome)
+            .value()
+    };
+    let failovers = scrape
+        .metric("nexusgate_failovers_total")
+        .label("provider", "first")
+        .label("outcome", fault.outcome)
+        .value();
+    let counted = |status: &str| scrape.metric("nexusgate_completions_total").label("status", status).value();
+    assert_eq!(attempts("first", fault.outcome), 1.0, "{case}");
+    let rows = app.log_rows().await;
+    assert_eq!(rows.len(), 1, "{case}");
+
+    if fault.too_late && stream {
+        // The client has seen the beginning: nobody else can go on, and it is told by an error event.
+        assert_eq!((status, failovers), (200, 0.0), "{case}");
+        assert!(String::from_utf8_lossy(&body.expect("a body")).contains("\"error\""), "{case}");
+        assert_eq!(counted("failed"), 1.0, "{case}");
+        assert_eq!(attempts("second", "ok"), 0.0, "{case}");
+    } else if second_works {
+        assert_eq!((status, failovers), (200, 1.0), "{case}");
+        assert_eq!(by.as_deref(), Some("second"), "{case}");
+        assert_eq!(attempts("second", "ok"), 1.0, "{case}");
+        assert_eq!(counted("completed"), 1.0, "{case}");
+        assert_eq!(rows[0].provider.as_deref(), Some("second"), "{case}");
+        let cost =
+            |provider| scrape.metric("nexusgate_cost_total_usd_total").label("provider", provider).value();
+        assert!(cost("second") > 0.0 && cost("first") == 0.0, "{case}: who answered is who is paid");
+    } else {
+        let expected = if fault.too_late { 502 } else { fault.status };
+        assert_eq!((status, failovers), (expected, 1.0), "{case}");
+        assert_eq!(attempts("second", fault.outcome), fault.last_tries, "{case}");
+        assert_eq!(counted("failed"), 1.0, "{case}");
+        if expected == 429 {
+            assert_eq!(retry_after.expect("Retry-After"), "30", "{case}: as the provider said");
+        }
+        let told: Value = serde_json::from_slice(&body.expect("a body")).expect("JSON");
+        assert!(told["error"]["message"].is_string(), "{case}: {told}");
+        if matches!(expected, 502 | 504) {
+            assert_eq!(told["error"]["code"], "all_providers_failed", "{case}");
+        }
+    }
+}
+
+/// What the provider will refuse again is passed on at once, as it is.
+#[tokio::test]
+async fn what_is_not_retriable_is_passed_on() {
+    let app = two_providers().await;
+    provider(&app, "first").always(Reply::status(StatusCode::UNPROCESSABLE_ENTITY));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 422);
+    assert!(provider(&app, "second").calls().is_empty());
+}
+
+/// A provider that keeps failing is taken out, and comes back when a probe works.
+#[tokio::test]
+async fn the_breaker_opens_and_closes() {
+    let app = two_providers().await;
+    provider(&app, "first").always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    let up = |scrape: &crate::support::scrape::Scrape, value: f64| {
+        scrape.metric("nexusgate_provider_up").label("provider", "first").is(value)
+    };
+    for _ in 0..5 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    }
+    app.eventually("the breaker is open", |scrape| up(scrape, 0.0)).await;
+    let asked = provider(&app, "first").calls().len();
+    for _ in 0..5 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    }
+    assert_eq!(provider(&app, "first").calls().len(), asked, "it is left alone");
+    provider(&app, "first").always(Reply::text("well again"));
+    // The breaker lets a probe through after some seconds; until then the second provider answers.
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while provider(&app, "first").calls().len() == asked {
+        assert!(std::time::Instant::now() < deadline, "no probe was made");
+        assert_eq!(app.chat(MODEL).send().await.status(), 200);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    app.eventually("the breaker is closed", |scrape| up(scrape, 1.0)).await;
+}
+
+/// With one provider there is nobody to fail over to: an open breaker does not refuse what may work.
+#[tokio::test]
+async fn a_lone_provider_is_tried_all_the_same() {
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    for _ in 0..4 {
+        app.chat(MODEL).send().await;
+    }
+    app.provider().always(Reply::text("well again"));
+    assert_eq!(app.chat(MODEL).send().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_provider_at_its_concurrency_limit_is_passed_over() {
+    let app = TestApp::builder()
+        .providers(&["first", "second"])
+        .adjust(|settings| {
+            settings.declared.providers[0].max_concurrency = Some(1);
+            settings
+                .declared
+                .models
+                .iter_mut()
+                .filter(|model| model.provider == "second")
+                .for_each(|model| model.weight = 0);
+        })
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    provider(&app, "first").always(Reply::text("slow").held_by(&gate));
+    let waiting = tokio::spawn(app.chat(MODEL).build().send());
+    gate.reached(1).await;
+    let other = app.chat(MODEL).send().await;
+    assert_eq!(other.headers()["x-nexusgate-provider"], "second");
+    gate.open();
+    assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
+}
+
+#[tokio::test]
+async fn weights_are_kept() {
+    let app = TestApp::builder()
+        .providers(&["first", "second"])
+        .adjust(|settings| {
+            settings
+                .declared
+                .models
+                .iter_mut()
+                .filter(|model| model.provider == "second")
+                .for_each(|model| model.weight = 3);
+        })
+        .spawn()
+        .await;
+    for _ in 0..200 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    }
+    let second = provider(&app, "second").calls().len();
+    // Three in four, of 200: 150; five standard deviations are 31.
+    assert!((119..=181).contains(&second), "{second} of 200 went to the heavier provider");
+}

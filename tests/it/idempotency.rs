@@ -1,0 +1,114 @@
+//! One answer for each `X-NexusGate-ReqId`.
+
+use nexusgate::demo::provider::{Gate, Reply};
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+use crate::support::app::{EMBEDDING_MODEL, MODEL};
+
+#[tokio::test]
+async fn a_hundred_at_once_make_one_call() {
+    let app = TestApp::spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("once").held_by(&gate));
+    let calls: Vec<_> = (0..100)
+        .map(|_| tokio::spawn(app.chat(MODEL).header("x-nexusgate-reqid", "job-1").build().send()))
+        .collect();
+    gate.reached(1).await;
+    app.eventually("the others were told to wait", |scrape| {
+        scrape.metric("nexusgate_requests_rejected_total").label("reason", "in_flight_duplicate").is(99.0)
+    })
+    .await;
+    gate.open();
+    let mut answered = 0;
+    for call in calls {
+        let response = call.await.expect("joined").expect("an answer");
+        match response.status().as_u16() {
+            200 => answered += 1,
+            409 => assert_eq!(response.headers()["retry-after"], "1"),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(answered, 1);
+    assert_eq!(app.provider().calls().len(), 1, "exactly one upstream call");
+}
+
+#[tokio::test]
+async fn the_second_is_answered_in_the_way_it_asks() {
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::text("kept for later"));
+    let first = app.chat(MODEL).streamed().header("x-nexusgate-reqid", "a:b/c").send().await;
+    assert!(first.headers().get("x-cache").is_none());
+    assert!(first.text().await.expect("text").contains("[DONE]"));
+
+    let whole = app.chat(MODEL).header("x-nexusgate-reqid", "a:b/c").send().await;
+    assert_eq!(whole.headers()["x-cache"], "HIT");
+    let whole: Value = whole.json().await.expect("JSON");
+    assert_eq!(whole["choices"][0]["message"]["content"], "kept for later");
+
+    let again = app.chat(MODEL).streamed().header("x-nexusgate-reqid", "a:b/c").send().await;
+    assert!(again.headers()["content-type"].to_str().expect("text").starts_with("text/event-stream"));
+    let again = again.text().await.expect("text");
+    assert!(again.contains("chat.completion.chunk") && again.ends_with("data: [DONE]\n\n"), "{again}");
+
+    // And in another format.
+    let body =
+        json!({ "model": MODEL, "max_tokens": 100, "messages": [{ "role": "user", "content": "hi" }] });
+    let message = app
+        .http
+        .post(app.url("/v1/messages"))
+        .bearer_auth(&app.key)
+        .header("x-nexusgate-reqid", "a:b/c")
+        .json(&body)
+        .send()
+        .await
+        .expect("an answer");
+    let message: Value = message.json().await.expect("JSON");
+    assert_eq!(message["content"][0]["text"], "kept for later", "{message}");
+
+    assert_eq!(app.provider().calls().len(), 1);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "cache_hit").is(3.0));
+    let rows = app.log_rows().await;
+    let original = rows.iter().find(|row| row.status == "completed").expect("the first");
+    for hit in rows.iter().filter(|row| row.status == "cache_hit") {
+        assert_eq!(hit.source_completion, Some(original.id));
+        assert_eq!(hit.prompt_cost + hit.completion_cost, 0.0);
+    }
+    let tokens = scrape.metric("nexusgate_tokens_completion_total").value();
+    assert_eq!(tokens, original.completion_tokens.expect("tokens") as f64, "counted once");
+}
+
+#[tokio::test]
+async fn embeddings_too() {
+    let app = TestApp::spawn().await;
+    let call = || app.embeddings(EMBEDDING_MODEL).header("x-nexusgate-reqid", "e-1").send();
+    let first = call().await.bytes().await.expect("bytes");
+    let second = call().await;
+    assert_eq!(second.headers()["x-cache"], "HIT");
+    assert_eq!(second.bytes().await.expect("bytes"), first);
+    assert_eq!(app.provider().calls().len(), 1);
+}
+
+#[tokio::test]
+async fn what_failed_may_be_tried_again() {
+    let app = TestApp::spawn().await;
+    app.provider().next(Reply::status(http::StatusCode::BAD_REQUEST));
+    let call = || app.chat(MODEL).header("x-nexusgate-reqid", "retry-me").send();
+    assert_eq!(call().await.status(), 400);
+    let second = call().await;
+    assert_eq!(second.status(), 200);
+    assert!(second.headers().get("x-cache").is_none());
+}
+
+#[tokio::test]
+async fn keys_do_not_share_ids_and_odd_ids_are_refused() {
+    let app = TestApp::builder().key("sk-another-0123456789", "another", None, None).spawn().await;
+    for key in [app.key.clone(), "sk-another-0123456789".to_owned()] {
+        let response = app.chat(MODEL).key(&key).header("x-nexusgate-reqid", "same").send().await;
+        assert!(response.headers().get("x-cache").is_none());
+    }
+    for odd in ["with space", "ä", &"x".repeat(128)] {
+        assert_eq!(app.chat(MODEL).header("x-nexusgate-reqid", odd).send().await.status(), 400, "{odd}");
+    }
+}
