@@ -1,0 +1,137 @@
+"""A gateway in front of a scripted provider, both the project's own binary, for tests with the official SDKs."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+import requests
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = os.environ.get("NEXUSGATE_BIN") or str(
+    pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug" / "nexusgate"
+)
+KEY = "sk-python-0123456789abcdef"
+SMALL_KEY = "sk-python-small-0123456789"
+#: The provider kinds by the name of the model that is offered through each.
+KINDS = {"via-chat": "openai", "via-responses": "openai-responses", "via-anthropic": "anthropic"}
+
+
+def recordings():
+    """The folder of recorded answers, or None where it is not there."""
+    candidates = [os.environ.get("NEXUSGATE_FIXTURES"), ROOT / "../shared/fixtures/recorded"]
+    for candidate in candidates:
+        if candidate and pathlib.Path(candidate).is_dir():
+            return pathlib.Path(candidate).resolve()
+    return None
+
+
+class Provider:
+    """The scripted provider, directed through its control endpoint."""
+
+    def __init__(self, control_url):
+        self.control_url = control_url
+        self.root = control_url.rsplit("/__control", 1)[0]
+
+    def always(self, **reply):
+        self._post({"always": reply})
+
+    def next(self, *replies):
+        self._post({"next": list(replies)})
+
+    def calls(self):
+        return requests.get(f"{self.root}/__calls", timeout=10).json()
+
+    def _post(self, command):
+        answer = requests.post(self.control_url, json=command, timeout=10)
+        assert answer.ok, answer.text
+
+
+class Gateway:
+    def __init__(self, url, provider):
+        self.url = url
+        self.provider = provider
+
+    def metrics(self):
+        return requests.get(f"{self.url}/metrics", timeout=10).text
+
+    def wait_for(self, condition, what):
+        """Scrapes until `condition` holds of the text."""
+        deadline = time.monotonic() + 30
+        while not condition(text := self.metrics()):
+            assert time.monotonic() < deadline, f"never came true: {what}\n{text}"
+            time.sleep(0.02)
+        return text
+
+
+def stop(process):
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def provider():
+    """A scripted provider of its own, in a demo that sends no traffic."""
+    command = [BINARY, "demo", "--rate", "0", "--port", "0", "--json-ready", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    ready = json.loads(process.stdout.readline())
+    yield Provider(ready["providers"][0]["control_url"])
+    stop(process)
+
+
+@pytest.fixture(scope="session")
+def gateway(provider):
+    """A gateway that offers one model through each kind of provider, all of them the scripted one."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "nexusgate.toml"
+        lines = [f'[[api_keys]]\nkey = "{KEY}"\ncomment = "python"\n']
+        lines.append(f'[[api_keys]]\nkey = "{SMALL_KEY}"\ncomment = "small"\nrpm_limit = 1\n')
+        for model, kind in KINDS.items():
+            base = provider.root if kind == "anthropic" else f"{provider.root}/v1"
+            lines.append(
+                f'[[providers]]\nname = "{kind}"\ntype = "{kind}"\nbase_url = "{base}"\napi_key = "upstream"\n'
+                f'[[models]]\nname = "{model}"\nprovider = "{kind}"\ninput_price = 1.0\noutput_price = 2.0\n'
+            )
+        lines.append('[[models]]\nname = "embed"\nprovider = "openai"\ntype = "embedding"\ninput_price = 0.1\n')
+        config.write_text("\n".join(lines))
+        port = free_port()
+        environment = {
+            **os.environ,
+            "PORT": str(port),
+            "LISTEN_ADDR": "127.0.0.1",
+            "DATABASE_URL": f"sqlite://{folder}/test.db",
+            "DATA_DIR": f"{folder}/data",
+            "RATE_LIMIT_BURST": "1",
+            "ADMIN_SUPER_SECRET": "python-tests-admin-secret",
+            "RUST_LOG": "error",
+        }
+        process = subprocess.Popen([BINARY, "serve", "--config", str(config)], env=environment)
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if requests.get(f"{url}/readyz", timeout=1).ok:
+                    break
+            except requests.ConnectionError:
+                pass
+            assert process.poll() is None, "the gateway ended"
+            assert time.monotonic() < deadline, "the gateway is not ready"
+            time.sleep(0.05)
+        yield Gateway(url, provider)
+        stop(process)
+        assert process.returncode == 0, "the gateway drained and ended well"
