@@ -8,7 +8,8 @@ use crate::wire::convert::fields::count;
 /// Reads what a provider reported, with what OpenAI-compatible ones add.
 pub(crate) fn decode(usage: &Value) -> Usage {
     let field = |path: &str| usage.pointer(path).and_then(count);
-    let mut read = Usage {
+    // As reported, like everywhere in the gateway: xAI counts reasoning beside `completion_tokens`, OpenAI within them.
+    Usage {
         prompt: field("/prompt_tokens"),
         completion: field("/completion_tokens"),
         cached: field("/prompt_tokens_details/cached_tokens")
@@ -16,17 +17,7 @@ pub(crate) fn decode(usage: &Value) -> Usage {
             .or_else(|| field("/cached_tokens")),
         cache_write: field("/prompt_tokens_details/cache_write_tokens"),
         reasoning: field("/completion_tokens_details/reasoning_tokens"),
-    };
-    // OpenAI counts reasoning within `completion_tokens`; xAI beside them, which its own total gives away.
-    if let (Some(prompt), Some(completion), Some(reasoning), Some(total)) =
-        (read.prompt, read.completion, read.reasoning, field("/total_tokens"))
-    {
-        let all = completion.saturating_add(reasoning);
-        if reasoning > 0 && prompt.saturating_add(all) == total {
-            read.completion = Some(all);
-        }
     }
-    read
 }
 
 /// Writes it; what was not reported is left out where the format allows, and is 0 where not.
@@ -56,7 +47,7 @@ mod tests {
             "prompt_tokens_details": {"cached_tokens": 306}, "completion_tokens_details": {"reasoning_tokens": 227},
         });
         let usage = decode(&xai);
-        assert_eq!((usage.prompt, usage.completion, usage.reasoning), (Some(307), Some(253), Some(227)));
+        assert_eq!((usage.prompt, usage.completion, usage.reasoning), (Some(307), Some(26), Some(227)));
         let deepseek = json!({"prompt_tokens": 339, "completion_tokens": 83, "prompt_cache_hit_tokens": 320});
         assert_eq!(decode(&deepseek).cached, Some(320));
         assert_eq!(decode(&json!({"prompt_tokens": "many"})), Usage::default());
