@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, FromRedisValue};
+use redis::{Client, Connection, ErrorKind, FromRedisValue, ServerErrorKind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -92,13 +92,23 @@ impl RedisServer {
         connection
     }
 
-    /// Runs one command, given as words.
+    /// Runs one command, given as words; later, while the server is still loading.
     pub(super) fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(*word);
         }
-        command.query(&mut self.connection()).unwrap()
+        let start = Instant::now();
+        loop {
+            match command.query(&mut self.connection()) {
+                Ok(answer) => return answer,
+                Err(error) => {
+                    let loading = error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
+                    assert!(loading && start.elapsed() < super::PATIENCE, "{words:?}: {error}");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
     }
 
     /// How often a command was called, by clients and by scripts.
