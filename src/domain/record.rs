@@ -70,6 +70,15 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// Whether a provider gave an answer that it may charge for: the whole of it, or the beginning.
+    pub fn was_answered(&self) -> bool {
+        match self.status {
+            Status::Completed => true,
+            Status::CacheHit => false,
+            Status::Failed | Status::Aborted => self.usage.is_known() || self.ttft.is_some(),
+        }
+    }
+
     /// Seconds per output token after the first, when the stream says enough to know.
     pub fn tpot(&self) -> Option<Duration> {
         let (ttft, tokens) = (self.ttft?, self.usage.completion?);

@@ -1,0 +1,243 @@
+//! The composition root: builds everything, serves, drains.
+
+mod background;
+mod serve;
+mod wiring;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::DatabaseConnection;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{ConfigError, LogPayloads, Settings};
+use crate::domain::key::Secret;
+use crate::gateway::request_log::RequestLog;
+use crate::gateway::{self, Gateway, Hooks, Parts};
+use crate::http::{self, HttpState};
+use crate::limit::{InvalidRedisUrl, LimitServices};
+use crate::store::request_log::LogRow;
+use crate::store::{self, Cipher, SnapshotStore, StoreError};
+use crate::telemetry::{Telemetry, registry};
+
+/// Why the gateway did not start. Displays as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Journal(#[from] gateway::journal::OpenError),
+    #[error("{0}")]
+    Redis(#[from] InvalidRedisUrl),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+}
+
+/// A gateway that is serving.
+pub struct RunningApp {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    admin_secret: Secret,
+    /// The secret was made for this run, because none was set.
+    admin_secret_made: bool,
+    gateway: Gateway,
+    database: DatabaseConnection,
+    log: Arc<RequestLog<LogRow>>,
+    limits: Arc<LimitServices>,
+    shutdown_grace: Duration,
+    /// Ends the listeners.
+    stop: CancellationToken,
+    /// Ends the background tasks.
+    stop_tasks: CancellationToken,
+    servers: TaskTracker,
+    tasks: TaskTracker,
+}
+
+impl RunningApp {
+    /// Builds everything and opens the listeners last: when this fails nothing was half-started, and when a request can
+    /// come in everything is ready for it.
+    ///
+    /// # Errors
+    /// [`StartError`]: a setting, the database, the journal or a listener.
+    pub async fn start(settings: &Settings, hooks: Hooks) -> Result<Self, StartError> {
+        // One TLS implementation for upstreams, database and Redis. A second call (tests) finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let telemetry = Telemetry::new(&telemetry_settings(settings), &settings.version());
+        let (database, cipher) = open_store(settings).await?;
+        let snapshots = Arc::new(SnapshotStore::new(cipher));
+        let snapshot = snapshots.refresh(&database).await?;
+        for problem in snapshot.problems() {
+            tracing::warn!("{problem}");
+        }
+        let log = Arc::new(wiring::request_log(settings, &telemetry, &database)?);
+        let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
+        let gateway = Gateway::new(Parts {
+            settings: gateway_settings(settings),
+            telemetry: telemetry.clone(),
+            snapshots: snapshots.clone(),
+            limits: limits.clone(),
+            database: database.clone(),
+            log: log.clone(),
+            hooks,
+        });
+        gateway.announce(&snapshot);
+
+        let (stop, stop_tasks) = (CancellationToken::new(), CancellationToken::new());
+        let (servers, tasks) = (TaskTracker::new(), TaskTracker::new());
+        let background = background::Background {
+            gateway: gateway.clone(),
+            telemetry,
+            database: database.clone(),
+            snapshots,
+            log: log.clone(),
+            stop: stop_tasks.clone(),
+        };
+        background.refresh_gauges().await;
+
+        let state = HttpState {
+            gateway: gateway.clone(),
+            database: database.clone(),
+            max_body_size: settings.max_body_size.bytes(),
+            metrics_token: settings.metrics_bearer_token.clone(),
+        };
+        let main = listen(SocketAddr::new(settings.listen_addr, settings.port)).await?;
+        let metrics = match settings.metrics_addr {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let address = local_address(&main)?;
+        let metrics_address = metrics.as_ref().map(local_address).transpose()?;
+        let router = http::router(&state, &settings.allowed_origins, metrics.is_none());
+        servers.spawn(serve::serve(main, router, stop.clone()));
+        if let Some(metrics) = metrics {
+            // Until the very end: the last scrape is the one that sees the last requests.
+            tasks.spawn(serve::serve(metrics, http::metrics_router(&state), stop_tasks.clone()));
+        }
+        background.spawn(&tasks, settings);
+
+        let (admin_secret, admin_secret_made) = match &settings.admin_super_secret {
+            Some(secret) => (secret.clone(), false),
+            None => (store::keys::generate(), true),
+        };
+        Ok(Self {
+            address,
+            metrics_address,
+            admin_secret,
+            admin_secret_made,
+            gateway,
+            database,
+            log,
+            limits,
+            shutdown_grace: settings.shutdown_grace,
+            stop,
+            stop_tasks,
+            servers,
+            tasks,
+        })
+    }
+
+    /// Where the main listener is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `/metrics` is served, when that is a listener of its own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// The bearer secret of the admin API.
+    pub fn admin_secret(&self) -> &Secret {
+        &self.admin_secret
+    }
+
+    /// The admin secret, if it was made for this run and has to be shown once.
+    pub fn made_admin_secret(&self) -> Option<&Secret> {
+        self.admin_secret_made.then_some(&self.admin_secret)
+    }
+
+    /// The metrics, for those who read them without HTTP.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        self.gateway.telemetry()
+    }
+
+    /// The database, for those who look at what was written.
+    pub fn database(&self) -> &DatabaseConnection {
+        &self.database
+    }
+
+    /// Stops accepting, lets running requests finish within the grace, writes what is pending. Returns whether everything
+    /// was finished and written.
+    pub async fn shutdown(self) -> bool {
+        tracing::info!("shutting down");
+        let deadline = tokio::time::Instant::now() + self.shutdown_grace;
+        self.gateway.drain();
+        self.stop.cancel();
+        self.servers.close();
+        let finished = tokio::time::timeout_at(deadline, async {
+            self.servers.wait().await;
+            self.gateway.drained().await;
+        })
+        .await
+        .is_ok();
+        if !finished {
+            tracing::warn!("requests were still running at the end of the grace");
+        }
+        // The log gets some time of its own: what is left is in the journal, and the next start replays it.
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let closed = self.log.close(left.max(Duration::from_secs(5))).await;
+        self.limits.flush().await;
+        self.stop_tasks.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let _ = self.database.close().await;
+        finished && closed.lost == 0
+    }
+}
+
+async fn open_store(settings: &Settings) -> Result<(DatabaseConnection, Arc<Cipher>), StartError> {
+    let database_url = settings.database_url.expose();
+    let mut store_settings = store::Settings::new(database_url);
+    store_settings.max_connections = Some(settings.database_max_connections);
+    let database = store::connect(&store_settings).await?;
+    store::migrate::up(&database).await?;
+    let key = settings.encryption_key.as_ref().map(Secret::expose);
+    let cipher = store::crypt::open(&database, database_url, key).await?;
+    let applied = store::declared::apply(&database, &cipher, &wiring::declared(settings)).await?;
+    for prefix in &applied.revoked_keys {
+        tracing::warn!("the declared key {prefix}… was revoked by an administrator and stays so");
+    }
+    Ok((database, Arc::new(cipher)))
+}
+
+fn telemetry_settings(settings: &Settings) -> registry::Settings {
+    registry::Settings {
+        max_series: settings.metrics_max_series,
+        latency_buckets: settings.metrics_latency_buckets.as_ref().map(|buckets| buckets.0.clone()),
+    }
+}
+
+fn gateway_settings(settings: &Settings) -> gateway::Settings {
+    gateway::Settings {
+        upstream_timeout: settings.upstream_timeout.0,
+        upstream_connect_timeout: settings.upstream_connect_timeout.0,
+        stream_idle_timeout: settings.stream_idle_timeout.0,
+        drain_on_disconnect: settings.drain_on_disconnect,
+        max_in_flight: settings.max_in_flight,
+        log_payloads: settings.log_payloads == LogPayloads::Full,
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    let address = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|source| StartError::Listen { address, source })
+}

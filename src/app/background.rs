@@ -1,0 +1,131 @@
+//! What happens on timers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use sea_orm::DatabaseConnection;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Settings;
+use crate::domain::label::LogTable;
+use crate::gateway::Gateway;
+use crate::gateway::request_log::RequestLog;
+use crate::store::request_log::LogRow;
+use crate::store::{self, SnapshotStore};
+use crate::telemetry::gauges::{EntityCounts, KeyUsage, Used};
+use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
+
+/// How often the gauges of the request log are set. It costs a lock and no I/O.
+const LOG_GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the timers work on.
+#[derive(Clone)]
+pub(super) struct Background {
+    pub(super) gateway: Gateway,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) database: DatabaseConnection,
+    pub(super) snapshots: Arc<SnapshotStore>,
+    pub(super) log: Arc<RequestLog<LogRow>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Background {
+    /// Starts every timer; they end when `stop` is cancelled.
+    pub(super) fn spawn(self, tasks: &TaskTracker, settings: &Settings) {
+        let gauges = settings.gauge_refresh_interval.0;
+        self.every(tasks, gauges, |this| async move { this.refresh_gauges().await });
+        let snapshot = settings.snapshot_refresh_interval.0;
+        self.every(tasks, snapshot, |this| async move { this.refresh_snapshot().await });
+        self.every(tasks, UPKEEP_INTERVAL, |this| async move {
+            // Off the async workers: it may have many samples to sort into buckets.
+            let _ = tokio::task::spawn_blocking(move || this.telemetry.run_upkeep()).await;
+        });
+        self.every(tasks, LOG_GAUGES_INTERVAL, |this| async move {
+            this.show_log();
+            this.gateway.sweep_ids();
+        });
+    }
+
+    fn every<F>(&self, tasks: &TaskTracker, period: Duration, work: impl Fn(Self) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let this = self.clone();
+        tasks.spawn(async move {
+            loop {
+                // A tenth of jitter, so that replicas started together do not ask the database together.
+                let wait = period.mul_f64(rand::rng().random_range(0.9..1.1));
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => work(this.clone()).await,
+                    () = this.stop.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Sets the gauges of keys, providers and models. A failure keeps their last values.
+    pub(super) async fn refresh_gauges(&self) {
+        match store::counts(&self.database).await {
+            Ok(counts) => {
+                let keys = self.key_usage().await;
+                let counts = EntityCounts {
+                    api_keys: counts.keys,
+                    providers: counts.providers,
+                    chat_models: counts.chat_models,
+                    embedding_models: counts.embedding_models,
+                };
+                self.telemetry.keys.refreshed(counts, &keys);
+            }
+            Err(error) => self.telemetry.keys.refresh_failed(&error),
+        }
+    }
+
+    /// What every limited key that was used has taken from its budget.
+    async fn key_usage(&self) -> Vec<KeyUsage> {
+        let snapshot = self.snapshots.load_full();
+        let recent = self.gateway.limiter().recent_usage().await;
+        let comments: std::collections::HashMap<i64, _> =
+            snapshot.keys().filter(|key| !key.revoked).map(|key| (key.id, &key.comment)).collect();
+        let used = |usage: crate::limit::Usage| Used {
+            current: as_f64(usage.current),
+            limit: f64::from(usage.limit),
+        };
+        recent
+            .into_iter()
+            .filter_map(|usage| {
+                let comment = (*comments.get(&usage.key_id)?).clone();
+                Some(KeyUsage { comment, rpm: usage.rpm.map(used), tpm: usage.tpm.map(used) })
+            })
+            .collect()
+    }
+
+    /// Reads keys and routes again.
+    pub(super) async fn refresh_snapshot(&self) {
+        match self.snapshots.refresh(&self.database).await {
+            Ok(snapshot) => self.gateway.announce(&snapshot),
+            Err(error) => {
+                tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use")
+            }
+        }
+    }
+
+    fn show_log(&self) {
+        let status = self.log.status();
+        for table in LogTable::ALL {
+            let series = self.telemetry.operations.log(*table);
+            series.pending.set(as_f64(status.pending(*table)));
+            let mismatch = self.log.mismatch(*table, || self.telemetry.audit.get(*table));
+            #[expect(clippy::cast_precision_loss, reason = "a difference of counts")]
+            series.mismatch.set(mismatch as f64);
+        }
+        let oldest = status.oldest.map_or(0.0, |age| age.as_secs_f64());
+        self.telemetry.operations.log_oldest_pending.set(oldest);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of rows, requests and tokens")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}

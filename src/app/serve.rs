@@ -1,0 +1,20 @@
+//! A listener and its connections.
+
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Serves until `stop`; then accepts no more, lets running requests finish, and returns.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    // Chunks of a stream are small and must not wait for each other (Nagle).
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    });
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "a listener failed");
+    }
+}

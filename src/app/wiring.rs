@@ -1,0 +1,147 @@
+//! Where rooms that do not know each other are joined.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::DatabaseConnection;
+
+use crate::config::Settings;
+use crate::domain::key::{Limits, Secret};
+use crate::domain::label::LogTable;
+use crate::domain::model::Slo;
+use crate::domain::usage::Price;
+use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
+use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
+use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
+use crate::store::declared::{Declared, DeclaredModel};
+use crate::store::keys::NewApiKey;
+use crate::store::models::NewModel;
+use crate::store::providers::NewProvider;
+use crate::store::request_log::{self, LogRow};
+use crate::store::{Source, StoreError};
+use crate::telemetry::Telemetry;
+use crate::telemetry::events::RateLimitRejectionsExposed;
+use crate::telemetry::gauges::RedisGauges;
+
+/// Limits and rejection counts, in Redis or in this process.
+pub(super) async fn limits(
+    settings: &Settings,
+    telemetry: &Arc<Telemetry>,
+) -> Result<LimitServices, InvalidRedisUrl> {
+    let limit_settings = limit::Settings {
+        burst: Burst::new(settings.rate_limit_burst).unwrap_or_default(),
+        redis_url: settings.redis_url.clone(),
+        redis_timeout: settings.redis_timeout.0,
+        instance_id: settings.instance(),
+    };
+    let exposed = telemetry.clone();
+    let mut observer = Observer {
+        rejections_exposed: Arc::new(move |limit_type, comment, count| {
+            RateLimitRejectionsExposed { telemetry: &exposed, comment, limit_type, count }.emit();
+        }),
+        ..Observer::default()
+    };
+    if settings.redis_url.is_some() {
+        let redis = Arc::new(RedisGauges::new(telemetry));
+        let errors = redis.clone();
+        observer.redis_up = Arc::new(move |up| redis.up(up));
+        observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));
+    }
+    LimitServices::start(&limit_settings, observer).await
+}
+
+/// The request log over the journal in `DATA_DIR`, writing to `database`.
+pub(super) fn request_log(
+    settings: &Settings,
+    telemetry: &Arc<Telemetry>,
+    database: &DatabaseConnection,
+) -> Result<RequestLog<LogRow>, OpenError> {
+    let config = JournalConfig {
+        dir: Some(settings.data_dir.join("journal")),
+        max_size: settings.journal_max_size.bytes() as u64,
+        ..JournalConfig::default()
+    };
+    telemetry.operations.database_up.set(1.0);
+    let observer = telemetry.clone();
+    let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
+    Ok(RequestLog::start(journal, DatabaseSink(database.clone()), WriterConfig::default()))
+}
+
+fn observe(telemetry: &Telemetry, event: LogEvent) {
+    let operations = &telemetry.operations;
+    match event {
+        LogEvent::RowsWritten { table, rows } => operations.log(table).rows.increment(rows),
+        LogEvent::Flushed { table, took } => operations.log(table).flush_duration.record(took.as_secs_f64()),
+        LogEvent::Retried { table } => operations.log(table).retries.increment(1),
+        LogEvent::DatabaseUp(up) => operations.database_up.set(if up { 1.0 } else { 0.0 }),
+        LogEvent::PayloadsDropped { table, rows } => operations.log(table).payloads_dropped.increment(rows),
+        LogEvent::RowsDropped { table, rows } | LogEvent::RowsRejected { table, rows } => {
+            operations.log(table).rows_dropped.increment(rows);
+        }
+        LogEvent::RecordsDamaged { records } => operations.journal_damaged.increment(records),
+        LogEvent::JournalFailed => operations.journal_write_errors.increment(1),
+    }
+}
+
+/// The database's side of the request log.
+struct DatabaseSink(DatabaseConnection);
+
+impl Sink<LogRow> for DatabaseSink {
+    async fn insert(&self, _table: LogTable, rows: &[LogRow]) -> Result<u64, InsertError> {
+        request_log::insert_batch(&self.0, rows).await.map_err(|error| match error {
+            StoreError::Database(_) if !error.is_transient() => InsertError::Refused(error.to_string()),
+            _ => InsertError::Unavailable(error.to_string()),
+        })
+    }
+}
+
+/// What the settings file declares, as the store takes it.
+pub(super) fn declared(settings: &Settings) -> Declared {
+    let declared = &settings.declared;
+    Declared {
+        providers: (declared.providers.iter())
+            .map(|provider| NewProvider {
+                name: provider.name.clone(),
+                kind: provider.kind,
+                base_url: provider.base_url.clone(),
+                api_key: provider.api_key.clone(),
+                api_version: provider.api_version.clone(),
+                comment: provider.comment.clone(),
+                proxy_url: provider.proxy_url.clone().map(Secret::new),
+                proxy_enabled: provider.proxy_url.is_some() && provider.proxy_enabled,
+                ask_stream_usage: provider.ask_stream_usage,
+                max_concurrency: provider.max_concurrency,
+                source: Source::Config,
+            })
+            .collect(),
+        models: (declared.models.iter())
+            .map(|model| DeclaredModel {
+                provider: model.provider.clone(),
+                model: NewModel {
+                    system_name: model.name.clone(),
+                    remote_id: model.remote_id.clone(),
+                    model_type: model.model_type,
+                    context_length: model.context_length,
+                    price: Price { input: model.input_price, output: model.output_price },
+                    weight: model.weight,
+                    comment: model.comment.clone(),
+                    slo: Slo {
+                        ttft: model.slo_ttft_ms.map(|ms| Duration::from_millis(ms.into())),
+                        tpot: model.slo_tpot_ms.map(|ms| Duration::from_millis(ms.into())),
+                    },
+                    source: Source::Config,
+                },
+            })
+            .collect(),
+        api_keys: (declared.api_keys.iter())
+            .map(|key| NewApiKey {
+                key: Some(key.key.clone()),
+                comment: key.comment.clone(),
+                limits: Limits { rpm: key.rpm_limit, tpm: key.tpm_limit },
+                expires_at: key.expires_at,
+                allowed_models: key.allowed_models.clone(),
+                ..NewApiKey::new(Source::Config)
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,31 @@
+//! `nexusgate healthcheck`: what a container runtime asks.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::{CliError, runtime, say};
+
+/// Shorter than the usual timeout of a container's health check, so that the reason is still printed.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Exit code 0 when the gateway is ready, 1 when it is not.
+pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
+    let port = matches.get_one::<String>("port").map_or("3000", String::as_str);
+    let base =
+        matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
+    let url = format!("{}/readyz", base.trim_end_matches('/'));
+    runtime()?.block_on(async {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(other)?;
+        let response = client.get(&url).send().await.map_err(other)?;
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        say(format_args!("{status}: {}", text.trim()))?;
+        Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+fn other(error: reqwest::Error) -> CliError {
+    CliError::Other(error.without_url().to_string())
+}

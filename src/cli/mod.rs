@@ -1,0 +1,116 @@
+//! The command line.
+
+mod catalog;
+mod demo;
+mod healthcheck;
+mod migrate;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
+
+use crate::app::StartError;
+use crate::config::{ConfigError, Settings};
+use crate::store::StoreError;
+
+/// Why a command failed. Displays as one line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Runs the command that the arguments name; what went wrong is one line on stderr.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // clap writes help to stdout and mistakes to stderr; a closed pipe is nobody's fault.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match execute(&matches) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "nexusgate: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
+    match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("demo", matches)) => demo::run(matches),
+        Some(("migrate", matches)) => migrate::run(matches),
+        Some(("check-config", matches)) => serve::check(matches),
+        Some(("healthcheck", matches)) => healthcheck::run(matches),
+        Some(("metrics-catalog", matches)) => catalog::run(matches),
+        _ => Err(CliError::Other("no such command".to_owned())),
+    }
+}
+
+fn command() -> Command {
+    let serve = Settings::add_flags(Command::new("serve")).about("Run the gateway");
+    let demo = crate::demo::DemoArgs::augment_args(Command::new("demo"))
+        .about("Run a gateway with scripted providers and steady traffic, and check its counters");
+    let check = Settings::add_flags(Command::new("check-config"))
+        .about("Check the settings without starting anything");
+    let migrate = Settings::add_flags(
+        Command::new("migrate")
+            .about("Change the schema of the database, or show where it stands")
+            .subcommand_required(true)
+            .subcommand(Command::new("up").about("Apply what is missing"))
+            .subcommand(
+                Command::new("down").about("Take migrations back; their tables and rows are lost").arg(
+                    Arg::new("steps")
+                        .long("steps")
+                        .value_parser(clap::value_parser!(u32).range(1..))
+                        .default_value("1")
+                        .help("How many"),
+                ),
+            )
+            .subcommand(Command::new("status").about("Show which are applied")),
+    );
+    let healthcheck = Command::new("healthcheck")
+        .about("Ask a running gateway whether it is ready; for containers")
+        .arg(
+            Arg::new("url")
+                .long("url")
+                .env("NEXUSGATE_URL")
+                .help("Where the gateway listens [default: http://127.0.0.1:$PORT]"),
+        )
+        .arg(Arg::new("port").long("port").env("PORT").default_value("3000").hide(true));
+    let catalog = Command::new("metrics-catalog")
+        .about("Print every metric: docs/METRICS.md, or JSON for tools")
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"));
+    Command::new("nexusgate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("An LLM gateway whose metrics are live and right")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([serve, demo, migrate, check, healthcheck, catalog])
+}
+
+/// A runtime with one worker for each core.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Writes a line for the person at the terminal.
+fn say(text: impl std::fmt::Display) -> Result<(), CliError> {
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}

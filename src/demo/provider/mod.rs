@@ -1,0 +1,311 @@
+//! A provider that does what a script says: the upstream of the tests, the benches and the demo.
+//!
+//! It is an HTTP/1.1 server inside the process, on a loopback port of its own, and speaks what the real providers speak:
+//! OpenAI chat completions, responses and embeddings, Anthropic messages, the models lists of both, and Azure's deployment
+//! URLs. One [`Reply`] works on every endpoint: the endpoint that is asked puts it into its format.
+//!
+//! ```ignore
+//! let provider = ScriptedProvider::spawn().await?;
+//! provider.next(Reply::rate_limited(Duration::from_secs(2)));      // the next request only
+//! provider.always(Reply::text("Hello there."));                    // every other one
+//! // … send requests to provider.base_url() …
+//! assert_eq!(provider.calls().len(), 2);
+//! assert_eq!(provider.totals().tokens.prompt, 12);
+//! ```
+//!
+//! What a request gets is decided in this order: the [`Mode`], the queue of its endpoint ([`ScriptedProvider::next_at`]), the
+//! common queue ([`ScriptedProvider::next`]), the rules ([`ScriptedProvider::rule`]), and what is answered
+//! [`ScriptedProvider::always`].
+
+mod answer;
+mod ask;
+mod body;
+mod calls;
+mod control;
+mod failure;
+mod gate;
+mod mix;
+mod recorded;
+mod render;
+mod reply;
+mod script;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinHandle;
+
+pub use answer::{Answer, DEFAULT_PROMPT_TOKENS, TOKENS_PER_INPUT, ToolCall};
+pub use ask::Ask;
+pub use calls::{Call, Progress, Tokens, Totals};
+pub use failure::{FAILURE_MARK, Failure};
+pub use gate::Gate;
+pub use mix::Mix;
+pub use recorded::RecordingError;
+pub use reply::Reply;
+pub use script::Mode;
+
+use calls::Ledger;
+pub(in crate::demo) use calls::lock;
+use script::{Always, Script};
+
+/// What is asked of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// `POST …/v1/chat/completions` and Azure's `…/openai/deployments/{name}/chat/completions`.
+    Chat,
+    /// `POST …/v1/embeddings`, and Azure's.
+    Embeddings,
+    /// `POST …/v1/responses`.
+    Responses,
+    /// `POST …/v1/messages`.
+    Messages,
+    /// `POST …/v1/messages/count_tokens`.
+    CountTokens,
+    /// `GET …/v1/models` and `…/v1/models/{id}`.
+    Models,
+    /// Anything else; answered 404.
+    Unknown,
+}
+
+/// A running scripted provider; dropping it closes its port and all connections.
+#[derive(Debug)]
+pub struct ScriptedProvider {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+/// What the server and its handle share.
+#[derive(Debug)]
+struct Shared {
+    ledger: Arc<Ledger>,
+    script: std::sync::Mutex<Script>,
+}
+
+/// How a provider is made, when the defaults do not fit.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    addr: SocketAddr,
+    remember: usize,
+    models: Vec<String>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            remember: 10_000,
+            models: vec!["gpt-4o-mini".to_owned(), "text-embedding-3-small".to_owned()],
+        }
+    }
+}
+
+impl Builder {
+    /// Listens here; a free loopback port by default.
+    pub fn listen_on(mut self, addr: SocketAddr) -> Self {
+        self.addr = addr;
+        self
+    }
+
+    /// How many of the last calls are remembered (10,000 by default; 0 for a bench). Totals are kept for all.
+    pub fn remember(mut self, calls: usize) -> Self {
+        self.remember = calls;
+        self
+    }
+
+    /// The names in its models list.
+    pub fn models(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.models = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Starts it. Every request gets a short text until the script says otherwise.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn spawn(self) -> io::Result<ScriptedProvider> {
+        let listener = TcpListener::bind(self.addr).await?;
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            ledger: Arc::new(Ledger::new(self.remember)),
+            script: std::sync::Mutex::new(Script::new(self.models)),
+        });
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&shared)));
+        Ok(ScriptedProvider { addr, shared, server })
+    }
+}
+
+impl ScriptedProvider {
+    /// Starts a provider with the defaults of [`Builder`].
+    ///
+    /// # Errors
+    /// When no loopback port is free.
+    pub async fn spawn() -> io::Result<Self> {
+        Builder::default().spawn().await
+    }
+
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Scheme, host and port, without a path: the base URL for Anthropic and for Azure.
+    pub fn root_url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// The base URL as OpenAI's SDK takes it, ending in `/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.addr)
+    }
+
+    /// Where the running script is changed over HTTP; see `control.rs` for what it takes.
+    pub fn control_url(&self) -> String {
+        format!("http://{}{}", self.addr, control::CONTROL_PATH)
+    }
+
+    /// Answers the next request that no earlier reply is waiting for.
+    pub fn next(&self, reply: impl Into<Reply>) {
+        lock(&self.shared.script).next.push_back(reply.into());
+    }
+
+    /// Answers the next request at this endpoint; comes before [`next`](Self::next).
+    pub fn next_at(&self, endpoint: Endpoint, reply: impl Into<Reply>) {
+        lock(&self.shared.script).next_at.entry(endpoint).or_default().push_back(reply.into());
+    }
+
+    /// Answers every request that nothing else answers.
+    pub fn always(&self, reply: impl Into<Reply>) {
+        lock(&self.shared.script).always = Always::Reply(Box::new(reply.into()));
+    }
+
+    /// Answers every request that nothing else answers by a draw.
+    pub fn mix(&self, mix: Mix) {
+        lock(&self.shared.script).always = Always::Mix(Arc::new(mix));
+    }
+
+    /// Answers what it likes to; the rule that was added first is asked first.
+    pub fn rule(&self, rule: impl Fn(&Call, &Ask) -> Option<Reply> + Send + Sync + 'static) {
+        lock(&self.shared.script).rules.push(Arc::new(rule));
+    }
+
+    /// Makes the whole provider misbehave, or well again.
+    pub fn set_mode(&self, mode: Mode) {
+        lock(&self.shared.script).set_mode(mode);
+    }
+
+    pub fn mode(&self) -> Mode {
+        lock(&self.shared.script).mode()
+    }
+
+    /// The remembered calls, oldest first.
+    pub fn calls(&self) -> Vec<Arc<Call>> {
+        self.shared.ledger.calls()
+    }
+
+    /// The last call, if there was one.
+    pub fn last_call(&self) -> Option<Arc<Call>> {
+        self.shared.ledger.calls().pop()
+    }
+
+    /// Sums over all endpoints and models.
+    pub fn totals(&self) -> Totals {
+        self.sum(|_, _| true)
+    }
+
+    /// Sums over the models of one endpoint.
+    pub fn totals_at(&self, endpoint: Endpoint) -> Totals {
+        self.sum(|at, _| at == endpoint)
+    }
+
+    /// Counts by endpoint and by model, as the requests named it.
+    pub fn totals_by_model(&self) -> BTreeMap<Endpoint, BTreeMap<String, Totals>> {
+        self.shared.ledger.totals()
+    }
+
+    fn sum(&self, include: impl Fn(Endpoint, &str) -> bool) -> Totals {
+        let mut sum = Totals::default();
+        for (endpoint, models) in self.shared.ledger.totals() {
+            for (model, totals) in models {
+                if include(endpoint, &model) {
+                    sum += totals;
+                }
+            }
+        }
+        sum
+    }
+
+    /// Waits until the remembered calls are as `condition` wants them. Put a timeout around it.
+    pub async fn until(&self, mut condition: impl FnMut(&[Arc<Call>]) -> bool) {
+        let mut changes = self.shared.ledger.watch();
+        loop {
+            changes.mark_unchanged();
+            if condition(&self.calls()) {
+                return;
+            }
+            // The ledger lives in `self`, so its channel cannot close while we wait.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Waits until at least so many calls have arrived.
+    pub async fn until_called(&self, times: usize) {
+        self.until(|calls| calls.len() >= times).await;
+    }
+
+    /// Waits until no remembered call is being answered any more.
+    pub async fn until_idle(&self) {
+        self.until(|calls| calls.iter().all(|call| call.progress() != Progress::Running)).await;
+    }
+
+    /// Closes the port and all connections, and waits until that is done.
+    pub async fn stop(mut self) {
+        self.server.abort();
+        // Cancelled, as asked for.
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for ScriptedProvider {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// A loopback port that refuses connections and that nobody else can take meanwhile.
+#[derive(Debug)]
+pub struct RefusedPort {
+    addr: SocketAddr,
+    /// Bound and never listening: the kernel answers every connection attempt with a reset.
+    _socket: TcpSocket,
+}
+
+impl RefusedPort {
+    /// # Errors
+    /// When no loopback port is free.
+    pub fn reserve() -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Ok(Self { addr: socket.local_addr()?, _socket: socket })
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The base URL as OpenAI's SDK takes it.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.addr)
+    }
+}

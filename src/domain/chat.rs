@@ -1,1 +1,0 @@
-//! The format-neutral conversation that requests and answers are converted through.

@@ -1,0 +1,18 @@
+//! The format-neutral conversation that requests and answers are converted through.
+//!
+//! N wire formats need N readers and N writers, not N × N converters: every reader makes these types of what its format
+//! says, every writer says these types in its own words and names what it cannot say. The types hold what at least two
+//! of the formats know, plus the few leftovers (signatures, encrypted reasoning, cache-related OpenAI fields) that a later
+//! turn or the sibling format needs back.
+
+mod answer;
+mod message;
+mod request;
+mod stream;
+
+pub use answer::{ChatAnswer, ErrorKind, ProviderError, StopReason};
+pub use message::{
+    Image, Media, Message, Part, Reasoning, Role, Seal, ToolCall, ToolKind, ToolResult, Upload,
+};
+pub use request::{ChatRequest, Effort, OutputFormat, ReasoningConfig, ToolChoice, ToolDef};
+pub use stream::{Block, StreamEvent};

@@ -1,0 +1,56 @@
+//! Whether a caller may go on: shutdown, room, key, limits, in this order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::domain::key::ApiKey;
+use crate::domain::label::{LimitType, RejectReason};
+use crate::limit::{headers as limit_headers, state_headers};
+
+use super::Gateway;
+use super::refusal::Refusal;
+use super::scope::RequestScope;
+
+/// How long a caller is asked to wait when the gateway is full: requests come and go within seconds.
+const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
+
+/// A caller that was let in.
+pub struct Caller {
+    pub key: Arc<ApiKey>,
+    /// The state of its limits, for the answer.
+    pub limit_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Gateway {
+    /// Lets a request in, and takes it from its key's budget.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub async fn admit(&self, scope: &RequestScope, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        if self.is_draining() {
+            let message = "The gateway is shutting down; try again.";
+            return Err(Refusal::new(RejectReason::ShuttingDown, message).with_retry_after(OVERLOAD_RETRY));
+        }
+        if !scope.has_slot() {
+            let message = "The gateway has too many requests in flight; try again.";
+            return Err(Refusal::new(RejectReason::Overloaded, message).with_retry_after(OVERLOAD_RETRY));
+        }
+        let key = self.authenticate(headers)?;
+        let decision = self.limiter().admit(&key).await;
+        match decision.refused_by {
+            None => Ok(Caller { limit_headers: state_headers(&decision.state), key }),
+            Some(limit_type) => {
+                self.0.parts.limits.rejections.rejected(limit_type, &key.comment);
+                let message = match limit_type {
+                    LimitType::Rpm => "The key's limit of requests per minute is reached.",
+                    LimitType::Tpm => "The key's limit of tokens per minute is reached.",
+                };
+                let mut refusal = Refusal::new(RejectReason::RateLimited, message);
+                refusal.headers = limit_headers(&decision);
+                Err(refusal)
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! One call to one provider, counted however it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::domain::label::Outcome;
+use crate::domain::model::Target;
+use crate::telemetry::events::AttemptFinished;
+
+use super::Gateway;
+use super::health::Permit;
+
+/// A call that is under way. Dropped without an outcome, it was cancelled.
+pub(super) struct Attempt {
+    gateway: Gateway,
+    target: Arc<Target>,
+    started: Instant,
+    permit: Option<Permit>,
+    finished: bool,
+}
+
+impl Attempt {
+    pub(super) fn start(gateway: &Gateway, target: &Arc<Target>, permit: Permit) -> Self {
+        Self {
+            gateway: gateway.clone(),
+            target: target.clone(),
+            started: Instant::now(),
+            permit: Some(permit),
+            finished: false,
+        }
+    }
+
+    /// Ends the call.
+    pub(super) fn finish(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        AttemptFinished {
+            telemetry: self.gateway.telemetry(),
+            target: &self.target,
+            outcome,
+            duration: self.started.elapsed(),
+        }
+        .emit();
+        if let Some(permit) = self.permit.take() {
+            permit.report(outcome);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.finish(Outcome::Cancelled);
+    }
+}

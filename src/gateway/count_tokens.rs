@@ -1,0 +1,66 @@
+//! Counting tokens at a provider that can (`POST /v1/messages/count_tokens`).
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::Full;
+
+use crate::domain::key::ApiKey;
+use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::provider::ProviderKind;
+use crate::domain::record::Call;
+use crate::provider::{Operation, endpoint, headers as upstream_headers};
+use crate::wire::error::ApiError;
+use crate::wire::head::{Edit, RequestHead};
+
+use super::Gateway;
+use super::body::GatewayBody;
+use super::exchange::{MAX_ERROR, collect};
+use super::refusal::{Refusal, error_response};
+
+const CALL: Call = Call::Completion(ApiFormat::Anthropic);
+
+impl Gateway {
+    /// Passes a token count on to the first Anthropic provider of the model. It is no inference: it is neither limited nor
+    /// counted as a completion.
+    ///
+    /// # Errors
+    /// A refusal when the body cannot be routed, or no provider of the model counts tokens.
+    pub async fn count_tokens(
+        &self,
+        key: &ApiKey,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<GatewayBody>, Refusal> {
+        let head = RequestHead::parse(CALL, &body).map_err(|error| {
+            Refusal::new(RejectReason::InvalidRequest, error.to_string()).with_param(error.param())
+        })?;
+        let targets = self.route(CALL, key, &head.model, &headers)?;
+        let target =
+            targets.iter().find(|target| target.provider.kind == ProviderKind::Anthropic).ok_or_else(
+                || Refusal::new(RejectReason::ModelNotFound, "No provider of this model counts tokens."),
+            )?;
+        let failed = |status, message: &'static str| {
+            Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
+        };
+        let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
+        let mut request = Request::new(Full::new(head.rewrite(&edit)));
+        *request.method_mut() = Method::POST;
+        let Ok(uri) = endpoint(&target.provider, Operation::CountTokens, &target.remote_id) else {
+            return failed(502, "The provider's base URL is not usable.");
+        };
+        *request.uri_mut() = uri;
+        *request.headers_mut() = upstream_headers::for_upstream(&headers, &target.provider);
+        let exchange = async {
+            let (mut head, upstream) = self.client().send(&target.provider, request).await.ok()?.into_parts();
+            head.headers = upstream_headers::for_client(&head.headers);
+            head.version = http::Version::HTTP_11;
+            head.extensions = http::Extensions::new();
+            Some(Response::from_parts(head, GatewayBody::whole(collect(upstream, MAX_ERROR).await?)))
+        };
+        match tokio::time::timeout(self.settings().upstream_timeout, exchange).await {
+            Ok(Some(response)) => Ok(response),
+            Ok(None) => failed(502, "The provider could not be reached."),
+            Err(_) => failed(504, "The provider did not answer in time."),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Trying one target after the other until one answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use rand::RngExt as _;
+
+use crate::domain::label::{Outcome, Status};
+use crate::domain::model::Target;
+use crate::domain::record::Call;
+use crate::telemetry::events::FailedOver;
+use crate::wire::error::ApiError;
+use crate::wire::head::RequestHead;
+
+use super::Gateway;
+use super::body::GatewayBody;
+use super::exchange::{Answer, Failure, UpstreamAnswer};
+use super::finish::FinishGuard;
+use super::refusal::error_response;
+use super::relay::Relay;
+
+/// The wait before a second try at the same provider; jittered by half. Short, because the caller is waiting.
+const RETRY_BACKOFF: Duration = Duration::from_millis(250);
+
+/// An upstream that asks to wait longer than this is not waited for: the caller is told instead.
+const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
+
+/// Tells the caller which provider answered.
+static PROVIDER_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-provider");
+/// Names the fields of the request that the provider's format could not express.
+static DROPPED_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-dropped");
+/// Tells the caller the id of the request in the log.
+static ID_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-id");
+
+/// An accepted request.
+pub(super) struct Job {
+    pub(super) call: Call,
+    pub(super) head: RequestHead,
+    /// As the client sent them.
+    pub(super) headers: HeaderMap,
+    /// As the client sent it.
+    pub(super) body: Bytes,
+    pub(super) stream: bool,
+    /// In the order to try them; never empty.
+    pub(super) targets: Vec<Arc<Target>>,
+}
+
+impl Gateway {
+    /// Runs an accepted request to the head of its answer.
+    pub(super) async fn dispatch(self, job: Job, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
+        match self.try_targets(&job, &mut guard).await {
+            Ok((answer, target)) => deliver(&job, answer, &target, guard),
+            Err(failure) => give_up(&job, failure, guard),
+        }
+    }
+
+    async fn try_targets(
+        &self,
+        job: &Job,
+        guard: &mut FinishGuard,
+    ) -> Result<(Answer, Arc<Target>), Failure> {
+        let mut last: Option<Failure> = None;
+        let mut last_answer: Option<UpstreamAnswer> = None;
+        for (index, target) in job.targets.iter().enumerate() {
+            // The last resort is tried even when its breaker is open: refusing would be no better.
+            let force = last.is_none() && index + 1 == job.targets.len();
+            let Some(permit) = self.health().admit(&target.provider, Instant::now(), force) else { continue };
+            let mut failure = match self.exchange(job, target, permit, guard).await {
+                Ok(answer) => return Ok((answer, target.clone())),
+                Err(failure) => failure,
+            };
+            guard.blame(failure.code());
+            last_answer = failure.answer.take().or(last_answer);
+            let over = !failure.retriable || guard.scope().has_client_left();
+            if !over && failure.was_sent() && index + 1 < job.targets.len() {
+                FailedOver { telemetry: self.telemetry(), target, outcome: failure.outcome }.emit();
+            }
+            last = Some(failure);
+            if over {
+                break;
+            }
+        }
+        // No provider is left: the last one tried gets one more chance.
+        if let Some(failure) = &last
+            && let Some(wait) = retry_wait(failure)
+            && let Some(target) = guard.record().target.clone()
+            && !guard.scope().has_client_left()
+        {
+            tokio::time::sleep(wait).await;
+            if let Some(permit) = self.health().admit(&target.provider, Instant::now(), false) {
+                match self.exchange(job, &target, permit, guard).await {
+                    Ok(answer) => return Ok((answer, target)),
+                    Err(mut failure) => {
+                        guard.blame(failure.code());
+                        last_answer = failure.answer.take().or(last_answer);
+                        last = Some(failure);
+                    }
+                }
+            }
+        }
+        let mut failure = last.unwrap_or_else(Failure::no_provider);
+        failure.answer = last_answer;
+        Err(failure)
+    }
+}
+
+/// How long to wait before another try at the same provider; `None`: it would not help.
+fn retry_wait(failure: &Failure) -> Option<Duration> {
+    // A provider that timed out or sent nonsense has used its time, and maybe the caller's money.
+    let hopeful = failure.retriable
+        && failure.was_sent()
+        && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
+    if !hopeful {
+        return None;
+    }
+    match failure.retry_after {
+        Some(asked) => (asked <= MAX_RETRY_WAIT).then_some(asked),
+        None => Some(RETRY_BACKOFF.mul_f64(rand::rng().random_range(0.5..1.5))),
+    }
+}
+
+/// The answer on its way to the client.
+fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
+    let working = Instant::now();
+    let id = guard.record().id;
+    let dropped = guard.take_dropped();
+    let mut response = match answer {
+        Answer::Stream { head, first, upstream, transform, attempt } => {
+            let format = match job.call {
+                Call::Completion(format) => format,
+                Call::Embedding => target.provider.kind.chat_format(),
+            };
+            let converts = transform.converts();
+            guard.worked(working);
+            let relay = Relay::new(upstream, first, transform, guard, attempt, format);
+            let mut response = Response::from_parts(head, GatewayBody::relay(relay));
+            let headers = response.headers_mut();
+            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+            if converts {
+                headers.insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("text/event-stream; charset=utf-8"),
+                );
+            }
+            response
+        }
+        Answer::Whole { head, body, observed } => {
+            guard.observed(&observed.usage, observed.finish_reason);
+            guard.answered(&body);
+            guard.worked(working);
+            let status = match observed.error {
+                Some(error) => {
+                    guard.blame(error);
+                    Status::Failed
+                }
+                None => Status::Completed,
+            };
+            Response::from_parts(head, GatewayBody::answer(body, guard, status))
+        }
+    };
+    let headers = response.headers_mut();
+    if !dropped.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&dropped.join(", "))
+    {
+        headers.insert(DROPPED_HEADER.clone(), names);
+    }
+    if let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str()) {
+        headers.insert(PROVIDER_HEADER.clone(), provider);
+    }
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(ID_HEADER.clone(), id);
+    }
+    response
+}
+
+/// Nobody answered well: the client gets the last answer an upstream gave, or the gateway's own error.
+fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
+    guard.blame(failure.code());
+    let response = match failure.answer {
+        Some(answer) => answer.into_response(job.call),
+        None => {
+            let timeout = failure.outcome == Outcome::Timeout;
+            let status = match (timeout, failure.no_provider) {
+                (_, true) => StatusCode::SERVICE_UNAVAILABLE,
+                (true, _) => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::BAD_GATEWAY,
+            };
+            let message = if timeout {
+                "No provider of this model answered in time."
+            } else {
+                "No provider of this model could be reached or gave a usable answer."
+            };
+            let error = ApiError::new(status.as_u16(), message).with_code("all_providers_failed");
+            let mut response = error_response(job.call, &error);
+            if failure.no_provider {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            response
+        }
+    };
+    guard.finish(Status::Failed);
+    response
+}

@@ -1,0 +1,304 @@
+//! One exchange with one provider: the request it gets, and what its answer is worth.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+
+use crate::domain::label::{ApiFormat, Outcome};
+use crate::domain::model::Target;
+use crate::domain::record::Call;
+use crate::provider::{SendError, classify, headers, is_retriable, outcome_of_status};
+use crate::wire::answer::{Observed, observe_answer};
+use crate::wire::convert::{AnswerContext, ConvertError, convert_answer, convert_error};
+use crate::wire::error::{ApiError, ErrorFormat, render_error};
+
+use super::Gateway;
+use super::attempt::Attempt;
+use super::body::GatewayBody;
+use super::dispatch::Job;
+use super::finish::FinishGuard;
+use super::health::Permit;
+use super::prepare::{Prepared, prepare};
+use super::refusal::error_format;
+use super::transform::Transform;
+
+/// The largest answer that is held in memory, and the largest error that is passed on.
+const MAX_ANSWER: usize = 256 << 20;
+pub(super) const MAX_ERROR: usize = 1 << 20;
+
+/// A good answer.
+#[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is moved twice")]
+pub(super) enum Answer {
+    Stream {
+        head: http::response::Parts,
+        /// Waited for before the client gets its headers, so that a provider that dies at once can still be replaced.
+        first: Bytes,
+        upstream: Incoming,
+        transform: Transform,
+        attempt: Attempt,
+    },
+    Whole {
+        head: http::response::Parts,
+        body: Bytes,
+        observed: Observed,
+    },
+}
+
+/// An exchange that did not give the client what it asked for.
+pub(super) struct Failure {
+    pub(super) outcome: Outcome,
+    pub(super) retriable: bool,
+    pub(super) retry_after: Option<Duration>,
+    /// What the upstream answered, if it did.
+    pub(super) answer: Option<UpstreamAnswer>,
+    /// No provider could even be tried.
+    pub(super) no_provider: bool,
+    status: Option<StatusCode>,
+    /// Instead of what follows from the outcome.
+    code: Option<&'static str>,
+}
+
+impl Failure {
+    fn new(outcome: Outcome, retriable: bool) -> Self {
+        Self {
+            outcome,
+            retriable,
+            retry_after: None,
+            answer: None,
+            no_provider: false,
+            status: None,
+            code: None,
+        }
+    }
+
+    /// Every provider is at its concurrency limit.
+    pub(super) fn no_provider() -> Self {
+        Self { no_provider: true, ..Self::new(Outcome::Connect, false) }
+    }
+
+    /// The provider's format has no words for what was asked. Another provider's may.
+    fn unsupported(call: Call, error: &ConvertError) -> Self {
+        let told = ApiError::new(400, error.to_string()).with_code("unsupported_request");
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = StatusCode::BAD_REQUEST;
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = render_error(error_format(call), &told).into();
+        let answer = UpstreamAnswer { head, body, format: None };
+        Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
+    }
+
+    /// Whether a provider was called at all.
+    pub(super) fn was_sent(&self) -> bool {
+        self.code.is_none()
+    }
+
+    /// What the record says of it.
+    pub(super) fn code(&self) -> String {
+        if let Some(code) = self.code {
+            return code.to_owned();
+        }
+        match self.status {
+            Some(status) => format!("http_{}", status.as_u16()),
+            None if self.no_provider => "no_provider_available".to_owned(),
+            None => self.outcome.as_str().to_owned(),
+        }
+    }
+}
+
+/// An answer that is passed on though it is an error.
+pub(super) struct UpstreamAnswer {
+    head: http::response::Parts,
+    body: Bytes,
+    /// The provider's format; `None`: it is in the caller's already.
+    format: Option<ApiFormat>,
+}
+
+impl UpstreamAnswer {
+    /// The answer as the caller gets it: as it came, or in the shape of its own format.
+    pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
+        let body = match (call, self.format) {
+            (Call::Completion(client), Some(provider)) if error_shape(client) != error_shape(provider) => {
+                self.head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                convert_error(provider, client, self.head.status.as_u16(), &self.body).into()
+            }
+            _ => self.body,
+        };
+        Response::from_parts(self.head, GatewayBody::whole(body))
+    }
+}
+
+fn error_shape(format: ApiFormat) -> ErrorFormat {
+    format.into()
+}
+
+impl Gateway {
+    /// Sends the request to `target` and reads as much of the answer as it takes to know what it is worth.
+    pub(super) async fn exchange(
+        &self,
+        job: &Job,
+        target: &Arc<Target>,
+        permit: Permit,
+        guard: &mut FinishGuard,
+    ) -> Result<Answer, Failure> {
+        let working = Instant::now();
+        self.before_attempt(target);
+        guard.tried(target);
+        let Prepared { request, transform, context, dropped } =
+            prepare(job, target, guard.record()).map_err(|error| Failure::unsupported(job.call, &error))?;
+        guard.dropped(dropped);
+        let mut attempt = Attempt::start(self, target, permit);
+        guard.worked(working);
+        let deadline = tokio::time::Instant::now() + self.settings().upstream_timeout;
+        let result = tokio::time::timeout_at(deadline, self.read_answer(job, target, request)).await;
+        let working = Instant::now();
+        let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
+        let answer = match received {
+            Ok(Received::Stream { head, first, upstream }) => {
+                Ok(Answer::Stream { head, first, upstream, transform, attempt })
+            }
+            Ok(Received::Whole { head, body }) => match read_whole(job, target, context.as_ref(), body) {
+                Some((body, observed)) => {
+                    attempt.finish(Outcome::Ok);
+                    Ok(Answer::Whole { head, body, observed })
+                }
+                None => {
+                    attempt.finish(Outcome::Protocol);
+                    Err(Failure::new(Outcome::Protocol, true))
+                }
+            },
+            Err(failure) => {
+                attempt.finish(failure.outcome);
+                Err(failure)
+            }
+        };
+        guard.worked(working);
+        answer
+    }
+
+    async fn read_answer(
+        &self,
+        job: &Job,
+        target: &Target,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Received, Failure> {
+        let response = self.client().send(&target.provider, request).await.map_err(|error| {
+            tracing::debug!(provider = %target.provider.name, %error, "no answer");
+            match error {
+                SendError::Connect(_) => Failure::new(Outcome::Connect, true),
+                SendError::Broken(_) => Failure::new(Outcome::StreamCut, true),
+                SendError::Garbled(_) => Failure::new(Outcome::Protocol, true),
+            }
+        })?;
+        let (mut head, mut upstream) = response.into_parts();
+        let retry_after = classify::retry_after(&head.headers);
+        let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+        let events = is_event_stream(&head.headers);
+        head.headers = headers::for_client(&head.headers);
+        head.extensions = http::Extensions::new();
+        head.version = http::Version::HTTP_11;
+        if !head.status.is_success() {
+            return Err(read_error(head, upstream, target, retry_after).await);
+        }
+        if encoded {
+            // The gateway asked for plain bytes and can read no others.
+            return Err(Failure::new(Outcome::Protocol, true));
+        }
+        if events && job.call != Call::Embedding {
+            let first = first_chunk(&mut upstream).await.ok_or(Failure::new(Outcome::StreamCut, true))?;
+            return Ok(Received::Stream { head, first, upstream });
+        }
+        let body = collect(upstream, MAX_ANSWER).await.ok_or(Failure::new(Outcome::StreamCut, true))?;
+        Ok(Received::Whole { head, body })
+    }
+}
+
+enum Received {
+    Stream { head: http::response::Parts, first: Bytes, upstream: Incoming },
+    Whole { head: http::response::Parts, body: Bytes },
+}
+
+async fn read_error(
+    head: http::response::Parts,
+    upstream: Incoming,
+    target: &Target,
+    retry_after: Option<Duration>,
+) -> Failure {
+    let status = head.status;
+    let outcome = if status.is_redirection() || status.is_informational() {
+        Outcome::Protocol
+    } else {
+        outcome_of_status(status)
+    };
+    let answer = collect(upstream, MAX_ERROR).await.map(|body| UpstreamAnswer {
+        head,
+        body,
+        format: Some(target.provider.kind.chat_format()),
+    });
+    Failure {
+        retry_after,
+        answer: answer.filter(|_| outcome != Outcome::Protocol),
+        status: Some(status),
+        ..Failure::new(outcome, is_retriable(status))
+    }
+}
+
+/// What a whole answer says, and the answer as the client gets it; `None` when it is not what its format promises.
+fn read_whole(
+    job: &Job,
+    target: &Target,
+    context: Option<&AnswerContext>,
+    body: Bytes,
+) -> Option<(Bytes, Observed)> {
+    let (Call::Completion(client), Some(context)) = (job.call, context) else {
+        return observe_answer(job.call, &body).ok().map(|observed| (body, observed));
+    };
+    let provider = target.provider.kind.chat_format();
+    let observed = observe_answer(Call::Completion(provider), &body).ok()?;
+    let converted = convert_answer(provider, client, &body, context).ok()?;
+    Some((converted.into(), observed))
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+}
+
+/// The first bytes of a stream; `None` when it ends before any.
+async fn first_chunk(upstream: &mut Incoming) -> Option<Bytes> {
+    while let Some(frame) = upstream.frame().await {
+        if let Ok(data) = frame.ok()?.into_data()
+            && !data.is_empty()
+        {
+            return Some(data);
+        }
+    }
+    None
+}
+
+/// A whole body of at most `max` bytes; `None` when it breaks off or is larger.
+pub(super) async fn collect(mut upstream: Incoming, max: usize) -> Option<Bytes> {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = upstream.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > max {
+            return None;
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            // More than one chunk: only now is copying needed.
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Some(if rest.is_empty() { first } else { rest.freeze() })
+}

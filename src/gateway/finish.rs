@@ -1,0 +1,234 @@
+//! The one place where a request ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::domain::key::ApiKey;
+use crate::domain::label::{FinishReason, LabelValue, Status};
+use crate::domain::model::Target;
+use crate::domain::record::RequestRecord;
+use crate::domain::usage::{Cost, Usage};
+use crate::telemetry::events::RequestFinished;
+use crate::telemetry::series::CallSeries;
+
+use super::Gateway;
+use super::dedup::Claim;
+use super::dispatch::Job;
+use super::scope::RequestScope;
+
+/// An accepted request on its way. Whatever happens to it, its record is finished exactly once: by [`finish`](Self::finish),
+/// or, if nobody came to that, when this is dropped.
+pub(super) struct FinishGuard {
+    gateway: Gateway,
+    scope: Arc<RequestScope>,
+    record: RequestRecord,
+    series: CallSeries,
+    /// The provider that `series` belong to.
+    provider: LabelValue,
+    /// What was put aside of the answer for the request log.
+    answer: Vec<Bytes>,
+    answer_bytes: usize,
+    /// What the provider's format could not express.
+    dropped: Vec<String>,
+    /// Held while a request with a request id runs.
+    claim: Option<Claim>,
+    finished: bool,
+}
+
+/// Larger answers are not kept in the request log: they would be held in memory until their end.
+const MAX_LOGGED_ANSWER: usize = 4 << 20;
+
+impl FinishGuard {
+    /// Accepts a request: it will be sent to the first of its targets. Its series exist from now on.
+    pub(super) fn accept(
+        gateway: &Gateway,
+        scope: Arc<RequestScope>,
+        key: Arc<ApiKey>,
+        job: &Job,
+    ) -> Box<Self> {
+        let target = job.targets[0].clone();
+        let model = target.system_name.clone();
+        let provider = target.provider.name.clone();
+        let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
+        let overhead = scope.arrived.elapsed().saturating_sub(scope.client_wait());
+        Box::new(Self {
+            gateway: gateway.clone(),
+            record: RequestRecord {
+                id: Uuid::now_v7(),
+                call: scope.call,
+                key,
+                model,
+                target: Some(target),
+                status: Status::Failed,
+                stream: job.stream,
+                usage: Usage::default(),
+                cost: Cost::default(),
+                finish_reason: None,
+                error: None,
+                started_at: scope.arrived_at,
+                duration: Duration::ZERO,
+                ttft: None,
+                longest_stall: None,
+                overhead,
+                request_id: None,
+                source: None,
+                request_body: gateway.logs_payloads().then(|| job.body.clone()),
+                response_body: None,
+            },
+            series,
+            provider,
+            scope,
+            answer: Vec::new(),
+            answer_bytes: 0,
+            dropped: Vec::new(),
+            claim: None,
+            finished: false,
+        })
+    }
+
+    pub(super) fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    pub(super) fn scope(&self) -> &Arc<RequestScope> {
+        &self.scope
+    }
+
+    pub(super) fn record(&self) -> &RequestRecord {
+        &self.record
+    }
+
+    /// The request is being sent to `target`.
+    pub(super) fn tried(&mut self, target: &Arc<Target>) {
+        self.record.target = Some(target.clone());
+    }
+
+    /// What the provider said of usage and ending so far.
+    pub(super) fn observed(&mut self, usage: &Usage, finish_reason: Option<FinishReason>) {
+        self.record.usage.merge(usage);
+        self.record.finish_reason = finish_reason.or(self.record.finish_reason);
+    }
+
+    /// The first content token was forwarded now.
+    pub(super) fn first_token(&mut self) {
+        if self.record.ttft.is_none() {
+            self.record.ttft = Some(self.scope.arrived.elapsed());
+        }
+    }
+
+    /// The provider was silent for `gap` in the middle of its stream.
+    pub(super) fn stalled(&mut self, gap: Duration) {
+        self.record.longest_stall = Some(self.record.longest_stall.map_or(gap, |longest| longest.max(gap)));
+    }
+
+    /// The gateway itself was at work since `since`.
+    pub(super) fn worked(&mut self, since: Instant) {
+        self.record.overhead += since.elapsed();
+    }
+
+    /// Puts a part of the answer aside for the request log.
+    pub(super) fn answered(&mut self, part: &Bytes) {
+        if self.record.request_body.is_none() || self.answer_bytes > MAX_LOGGED_ANSWER {
+            return;
+        }
+        self.answer_bytes += part.len();
+        if self.answer_bytes > MAX_LOGGED_ANSWER {
+            self.answer = Vec::new();
+        } else {
+            self.answer.push(part.clone());
+        }
+    }
+
+    /// Why it fails, should it fail: a short code.
+    pub(super) fn blame(&mut self, error: impl Into<String>) {
+        self.record.error = Some(error.into());
+    }
+
+    /// Fields of the request were left out for the provider that is being tried.
+    pub(super) fn dropped(&mut self, names: Vec<String>) {
+        if !names.is_empty() {
+            tracing::info!(id = %self.record.id, fields = names.join(", "), "fields were dropped in conversion");
+        }
+        self.dropped = names;
+    }
+
+    pub(super) fn take_dropped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// The request carries a request id, which is taken until it ends.
+    pub(super) fn holds(&mut self, claim: Claim) {
+        self.record.request_id = Some(claim.request_id().to_owned());
+        self.claim = Some(claim);
+    }
+
+    /// It was answered from the log row `source`.
+    pub(super) fn answered_from(&mut self, source: Uuid) {
+        self.record.source = Some(source);
+        self.record.target = None;
+    }
+
+    /// Ends the request. A failure after the client left is an abort: the client left first.
+    pub(super) fn finish(mut self: Box<Self>, status: Status) {
+        self.end(status);
+    }
+
+    fn end(&mut self, status: Status) {
+        if std::mem::replace(&mut self.finished, true) || !self.scope.claim() {
+            return;
+        }
+        let record = &mut self.record;
+        record.status = match status {
+            Status::Failed if self.scope.has_client_left() => Status::Aborted,
+            status => status,
+        };
+        if record.status == Status::Completed {
+            record.error = None;
+        }
+        record.duration = self.scope.arrived.elapsed();
+        record.cost = match &record.target {
+            Some(target) => target.price.cost(&record.usage),
+            None => Cost::default(),
+        };
+        record.response_body = take_answer(&mut self.answer);
+        let gateway = &self.gateway;
+        RequestFinished {
+            telemetry: gateway.telemetry(),
+            record,
+            series: &self.series,
+            provider: &self.provider,
+        }
+        .emit();
+        gateway.limiter().charge(&record.key, record.usage.total());
+        gateway.log(record);
+        // After the log has it: whoever asks for this id next finds the answer in one place or the other.
+        if let Some(claim) = self.claim.take() {
+            claim.finish(record);
+        }
+    }
+}
+
+impl Drop for FinishGuard {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        if std::thread::panicking() {
+            self.blame("panic");
+            self.end(Status::Failed);
+        } else {
+            self.end(Status::Aborted);
+        }
+    }
+}
+
+fn take_answer(parts: &mut Vec<Bytes>) -> Option<Bytes> {
+    match parts.len() {
+        0 => None,
+        1 => parts.pop(),
+        _ => Some(std::mem::take(parts).concat().into()),
+    }
+}

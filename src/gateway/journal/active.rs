@@ -1,0 +1,213 @@
+//! The segment that is being appended to.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Payloads;
+use super::backlog::Written;
+use super::directory::{Directory, SegmentId};
+
+/// After a segment could not be created, the next attempt waits this long: a full disk must not cost every request a
+/// failing system call on the directory.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+/// The journal's place on disk.
+pub(super) struct Disk {
+    pub(super) directory: Directory,
+    /// What the checksums of this process start from.
+    pub(super) salt: u32,
+    pub(super) active: Mutex<Active>,
+    /// Somebody waited in vain for `active`: the file system hangs.
+    stalled: AtomicBool,
+    /// How long a request may wait for another one's write.
+    patience: Duration,
+    pub(super) max_size: u64,
+    /// Bytes of all segments but the active one, as of the last change.
+    pub(super) sealed_bytes: AtomicU64,
+    /// Held while a segment is read back or written anew, so that the two never meet.
+    pub(super) files: Mutex<()>,
+}
+
+impl Disk {
+    pub(super) fn new(directory: Directory, active: Active, patience: Duration, max_size: u64) -> Self {
+        Self {
+            directory,
+            salt: rand::random(),
+            active: Mutex::new(active),
+            stalled: AtomicBool::new(false),
+            patience,
+            max_size,
+            sealed_bytes: AtomicU64::new(0),
+            files: Mutex::new(()),
+        }
+    }
+
+    /// The active segment, unless somebody's write hangs: then nobody else waits for it.
+    ///
+    /// A write to the page cache takes microseconds, but a file system can make it wait for ever. The one thread that
+    /// is caught cannot be helped; all others go past.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Active>> {
+        let guard = if self.stalled.load(Ordering::Relaxed) {
+            self.active.try_lock()
+        } else {
+            self.active.try_lock_for(self.patience)
+        };
+        let stalled = guard.is_none();
+        if stalled != self.stalled.load(Ordering::Relaxed) {
+            self.stalled.store(stalled, Ordering::Relaxed);
+        }
+        guard
+    }
+
+    /// What of a record may be written: beyond `JOURNAL_MAX_SIZE` the keeper makes room, and these bounds hold only when it
+    /// cannot keep up.
+    pub(super) fn room(&self, active: &Active) -> Room {
+        let used = self.sealed_bytes.load(Ordering::Relaxed) + active.current().map_or(0, |_| active.len);
+        if used > self.max_size + self.max_size / 4 {
+            Room::Nothing
+        } else if used > self.max_size + self.max_size / 8 {
+            Room::RowOnly
+        } else {
+            Room::Everything
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Everything,
+    RowOnly,
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Active {
+    file: Option<Arc<File>>,
+    id: SegmentId,
+    len: u64,
+    segment_size: u64,
+    next_seq: u64,
+    reopen_at: Option<Instant>,
+    /// Written to since the last sync.
+    unsynced: Vec<Arc<File>>,
+    new_names: bool,
+}
+
+/// What has to reach the disk so that a power cut cannot take it.
+pub(super) struct Unsynced {
+    pub(super) files: Vec<Arc<File>>,
+    pub(super) names: bool,
+}
+
+impl Active {
+    pub(super) fn new(next_seq: u64, segment_size: u64) -> Self {
+        Self {
+            file: None,
+            id: SegmentId { seq: 0, generation: 0, salt: 0 },
+            len: 0,
+            segment_size,
+            next_seq,
+            reopen_at: None,
+            unsynced: Vec::new(),
+            new_names: false,
+        }
+    }
+
+    /// Appends one record with one system call. The record is safe from `kill -9` when this returns.
+    ///
+    /// # Errors
+    /// Of the file system. What was written half is taken back, or left in a segment that ends there.
+    pub(super) fn write(&mut self, disk: &Disk, head: &[u8], payloads: &Payloads) -> io::Result<Written> {
+        let file = self.open(disk)?;
+        let start = self.len;
+        let request = payloads.request.as_deref().unwrap_or_default();
+        let response = payloads.response.as_deref().unwrap_or_default();
+        let mut parts = [IoSlice::new(head), IoSlice::new(request), IoSlice::new(response)];
+        let length = head.len() + request.len() + response.len();
+        let written = if length == head.len() {
+            (&*file).write_all(head)
+        } else {
+            write_all_vectored(&file, &mut parts)
+        };
+        if let Err(error) = written {
+            // With what was written half gone, the next record follows the last whole one. If even that fails, the
+            // segment ends here and the reader passes over the rest.
+            if file.set_len(start).is_err() {
+                self.file = None;
+            }
+            return Err(error);
+        }
+        self.len = start + u64::try_from(length).unwrap_or(u64::MAX);
+        if !self.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &file)) {
+            self.unsynced.push(file);
+        }
+        let sealed = self.len >= self.segment_size;
+        if sealed {
+            self.file = None;
+        }
+        Ok(Written { id: self.id, start, end: self.len, sealed })
+    }
+
+    fn open(&mut self, disk: &Disk) -> io::Result<Arc<File>> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        if self.reopen_at.is_some_and(|at| Instant::now() < at) {
+            return Err(io::Error::new(ErrorKind::NotConnected, "no segment could be created a moment ago"));
+        }
+        let id = SegmentId { seq: self.next_seq, generation: 0, salt: disk.salt };
+        match disk.directory.create_segment(id) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                self.file = Some(file.clone());
+                self.next_seq += 1;
+                self.id = id;
+                self.len = 0;
+                self.reopen_at = None;
+                self.new_names = true;
+                Ok(file)
+            }
+            Err(error) => {
+                self.reopen_at = Some(Instant::now() + REOPEN_AFTER);
+                // A number that is taken, by whatever means, is passed over.
+                self.next_seq += u64::from(error.kind() == ErrorKind::AlreadyExists);
+                Err(error)
+            }
+        }
+    }
+
+    /// The segment that is open for appending.
+    pub(super) fn current(&self) -> Option<SegmentId> {
+        self.file.is_some().then_some(self.id)
+    }
+
+    /// Ends the segment, so that it can be removed.
+    pub(super) fn close(&mut self) -> Option<SegmentId> {
+        let current = self.current();
+        self.file = None;
+        current
+    }
+
+    pub(super) fn take_unsynced(&mut self) -> Unsynced {
+        Unsynced { files: std::mem::take(&mut self.unsynced), names: std::mem::take(&mut self.new_names) }
+    }
+}
+
+fn write_all_vectored(mut file: &File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    // One call in practice: the kernel writes a regular file short only when the disk is full or after a signal.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut parts, written),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,355 @@
+//! The journal's directory: its lock, its segment files and how far they have been acknowledged.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::OpenError;
+use super::backlog::Position;
+use super::frame::checksum;
+
+const LOCK: &str = "lock";
+const WATERMARK: &str = "acknowledged";
+const REJECTED: &str = "rejected.jsonl";
+const REJECTED_BEFORE: &str = "rejected.1.jsonl";
+const TEMPORARY: &str = "rewrite.tmp";
+const SUFFIX: &str = ".seg";
+
+/// Rows that the database refuses are kept for people to look at, but whoever sends them cannot fill the disk:
+/// at most two files of this size.
+const REJECTED_MAX: u64 = 64 << 20;
+
+/// One segment file; all of it is in the file's name, so that no damage within the file can lose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SegmentId {
+    /// Segments are read in this order.
+    pub(super) seq: u64,
+    /// Counts the rewrites of this segment; the highest one is valid.
+    pub(super) generation: u32,
+    /// What the checksums in it start from.
+    pub(super) salt: u32,
+}
+
+impl SegmentId {
+    fn file_name(self) -> String {
+        format!("{:016x}-{:08x}-{:08x}{SUFFIX}", self.seq, self.generation, self.salt)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(SUFFIX)?.split('-');
+        let seq = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let generation = u32::from_str_radix(parts.next()?, 16).ok()?;
+        let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
+        let id = Self { seq, generation, salt };
+        // Exactly the name we would write: anything else in the directory is not ours to touch.
+        (id.file_name() == name).then_some(id)
+    }
+}
+
+/// A segment that an earlier process left with rows that may not be in the database yet.
+#[derive(Debug)]
+pub(super) struct Leftover {
+    pub(super) id: SegmentId,
+    /// Everything before this offset is in the database.
+    pub(super) from: u64,
+    pub(super) len: u64,
+}
+
+/// The locked directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    watermark: Mutex<File>,
+    /// Held as long as the directory is in use; the kernel releases it however the process ends.
+    _lock: File,
+}
+
+/// What was found in the directory.
+pub(super) struct Found {
+    pub(super) directory: Directory,
+    pub(super) leftovers: Vec<Leftover>,
+    /// The first sequence number that was never used.
+    pub(super) next_seq: u64,
+}
+
+impl Directory {
+    /// Creates and locks the directory, removes what is done with, and lists what is not.
+    pub(super) fn open(path: &Path) -> Result<Found, OpenError> {
+        create_directory(path).map_err(|source| OpenError::Create { path: path.into(), source })?;
+        let unusable = |source| OpenError::Unusable { path: path.into(), source };
+        let lock =
+            private().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.into() }),
+            Err(fs::TryLockError::Error(source)) => return Err(unusable(source)),
+        }
+        let mut watermark = private()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join(WATERMARK))
+            .map_err(unusable)?;
+        let acknowledged = read_watermark(&mut watermark);
+        let directory = Self { path: path.into(), watermark: Mutex::new(watermark), _lock: lock };
+        let (leftovers, next_seq) = directory.sort_out(acknowledged).map_err(unusable)?;
+        // An existing directory may have become read-only: better said now than at the first request.
+        directory.create(TEMPORARY).and_then(|_| fs::remove_file(path.join(TEMPORARY))).map_err(unusable)?;
+        Ok(Found { directory, leftovers, next_seq })
+    }
+
+    fn sort_out(&self, acknowledged: Option<Position>) -> io::Result<(Vec<Leftover>, u64)> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Some(id) = entry.file_name().to_str().and_then(SegmentId::parse) {
+                segments.push((id, entry.metadata()?.len()));
+            }
+        }
+        segments.sort_unstable();
+        let last = segments.last().map(|(id, _)| id.seq).max(acknowledged.map(|to| to.seq));
+        let mut leftovers: Vec<Leftover> = Vec::new();
+        for (id, len) in segments {
+            // A crash between writing a segment anew and removing the old one leaves both.
+            if let Some(older) = leftovers.pop_if(|older| older.id.seq == id.seq) {
+                self.remove(older.id)?;
+            }
+            let from = match acknowledged {
+                Some(to) if id.seq < to.seq => len,
+                Some(to) if id.seq == to.seq && id.generation == to.generation => to.end,
+                _ => 0,
+            };
+            if from >= len {
+                self.remove(id)?;
+            } else {
+                leftovers.push(Leftover { id, from, len });
+            }
+        }
+        Ok((leftovers, last.map_or(1, |seq| seq + 1)))
+    }
+
+    /// Starts a segment file, for appending.
+    pub(super) fn create_segment(&self, id: SegmentId) -> io::Result<File> {
+        let open = || private().create_new(true).append(true).open(self.path_of(id));
+        match open() {
+            // Somebody removed the directory under us; putting it back is all that can be done.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create_directory(&self.path).and_then(|()| open())
+            }
+            result => result,
+        }
+    }
+
+    pub(super) fn open_segment(&self, id: SegmentId) -> io::Result<File> {
+        File::open(self.path_of(id))
+    }
+
+    /// The bytes of a segment from `from` up to `to`, or to its end if that comes first.
+    pub(super) fn read(&self, id: SegmentId, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let mut file = self.open_segment(id)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(to.saturating_sub(from)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Puts `content` in the place of segment `old`. It is on the disk before the old one goes.
+    pub(super) fn replace(&self, old: SegmentId, new: SegmentId, content: &[u8]) -> io::Result<()> {
+        let temporary = self.path.join(TEMPORARY);
+        let written = (|| {
+            let mut file = self.create(TEMPORARY)?;
+            file.write_all(content)?;
+            file.sync_data()?;
+            fs::rename(&temporary, self.path_of(new))
+        })();
+        if written.is_err() {
+            // Best effort: what is left is overwritten by the next attempt.
+            let _ = fs::remove_file(&temporary);
+            return written;
+        }
+        self.remove(old)
+    }
+
+    /// Removes a segment; one that is already gone is fine.
+    pub(super) fn remove(&self, id: SegmentId) -> io::Result<()> {
+        match fs::remove_file(self.path_of(id)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a segment that cannot be read out of the way, for people to look at.
+    pub(super) fn set_aside(&self, id: SegmentId) -> io::Result<()> {
+        let path = self.path_of(id);
+        fs::rename(&path, path.with_extension("unreadable"))
+    }
+
+    /// Remembers that everything up to `position` is in the database. Never synced: a watermark that a power cut
+    /// sets back only means that some rows are offered to the database again.
+    pub(super) fn acknowledge(&self, position: Position) -> io::Result<()> {
+        let mut bytes = [0; 24];
+        bytes[0..8].copy_from_slice(&position.seq.to_le_bytes());
+        bytes[8..12].copy_from_slice(&position.generation.to_le_bytes());
+        bytes[12..20].copy_from_slice(&position.end.to_le_bytes());
+        let sum = checksum(0, &bytes[..20]);
+        bytes[20..].copy_from_slice(&sum.to_le_bytes());
+        let mut file = self.watermark.lock();
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&bytes)
+    }
+
+    /// Keeps a line (without its line feed) for people to look at.
+    pub(super) fn reject(&self, mut line: Vec<u8>) -> io::Result<()> {
+        line.push(b'\n');
+        let path = self.path.join(REJECTED);
+        if fs::metadata(&path).is_ok_and(|found| found.len() > REJECTED_MAX) {
+            fs::rename(&path, self.path.join(REJECTED_BEFORE))?;
+        }
+        private().create(true).append(true).open(path)?.write_all(&line)
+    }
+
+    /// Makes the names of new segments survive a power cut.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        // Only Unix can open a directory; elsewhere the file system looks after its names.
+        if cfg!(unix) { File::open(&self.path)?.sync_all() } else { Ok(()) }
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        private().create(true).truncate(true).write(true).open(self.path.join(name))
+    }
+
+    fn path_of(&self, id: SegmentId) -> PathBuf {
+        self.path.join(id.file_name())
+    }
+}
+
+fn read_watermark(file: &mut File) -> Option<Position> {
+    let mut bytes = [0; 24];
+    file.read_exact(&mut bytes).ok()?;
+    let sum = u32::from_le_bytes(bytes[20..].try_into().ok()?);
+    (sum == checksum(0, &bytes[..20])).then_some(())?;
+    Some(Position {
+        seq: u64::from_le_bytes(bytes[0..8].try_into().ok()?),
+        generation: u32::from_le_bytes(bytes[8..12].try_into().ok()?),
+        end: u64::from_le_bytes(bytes[12..20].try_into().ok()?),
+    })
+}
+
+/// The journal holds prompts and answers: nobody else may read it.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn create_directory(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(seq: u64, generation: u32) -> SegmentId {
+        SegmentId { seq, generation, salt: 7 }
+    }
+
+    fn left(found: &Found) -> Vec<(SegmentId, u64, u64)> {
+        found.leftovers.iter().map(|l| (l.id, l.from, l.len)).collect()
+    }
+
+    #[test]
+    fn a_segment_is_known_by_its_name_and_strangers_are_left_alone() {
+        let named = SegmentId { seq: u64::MAX, generation: 3, salt: 0xabc };
+        assert_eq!(SegmentId::parse(&named.file_name()), Some(named));
+        for stranger in ["lock", "1-2-3.seg", "notes.seg", "0000000000000001-00000000-00000007.seg.bak"] {
+            assert_eq!(SegmentId::parse(stranger), None, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_left_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Directory::open(dir.path()).unwrap();
+        assert_eq!((left(&found), found.next_seq), (vec![], 1));
+        for seq in 1..=4 {
+            found.directory.create_segment(id(seq, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        }
+        found.directory.acknowledge(Position { seq: 2, generation: 0, end: 4 }).unwrap();
+        drop(found);
+        let found = Directory::open(dir.path()).unwrap();
+        assert_eq!(left(&found), [(id(2, 0), 4, 10), (id(3, 0), 0, 10), (id(4, 0), 0, 10)]);
+        assert_eq!(found.next_seq, 5);
+        found.directory.acknowledge(Position { seq: 4, generation: 0, end: 10 }).unwrap();
+        drop(found);
+        let found = Directory::open(dir.path()).unwrap();
+        assert_eq!((left(&found), found.next_seq), (vec![], 5), "a number is never used twice");
+    }
+
+    #[test]
+    fn a_rewritten_segment_replaces_the_old_one_and_forgets_its_offsets() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Directory::open(dir.path()).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        found.directory.acknowledge(Position { seq: 1, generation: 0, end: 4 }).unwrap();
+        found.directory.replace(id(1, 0), id(1, 1), b"abc").unwrap();
+        assert_eq!(found.directory.read(id(1, 1), 1, 99).unwrap(), b"bc");
+        // As if the crash had come before the removal.
+        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        drop(found);
+        let found = Directory::open(dir.path()).unwrap();
+        assert_eq!(left(&found), [(id(1, 1), 0, 3)]);
+        assert!(found.directory.open_segment(id(1, 0)).is_err());
+    }
+
+    #[test]
+    fn a_damaged_watermark_means_everything_is_offered_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Directory::open(dir.path()).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        found.directory.acknowledge(Position { seq: 1, generation: 0, end: 10 }).unwrap();
+        drop(found);
+        let mut bytes = fs::read(dir.path().join(WATERMARK)).unwrap();
+        bytes[12] ^= 1;
+        fs::write(dir.path().join(WATERMARK), bytes).unwrap();
+        assert_eq!(left(&Directory::open(dir.path()).unwrap()), [(id(1, 0), 0, 10)]);
+    }
+
+    #[test]
+    fn the_errors_of_start_up_are_one_line_and_name_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = Directory::open(dir.path()).unwrap();
+        let error = Directory::open(dir.path()).err().unwrap().to_string();
+        assert!(
+            error.contains("in use by another process") && error.contains(dir.path().to_str().unwrap()),
+            "{error}"
+        );
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Directory::open(&file.join("journal")).err().unwrap().to_string();
+        assert!(error.contains("cannot create") && !error.contains('\n'), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nobody_else_may_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data").join("journal");
+        let found = Directory::open(&path).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap();
+        found.directory.reject(b"{}".to_vec()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        for entry in fs::read_dir(&path).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The journal: what finished requests left behind, safe on disk until the database has it.
+//!
+//! ```text
+//! request path ── append ──► segment file (one write) ──┐
+//!                    └─────► backlog: rows in memory ───┼─► writer (request_log) ─► database ─► settle ─► trim
+//!                                     or left on disk ──┘
+//! keeper thread: counts what an earlier process left, syncs every second, keeps the size below its bound
+//! ```
+//!
+//! **What it promises.** When [`Journal::append`] returns, the record is in the kernel's page cache: `kill -9`, a panic
+//! or an out-of-memory kill loses nothing. A power cut or a kernel crash loses at most what was appended within
+//! [`JournalConfig::sync_interval`] (1 s). Replaying is harmless, because ids are UUIDv7 and the insert says
+//! `ON CONFLICT DO NOTHING`; so the mark of what has been acknowledged needs no sync.
+//!
+//! **Why the request's own thread writes.** A client that has received its answer completely must find it in the log
+//! after `kill -9`, so the write must come before the last byte is handed to the connection. A channel to a writing
+//! thread would need the last byte to wait for the answer of that thread: two context switches instead of one system
+//! call of two microseconds. The price is that a file system that hangs holds the one thread which is writing; all
+//! others go past it after [`JournalConfig::patience`] and keep their rows in memory.
+//!
+//! **Bounds.** Rows wait in memory up to [`JournalConfig::memory_rows`] and [`JournalConfig::memory_bytes`]; beyond that they
+//! stay on disk and are read back, in order. Beyond [`JournalConfig::max_size`] on disk the oldest request and
+//! response bodies are dropped, then, only if the rows alone are too many, the oldest rows; both are counted.
+//! When the disk fails, rows wait in memory only, and when that is full as well, new ones are dropped and counted.
+//!
+//! **Why no crate.** Looked at in November 2026: `okaywal` calls itself unfit for production, syncs every commit
+//! (a millisecond) and calls back to checkpoint; `yaque` sends asynchronously and has no checksums; `walogs` and `open-wal`
+//! sync every append or stop at the first damaged record. None reads on behind damage, drops bodies but
+//! keeps rows, or bounds its size without losing the oldest entries.
+
+mod active;
+mod backlog;
+mod directory;
+mod frame;
+mod keeper;
+mod reader;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use self::active::{Active, Disk, Room};
+use self::backlog::{Backlog, MemoryLimits, Written};
+use self::directory::Directory;
+use crate::domain::label::LogTable;
+
+pub use self::backlog::Tally;
+pub(super) use self::reader::{Batch, Group, Next};
+
+/// A row of the request log, as the journal needs to know it.
+pub trait Row: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The table it goes into.
+    fn table(&self) -> LogTable;
+    /// Takes the bodies out; the row then serialises without them.
+    fn take_payloads(&mut self) -> Payloads;
+    /// Puts the bodies back in.
+    fn put_payloads(&mut self, payloads: Payloads);
+}
+
+/// The big parts of a row. They are stored beside it, and are the first to go when space is short.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payloads {
+    pub request: Option<Bytes>,
+    pub response: Option<Bytes>,
+}
+
+impl Payloads {
+    fn len(&self) -> usize {
+        self.request.as_ref().map_or(0, Bytes::len) + self.response.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.request.is_none() && self.response.is_none()
+    }
+}
+
+/// What the request log tells about itself. The receiver must be quick and must not call back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogEvent {
+    /// The database has these rows (now, or already before a replay).
+    RowsWritten { table: LogTable, rows: u64 },
+    /// One insert answered.
+    Flushed { table: LogTable, took: Duration },
+    /// An insert failed and will be tried again.
+    Retried { table: LogTable },
+    /// The database answered, or stopped answering. Told only when it changes.
+    DatabaseUp(bool),
+    /// Rows go into the database without their bodies, because space was short.
+    PayloadsDropped { table: LogTable, rows: u64 },
+    /// Rows are lost, because neither memory nor disk had room.
+    RowsDropped { table: LogTable, rows: u64 },
+    /// The database refuses rows for what they contain; they are in `rejected.jsonl`.
+    RowsRejected { table: LogTable, rows: u64 },
+    /// Damaged or torn stretches of the journal were passed over.
+    RecordsDamaged { records: u64 },
+    /// The file system failed or hung; the row waits in memory only.
+    JournalFailed,
+}
+
+/// Receives [`LogEvent`]s.
+pub type Observer = Box<dyn Fn(LogEvent) + Send + Sync>;
+
+/// Where the journal lies and what it may take.
+#[derive(Debug, Clone)]
+pub struct JournalConfig {
+    /// `DATA_DIR/journal`; `None` keeps everything in memory (tests, benches).
+    pub dir: Option<PathBuf>,
+    /// `JOURNAL_MAX_SIZE`, in bytes.
+    pub max_size: u64,
+    /// A segment ends beyond this many bytes; at most an eighth of `max_size`, so that there is something to drop.
+    pub segment_size: u64,
+    /// Between two syncs: what a power cut may take.
+    pub sync_interval: Duration,
+    /// How long a request waits for another one's write.
+    pub patience: Duration,
+    /// Rows waiting in memory.
+    pub memory_rows: usize,
+    /// Bytes of bodies waiting in memory.
+    pub memory_bytes: usize,
+    /// Rows of one insert. 500 rows of 26 columns stay below SQLite's 32,766 and PostgreSQL's 65,535 parameters.
+    pub batch_rows: usize,
+    /// Bytes of bodies of one insert: keeps an insert's time, and the memory for it, in bounds.
+    pub batch_bytes: usize,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            max_size: 1 << 30,
+            segment_size: 16 << 20,
+            sync_interval: Duration::from_secs(1),
+            // Ten thousand times an ordinary write, and still below what a person notices.
+            patience: Duration::from_millis(20),
+            memory_rows: 10_000,
+            memory_bytes: 64 << 20,
+            batch_rows: 500,
+            batch_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Why the journal cannot be used; one line for standard error.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot create the journal directory {}: {source}", path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("the journal directory {} is in use by another process", path.display())]
+    InUse { path: PathBuf },
+    #[error("cannot use the journal directory {}: {source}", path.display())]
+    Unusable { path: PathBuf, source: io::Error },
+}
+
+/// How the backlog stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Status {
+    pending: backlog::PerTable<u64>,
+    /// Age of the oldest row that is not in the database.
+    pub oldest: Option<Duration>,
+    /// Rows in memory, without those being inserted.
+    pub memory_rows: usize,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+}
+
+impl Status {
+    /// Rows that are not in the database, those left by an earlier process included.
+    pub fn pending(&self, table: LogTable) -> u64 {
+        self.pending[table as usize]
+    }
+}
+
+/// The open journal.
+pub struct Journal<R: Row> {
+    shared: Arc<Shared<R>>,
+    _keeper: Option<keeper::Keeper>,
+}
+
+struct Shared<R> {
+    disk: Option<Disk>,
+    backlog: Mutex<Backlog<R>>,
+    batch_rows: usize,
+    batch_bytes: usize,
+    /// Rows have come for the writer.
+    work: Notify,
+    /// Nothing is pending any more.
+    drained: Notify,
+    keeper: Arc<keeper::Signal>,
+    /// The last append could not be written.
+    failing: AtomicBool,
+    observer: Observer,
+}
+
+impl<R: Row> Journal<R> {
+    /// Opens the journal. What an earlier process left is found here and counted and replayed in the background.
+    ///
+    /// # Errors
+    /// The directory cannot be created or written to, or another process has it.
+    pub fn open(config: JournalConfig, observer: Observer) -> Result<Self, OpenError> {
+        let limits =
+            MemoryLimits { rows: config.memory_rows, bytes: config.memory_bytes, batch: config.batch_rows };
+        let (disk, leftovers) = match &config.dir {
+            None => (None, Vec::new()),
+            Some(path) => {
+                let found = Directory::open(path)?;
+                let active = Active::new(found.next_seq, config.segment_size.min(config.max_size / 8).max(1));
+                let disk = Disk::new(found.directory, active, config.patience, config.max_size);
+                (Some(disk), found.leftovers)
+            }
+        };
+        let on_disk = disk.is_some();
+        let shared = Arc::new(Shared {
+            disk,
+            backlog: Mutex::new(Backlog::new(limits, leftovers)),
+            batch_rows: config.batch_rows.max(1),
+            batch_bytes: config.batch_bytes,
+            work: Notify::new(),
+            drained: Notify::new(),
+            keeper: Arc::default(),
+            failing: AtomicBool::new(false),
+            observer,
+        });
+        shared.note_size(&shared.backlog.lock());
+        let keeper = match config.dir {
+            Some(path) if on_disk => Some(
+                keeper::Keeper::start(&shared, config.sync_interval)
+                    .map_err(|source| OpenError::Unusable { path, source })?,
+            ),
+            _ => None,
+        };
+        Ok(Self { shared, _keeper: keeper })
+    }
+
+    /// Takes a row over. When this returns it survives the death of the process, unless the file system failed
+    /// (then [`LogEvent::JournalFailed`] has been told). Never waits for the database.
+    pub fn append(&self, mut row: R) {
+        let shared = &*self.shared;
+        let (table, time_ms) = (row.table(), now_ms());
+        let Some(disk) = &shared.disk else { return shared.keep(row, table, time_ms) };
+        let payloads = row.take_payloads();
+        let head = match frame::encode(&row, table, &payloads, disk.salt, time_ms) {
+            Ok(head) => head,
+            Err(error) => return shared.keep_unwritten(row, payloads, table, time_ms, &error),
+        };
+        let Some(mut active) = disk.lock() else {
+            return shared.keep_unwritten(row, payloads, table, time_ms, &"the file system hangs");
+        };
+        let written = match disk.room(&active) {
+            Room::Everything => active.write(disk, &head, &payloads).map(|written| (written, true)),
+            Room::RowOnly => frame::encode(&row, table, &Payloads::default(), disk.salt, time_ms)
+                .map_err(io::Error::other)
+                .and_then(|head| active.write(disk, &head, &Payloads::default()))
+                .map(|written| (written, payloads.is_empty())),
+            Room::Nothing => Err(io::Error::new(io::ErrorKind::StorageFull, "JOURNAL_MAX_SIZE is used up")),
+        };
+        match written {
+            Ok(written) => {
+                let bytes = payloads.len();
+                row.put_payloads(payloads);
+                // The active segment stays locked until the backlog knows the record, so that both have one order.
+                let done = shared.backlog.lock().append(row, table, time_ms, bytes, Some(written));
+                drop(active);
+                shared.report(table, done);
+                shared.wrote(written.0);
+            }
+            Err(error) => {
+                drop(active);
+                shared.keep_unwritten(row, payloads, table, time_ms, &error);
+            }
+        }
+    }
+
+    /// How the backlog stands: read at a scrape, costs a lock and no I/O.
+    pub fn status(&self) -> Status {
+        let backlog = self.shared.backlog.lock();
+        let pending = |table: usize| backlog.own[table].pending + backlog.replayed[table].pending;
+        Status {
+            pending: std::array::from_fn(pending),
+            oldest: backlog.oldest().map(|then| Duration::from_millis(now_ms().saturating_sub(then))),
+            memory_rows: backlog.memory_rows(),
+            disk_bytes: backlog.disk_bytes(),
+        }
+    }
+
+    /// Where the rows went that this process appended.
+    pub fn tally(&self, table: LogTable) -> Tally {
+        self.shared.backlog.lock().own[table as usize]
+    }
+
+    /// Where the rows went that an earlier process had left.
+    pub fn replay_tally(&self, table: LogTable) -> Tally {
+        self.shared.backlog.lock().replayed[table as usize]
+    }
+
+    /// Nothing is waiting or being inserted.
+    pub fn is_drained(&self) -> bool {
+        self.shared.backlog.lock().is_drained()
+    }
+
+    /// Waits until rows come for the writer. May return for nothing.
+    pub(super) async fn wait_for_work(&self) {
+        self.shared.work.notified().await;
+    }
+
+    /// Wakes the writer.
+    pub(super) fn wake(&self) {
+        self.shared.work.notify_one();
+    }
+
+    /// Waits until nothing is waiting or being inserted.
+    pub(super) async fn wait_until_drained(&self) {
+        loop {
+            let drained = self.shared.drained.notified();
+            if self.is_drained() {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Ends the active segment, for a clean exit. Blocks.
+    pub(super) fn finish(&self) {
+        self.shared.finish();
+    }
+
+    pub(super) fn has_directory(&self) -> bool {
+        self.shared.disk.is_some()
+    }
+
+    /// Rows of one insert.
+    pub(super) fn batch_rows(&self) -> usize {
+        self.shared.batch_rows
+    }
+
+    /// Rows that only this process' memory holds.
+    pub(super) fn only_in_memory(&self) -> usize {
+        self.shared.backlog.lock().only_in_memory()
+    }
+
+    pub(super) fn emit(&self, event: LogEvent) {
+        (self.shared.observer)(event);
+    }
+}
+
+impl<R: Row> Shared<R> {
+    fn keep(&self, mut row: R, table: LogTable, time_ms: u64) {
+        let payloads = row.take_payloads();
+        let bytes = payloads.len();
+        row.put_payloads(payloads);
+        let done = self.backlog.lock().append(row, table, time_ms, bytes, None);
+        self.report(table, done);
+    }
+
+    fn keep_unwritten(
+        &self,
+        mut row: R,
+        payloads: Payloads,
+        table: LogTable,
+        time_ms: u64,
+        why: &dyn std::fmt::Display,
+    ) {
+        row.put_payloads(payloads);
+        self.keep(row, table, time_ms);
+        (self.observer)(LogEvent::JournalFailed);
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(error = %why, "the request log's journal cannot be written: records wait in memory only");
+        }
+    }
+
+    fn wrote(&self, written: Written) {
+        // Read first: a store would bounce the cache line between the threads on every request.
+        if self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the request log's journal can be written again");
+        }
+        if written.sealed {
+            self.note_size(&self.backlog.lock());
+            self.keeper.nudge();
+        }
+    }
+
+    fn report(&self, table: LogTable, done: backlog::Appended) {
+        if done.wake {
+            self.work.notify_one();
+        }
+        if done.bodies_dropped {
+            (self.observer)(LogEvent::PayloadsDropped { table, rows: 1 });
+        }
+        if done.row_dropped {
+            (self.observer)(LogEvent::RowsDropped { table, rows: 1 });
+        }
+    }
+}
+
+/// Milliseconds since 1970, the unit of the records' times.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,283 @@
+//! The way of a request: who calls ([`auth`]), within which limits ([`admit`]), to where ([`route`]), how it is tried
+//! ([`dispatch`], [`exchange`]), how the answer comes back ([`body`], [`relay`]), and how it is counted ([`finish`]).
+
+mod admit;
+mod attempt;
+mod auth;
+pub mod body;
+mod count_tokens;
+mod dedup;
+mod detach;
+mod dispatch;
+mod exchange;
+mod finish;
+mod health;
+pub mod journal;
+mod log_row;
+mod prepare;
+pub mod refusal;
+mod relay;
+pub mod request_log;
+mod route;
+pub mod scope;
+mod transform;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, header};
+use sea_orm::DatabaseConnection;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::label::{LogTable, RejectReason};
+use crate::domain::model::Target;
+use crate::domain::record::{Call, RequestRecord};
+use crate::limit::{Coordination, LimitServices, Limiter};
+use crate::provider::UpstreamClient;
+use crate::store::request_log::LogRow;
+use crate::store::{Snapshot, SnapshotStore};
+use crate::telemetry::Telemetry;
+use crate::wire::head::RequestHead;
+
+pub use admit::Caller;
+pub use body::GatewayBody;
+pub use refusal::Refusal;
+
+use dedup::{Found, Ids};
+use detach::Attached;
+use dispatch::Job;
+use finish::FinishGuard;
+use health::Health;
+use request_log::RequestLog;
+use scope::{RequestScope, Slots};
+
+/// How the gateway treats requests.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Until a provider's first byte.
+    pub upstream_timeout: Duration,
+    pub upstream_connect_timeout: Duration,
+    /// Silence in the middle of an answer.
+    pub stream_idle_timeout: Duration,
+    /// How long an answer is read on when its client has left; zero cancels at once.
+    pub drain_on_disconnect: Duration,
+    /// Inference requests at one time.
+    pub max_in_flight: usize,
+    /// Whether requests and answers are kept in the request log.
+    pub log_payloads: bool,
+}
+
+/// What the gateway leans on.
+pub struct Parts {
+    pub settings: Settings,
+    pub telemetry: Arc<Telemetry>,
+    pub snapshots: Arc<SnapshotStore>,
+    pub limits: Arc<LimitServices>,
+    /// Where finished requests are looked up by their request id; nothing else on the request path reads it.
+    pub database: DatabaseConnection,
+    pub log: Arc<RequestLog<LogRow>>,
+    pub hooks: Hooks,
+}
+
+/// See [`Hooks::before_attempt`].
+pub type AttemptHook = Box<dyn Fn(&Target) + Send + Sync>;
+
+/// Places where something may be put in the way: tests inject their faults here.
+#[derive(Default)]
+pub struct Hooks {
+    /// Called before each upstream call.
+    pub before_attempt: Option<AttemptHook>,
+}
+
+/// The request path. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    client: UpstreamClient,
+    health: Health,
+    slots: Slots,
+    ids: Arc<Ids>,
+    /// Requests that go on after their client has left.
+    tracker: TaskTracker,
+    draining: AtomicBool,
+}
+
+impl Gateway {
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Inner {
+            client: UpstreamClient::new(parts.settings.upstream_connect_timeout),
+            health: Health::new(parts.telemetry.clone()),
+            slots: Slots::new(parts.settings.max_in_flight),
+            ids: Arc::default(),
+            tracker: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            parts,
+        }))
+    }
+
+    /// A request has arrived.
+    pub fn open(&self, call: Call) -> Arc<RequestScope> {
+        RequestScope::open(self.0.parts.telemetry.clone(), call, self.0.slots.take())
+    }
+
+    /// Answers one inference request, from its body to the head of its answer.
+    pub async fn complete(
+        &self,
+        scope: Arc<RequestScope>,
+        caller: &Caller,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Response<GatewayBody> {
+        let call = scope.call;
+        self.try_complete(scope, caller, headers, body)
+            .await
+            .unwrap_or_else(|refusal| refusal.into_response(call))
+    }
+
+    async fn try_complete(
+        &self,
+        scope: Arc<RequestScope>,
+        caller: &Caller,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<GatewayBody>, Refusal> {
+        let request_id = dedup::request_id(&headers)?;
+        let job = self.read(&scope, caller, headers, body)?;
+        let found = match request_id {
+            Some(request_id) => Some(self.claim(job.call, &caller.key, request_id).await?),
+            None => None,
+        };
+        let mut guard = FinishGuard::accept(self, scope.clone(), caller.key.clone(), &job);
+        match found {
+            Some(Found::Answered(stored)) => return Ok(self.answer_again(&job, guard, stored)),
+            Some(Found::Free(claim)) => guard.holds(claim),
+            None => {}
+        }
+        let run = self.clone().dispatch(job, guard);
+        Ok(Attached::new(run, scope, self.0.tracker.clone(), self.settings().drain_on_disconnect).await)
+    }
+
+    /// Reads what routing needs, and routes.
+    fn read(
+        &self,
+        scope: &RequestScope,
+        caller: &Caller,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Job, Refusal> {
+        let call = scope.call;
+        let head = RequestHead::parse(call, &body).map_err(|error| {
+            Refusal::new(RejectReason::InvalidRequest, error.to_string()).with_param(error.param())
+        })?;
+        let targets = self.route(call, &caller.key, &head.model, &headers)?;
+        let stream = call != Call::Embedding && head.stream.unwrap_or_else(|| accepts_events(&headers));
+        Ok(Job { call, head, headers, body, stream, targets })
+    }
+
+    /// From now on new requests are refused, and `/readyz` says so.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits for the requests whose clients have left.
+    pub async fn drained(&self) {
+        self.0.tracker.close();
+        self.0.tracker.wait().await;
+    }
+
+    /// Makes the series of everything that is configured exist.
+    pub fn announce(&self, snapshot: &Snapshot) {
+        for target in snapshot.models().flat_map(|(_, targets)| targets) {
+            self.0.health.configured(&target.provider);
+            self.telemetry().target_configured(target);
+        }
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.parts.snapshots.load_full()
+    }
+
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.0.parts.telemetry
+    }
+
+    pub fn limiter(&self) -> &Limiter {
+        &self.0.parts.limits.limiter
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.parts.settings
+    }
+
+    fn client(&self) -> &UpstreamClient {
+        &self.0.client
+    }
+
+    fn health(&self) -> &Health {
+        &self.0.health
+    }
+
+    fn tracker(&self) -> &TaskTracker {
+        &self.0.tracker
+    }
+
+    fn logs_payloads(&self) -> bool {
+        self.settings().log_payloads
+    }
+
+    fn log(&self, record: &RequestRecord) {
+        self.0.parts.log.append(LogRow::from(record));
+    }
+
+    fn ids(&self) -> &Arc<Ids> {
+        &self.0.ids
+    }
+
+    fn database(&self) -> &DatabaseConnection {
+        &self.0.parts.database
+    }
+
+    fn coordination(&self) -> Option<&Coordination> {
+        self.0.parts.limits.coordination.as_ref()
+    }
+
+    /// Waits, within reason, until what an earlier process left in the journal is in the database.
+    async fn replayed(&self) {
+        let log = &self.0.parts.log;
+        if LogTable::ALL.iter().any(|table| log.replay_pending(*table) > 0) {
+            log.flush(REPLAY_PATIENCE).await;
+        }
+    }
+
+    /// Forgets request ids that can be looked up in the database; call it every second or so.
+    pub fn sweep_ids(&self) {
+        let status = self.0.parts.log.status();
+        self.0.ids.sweep(LogTable::ALL.iter().all(|table| status.pending(*table) == 0));
+    }
+
+    fn before_attempt(&self, target: &Target) {
+        if let Some(hook) = &self.0.parts.hooks.before_attempt {
+            hook(target);
+        }
+    }
+}
+
+/// How long a request with a request id waits for the journal's replay after a crash.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the client wants an event stream by its `Accept` header.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.to_ascii_lowercase().contains("text/event-stream"))
+}

@@ -1,0 +1,84 @@
+//! The request as one provider gets it.
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+
+use crate::domain::label::ApiFormat;
+use crate::domain::model::Target;
+use crate::domain::record::{Call, RequestRecord};
+use crate::provider::{Operation, endpoint, headers};
+use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
+use crate::wire::head::Edit;
+
+use super::dispatch::Job;
+use super::transform::Transform;
+
+/// What Anthropic is given for `max_tokens` when the client set no limit: what every current model of theirs can write.
+const DEFAULT_MAX_TOKENS: u32 = 8192;
+
+/// A request that is ready to be sent, and what is to be done with the answer.
+pub(super) struct Prepared {
+    pub(super) request: Request<Full<Bytes>>,
+    /// What happens to a stream.
+    pub(super) transform: Transform,
+    /// What a whole answer is converted with; `None`: it is passed through.
+    pub(super) context: Option<AnswerContext>,
+    /// What the provider's format could not express.
+    pub(super) dropped: Vec<String>,
+}
+
+/// The formats of a completion's two sides, when they differ.
+fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
+    let provider = target.provider.kind.chat_format();
+    match call {
+        Call::Completion(client) if client != provider => Some((client, provider)),
+        _ => None,
+    }
+}
+
+/// Writes the request for `target`.
+///
+/// # Errors
+/// What the client asked for has no words in the provider's format, or is not what its own format promises.
+pub(super) fn prepare(job: &Job, target: &Target, record: &RequestRecord) -> Result<Prepared, ConvertError> {
+    let provider = &target.provider;
+    let format = provider.kind.chat_format();
+    let chat = format == ApiFormat::OpenAiChat && job.call != Call::Embedding;
+    let ask_usage = job.stream && chat && provider.ask_stream_usage;
+    let (body, transform, context, dropped) = match differing(job.call, target) {
+        None => {
+            let ask_usage = ask_usage && !job.head.include_usage;
+            let edit = Edit {
+                model: Some(&target.remote_id),
+                stream: (job.stream && job.head.stream.is_none()).then_some(true),
+                ask_usage,
+            };
+            (job.head.rewrite(&edit), Transform::pass(format, ask_usage), None, Vec::new())
+        }
+        Some((client, provider)) => {
+            let options = RequestOptions {
+                model: &target.remote_id,
+                stream: job.stream,
+                ask_usage,
+                default_max_tokens: DEFAULT_MAX_TOKENS,
+            };
+            let rendered = convert_request(client, provider, &job.body, &options)?;
+            let id = record.id.simple().to_string();
+            let created = record.started_at.timestamp();
+            let context = AnswerContext::new(client, &job.body, &job.head.model, &id, created);
+            let transform = Transform::convert(provider, client, context.clone());
+            (rendered.body.into(), transform, Some(context), rendered.dropped)
+        }
+    };
+    let operation = match job.call {
+        Call::Completion(_) => Operation::Complete,
+        Call::Embedding => Operation::Embeddings,
+    };
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = endpoint(provider, operation, &target.remote_id)
+        .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;
+    *request.headers_mut() = headers::for_upstream(&job.headers, provider);
+    Ok(Prepared { request, transform, context, dropped })
+}

@@ -1,0 +1,87 @@
+//! Answers that the gateway gives instead of a provider's.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::record::Call;
+use crate::wire::error::{ApiError, ErrorFormat, render_error};
+
+use super::body::GatewayBody;
+
+/// A request that is refused before it reaches a model.
+#[derive(Debug)]
+pub struct Refusal {
+    pub reason: RejectReason,
+    pub error: ApiError,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    /// A refusal with the status and code that belong to its reason.
+    pub fn new(reason: RejectReason, message: impl Into<Cow<'static, str>>) -> Self {
+        let (status, code) = match reason {
+            RejectReason::MissingApiKey => (401, "missing_api_key"),
+            RejectReason::InvalidApiKey => (401, "invalid_api_key"),
+            RejectReason::ExpiredApiKey => (401, "expired_api_key"),
+            RejectReason::RevokedApiKey => (401, "revoked_api_key"),
+            RejectReason::ModelNotFound => (404, "model_not_found"),
+            RejectReason::InvalidRequest => (400, "invalid_request"),
+            RejectReason::BodyTooLarge => (413, "body_too_large"),
+            RejectReason::RateLimited => (429, "rate_limit_exceeded"),
+            RejectReason::InFlightDuplicate => (409, "request_in_flight"),
+            RejectReason::Overloaded => (503, "overloaded"),
+            RejectReason::ShuttingDown => (503, "shutting_down"),
+        };
+        Self { reason, error: ApiError::new(status, message).with_code(code), headers: Vec::new() }
+    }
+
+    pub fn with_param(mut self, param: Option<&'static str>) -> Self {
+        if let Some(param) = param {
+            self.error = self.error.with_param(param);
+        }
+        self
+    }
+
+    /// Adds `Retry-After`, in whole seconds rounded up.
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds.max(1))));
+        self
+    }
+
+    /// The answer, in the caller's format. It carries the reason, so that whoever sends it counts it.
+    pub fn into_response(self, call: Call) -> Response<GatewayBody> {
+        let mut response = error_response(call, &self.error);
+        for (name, value) in self.headers {
+            response.headers_mut().insert(name, value);
+        }
+        if self.reason == RejectReason::ShuttingDown {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(Refused(self.reason));
+        response
+    }
+}
+
+/// Marks an answer to a request that was refused.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused(pub RejectReason);
+
+/// The shape of errors that callers of this endpoint understand.
+pub fn error_format(call: Call) -> ErrorFormat {
+    match call {
+        Call::Completion(format) => format.into(),
+        Call::Embedding => ApiFormat::OpenAiChat.into(),
+    }
+}
+
+/// An error in the caller's format.
+pub fn error_response(call: Call, error: &ApiError) -> Response<GatewayBody> {
+    let mut response = Response::new(GatewayBody::whole(render_error(error_format(call), error).into()));
+    *response.status_mut() = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

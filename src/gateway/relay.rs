@@ -1,0 +1,261 @@
+//! Forwarding a stream: chunk by chunk, as it comes, while it is watched.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::domain::label::{ApiFormat, Outcome, Status};
+use crate::wire::error::ApiError;
+
+use super::attempt::Attempt;
+use super::finish::FinishGuard;
+use super::transform::Transform;
+
+/// A stream from a provider to a client.
+pub(super) struct Relay {
+    /// `None` once the client has left and the rest is read elsewhere.
+    inner: Option<Box<Inner>>,
+}
+
+struct Inner {
+    upstream: Incoming,
+    transform: Transform,
+    guard: Box<FinishGuard>,
+    attempt: Attempt,
+    client_format: ApiFormat,
+    /// To be forwarded before the upstream is read again.
+    queue: VecDeque<Bytes>,
+    /// Silence of this length ends the stream.
+    idle: Duration,
+    idle_timer: Pin<Box<Sleep>>,
+    last_chunk: Instant,
+    chunks: u64,
+    /// How it ended, once the upstream has.
+    ending: Option<Ending>,
+}
+
+#[derive(Clone, Copy)]
+struct Ending {
+    outcome: Outcome,
+    /// The code for the record; `None`: it went well.
+    error: Option<&'static str>,
+    /// Whether the client can see from the stream how it ended.
+    told: bool,
+}
+
+impl Relay {
+    /// Forwards `first`, which was waited for before the client got its headers, and then the rest of `upstream`.
+    pub(super) fn new(
+        upstream: Incoming,
+        first: Bytes,
+        transform: Transform,
+        guard: Box<FinishGuard>,
+        attempt: Attempt,
+        client_format: ApiFormat,
+    ) -> Self {
+        let idle = guard.gateway().settings().stream_idle_timeout;
+        let mut inner = Box::new(Inner {
+            upstream,
+            transform,
+            guard,
+            attempt,
+            client_format,
+            queue: VecDeque::new(),
+            idle,
+            idle_timer: Box::pin(tokio::time::sleep(idle)),
+            last_chunk: Instant::now(),
+            chunks: 0,
+            ending: None,
+        });
+        inner.take_in(first);
+        Self { inner: Some(inner) }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        loop {
+            if let Some(bytes) = inner.queue.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if let Some(ending) = inner.ending {
+                if let Some(inner) = self.inner.take() {
+                    inner.finish(if ending.error.is_none() { Status::Completed } else { Status::Failed });
+                }
+                if ending.told {
+                    return Poll::Ready(None);
+                }
+                // In the middle of an event nothing can be said any more: a broken connection is the honest end.
+                return Poll::Ready(Some(Err(io::Error::other("the provider's answer broke off"))));
+            }
+            ready!(inner.poll_upstream(cx));
+        }
+    }
+}
+
+impl Inner {
+    /// Reads one chunk, or the end, into the queue.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match Pin::new(&mut self.upstream).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Ok(chunk) = frame.into_data() {
+                    self.take_in(chunk);
+                }
+                Poll::Ready(())
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+                Poll::Ready(())
+            }
+            Poll::Ready(None) => {
+                self.upstream_ended();
+                Poll::Ready(())
+            }
+            Poll::Pending => self.poll_idle(cx),
+        }
+    }
+
+    /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.idle_timer.as_mut().poll(cx));
+            let silent = self.last_chunk.elapsed();
+            if silent >= self.idle {
+                self.break_off(
+                    Outcome::Timeout,
+                    "stream_idle_timeout",
+                    "The provider fell silent in the middle of its answer.",
+                );
+                return Poll::Ready(());
+            }
+            let next = tokio::time::Instant::now() + (self.idle - silent);
+            self.idle_timer.as_mut().reset(next);
+        }
+    }
+
+    fn take_in(&mut self, chunk: Bytes) {
+        let now = Instant::now();
+        if self.chunks > 0 {
+            self.guard.stalled(now - self.last_chunk);
+        }
+        self.last_chunk = now;
+        self.chunks += 1;
+        let from = self.queue.len();
+        self.transform.feed(chunk, &mut self.queue);
+        if self.transform.seen().first_token {
+            self.guard.first_token();
+        }
+        self.put_aside(from);
+        self.guard.worked(now);
+    }
+
+    fn upstream_ended(&mut self) {
+        let from = self.queue.len();
+        let seen = self.transform.seen();
+        let ending = if seen.malformed {
+            // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
+            Ending { outcome: Outcome::Protocol, error: Some("malformed_stream"), told: true }
+        } else if let Some(error) = seen.error.as_ref().map(|_| "upstream_error") {
+            Ending { outcome: Outcome::Http5xx, error: Some(error), told: true }
+        } else if seen.terminal {
+            Ending { outcome: Outcome::Ok, error: None, told: true }
+        } else {
+            return self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+        };
+        self.transform.finish(&mut self.queue);
+        self.put_aside(from);
+        self.end(ending);
+    }
+
+    /// The upstream is gone or useless: the client is told by an event of its own format.
+    fn break_off(&mut self, outcome: Outcome, code: &'static str, message: &'static str) {
+        let from = self.queue.len();
+        let status = if outcome == Outcome::Timeout { 504 } else { 502 };
+        let error = ApiError::new(status, message).with_code(code);
+        let told = self.transform.fail(self.client_format, &error, &mut self.queue);
+        self.put_aside(from);
+        self.end(Ending { outcome, error: Some(code), told });
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.attempt.finish(ending.outcome);
+        if let Some(error) = ending.error {
+            self.guard.blame(error);
+        }
+        self.ending = Some(ending);
+    }
+
+    /// Keeps what the client gets for the request log.
+    fn put_aside(&mut self, from: usize) {
+        if self.guard.scope().has_client_left() {
+            return;
+        }
+        for bytes in self.queue.iter().skip(from) {
+            self.guard.answered(bytes);
+        }
+    }
+
+    fn finish(mut self: Box<Self>, status: Status) {
+        let seen = self.transform.seen();
+        let (usage, reason) = (seen.usage, seen.finish_reason);
+        self.guard.observed(&usage, reason);
+        self.guard.finish(status);
+    }
+
+    /// How the request stands for a client that leaves now: with the end of the answer in hand it was served. SDKs close
+    /// the connection as soon as they have read it.
+    fn status_for_leaver(&self) -> Status {
+        match self.ending {
+            Some(Ending { error: Some(_), .. }) => Status::Failed,
+            _ if self.transform.seen().terminal && self.queue.is_empty() => Status::Completed,
+            _ => Status::Aborted,
+        }
+    }
+
+    /// Reads what is left, for the usage.
+    async fn drain(&mut self) {
+        while self.ending.is_none() {
+            std::future::poll_fn(|cx| self.poll_upstream(cx)).await;
+            self.queue.clear();
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let Some(mut inner) = self.inner.take() else { return };
+        if std::thread::panicking() {
+            return;
+        }
+        let status = inner.status_for_leaver();
+        if status == Status::Aborted {
+            inner.guard.scope().client_left();
+        }
+        let gateway = inner.guard.gateway().clone();
+        let drain = gateway.settings().drain_on_disconnect;
+        let runtime = tokio::runtime::Handle::try_current();
+        if inner.ending.is_some() || drain.is_zero() || runtime.is_err() {
+            if status == Status::Completed {
+                inner.attempt.finish(Outcome::Ok);
+            }
+            return inner.finish(status);
+        }
+        gateway.tracker().spawn(async move {
+            // Past the deadline the attempt counts as cancelled, unless all that mattered had come.
+            if tokio::time::timeout(drain, inner.drain()).await.is_err() && status == Status::Completed {
+                inner.attempt.finish(Outcome::Ok);
+            }
+            inner.finish(status);
+        });
+    }
+}

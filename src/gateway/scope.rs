@@ -1,0 +1,112 @@
+//! One inference request, from its arrival to its single count.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use crate::domain::label::RejectReason;
+use crate::domain::record::Call;
+use crate::telemetry::events::RequestRejected;
+use crate::telemetry::{InFlight, Telemetry};
+
+/// What is known of a request from the moment it arrives. It counts as in flight while this lives, and it is counted
+/// exactly once: when it is refused, when its record is finished, or, if the client left before either, at the end.
+pub struct RequestScope {
+    telemetry: Arc<Telemetry>,
+    pub call: Call,
+    pub arrived: Instant,
+    pub arrived_at: DateTime<Utc>,
+    /// Nanoseconds spent waiting for the client's body.
+    client_wait: AtomicU64,
+    client_left: AtomicBool,
+    counted: AtomicBool,
+    _in_flight: InFlight,
+    slot: Option<Slot>,
+}
+
+impl RequestScope {
+    pub(super) fn open(telemetry: Arc<Telemetry>, call: Call, slot: Option<Slot>) -> Arc<Self> {
+        Arc::new(Self {
+            _in_flight: telemetry.start_in_flight(call),
+            telemetry,
+            call,
+            arrived: Instant::now(),
+            arrived_at: Utc::now(),
+            client_wait: AtomicU64::new(0),
+            client_left: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
+            slot,
+        })
+    }
+
+    /// Whether there was room for one more request.
+    pub fn has_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
+    /// The request was refused before it reached a model.
+    pub fn refuse(&self, reason: RejectReason) {
+        if self.claim() {
+            RequestRejected { telemetry: &self.telemetry, reason, call: self.call }.emit();
+        }
+    }
+
+    /// Whether the caller is the one to count this request; true once.
+    pub(super) fn claim(&self) -> bool {
+        !self.counted.swap(true, Ordering::AcqRel)
+    }
+
+    /// Time that went by while the client was sending its body.
+    pub fn waited_for_client(&self, wait: Duration) {
+        self.client_wait.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn client_wait(&self) -> Duration {
+        Duration::from_nanos(self.client_wait.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn client_left(&self) {
+        self.client_left.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_client_left(&self) -> bool {
+        self.client_left.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for RequestScope {
+    fn drop(&mut self) {
+        // The client left before its request was whole, so it was never one.
+        self.refuse(RejectReason::InvalidRequest);
+    }
+}
+
+/// How many requests may be in flight at one time.
+pub(super) struct Slots {
+    taken: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// Room for one request, given back when dropped.
+pub(super) struct Slot(Arc<AtomicUsize>);
+
+impl Slots {
+    pub(super) fn new(max: usize) -> Self {
+        Self { taken: Arc::default(), max }
+    }
+
+    /// Takes a slot, if one is free.
+    pub(super) fn take(&self) -> Option<Slot> {
+        let slot = Slot(self.taken.clone());
+        // On the way out the surplus slot gives back what it took.
+        (self.taken.fetch_add(1, Ordering::AcqRel) < self.max).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

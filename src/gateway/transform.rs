@@ -1,0 +1,111 @@
+//! What happens to a stream between provider and client.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::domain::label::ApiFormat;
+use crate::wire::convert::{AnswerContext, StreamConverter};
+use crate::wire::error::{ApiError, error_event};
+use crate::wire::sse::SseScanner;
+use crate::wire::watch::{Seen, StreamWatcher};
+
+/// Forwards a stream as it comes, or in another format.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one, and is not moved once it runs")]
+pub(super) enum Transform {
+    /// Client and provider speak the same format.
+    Pass(StreamWatcher),
+    /// They do not.
+    Convert(Box<Conversion>),
+}
+
+/// A stream that is converted event by event, and watched in the provider's format.
+pub(super) struct Conversion {
+    watcher: StreamWatcher,
+    scanner: SseScanner,
+    converter: StreamConverter,
+    out: BytesMut,
+}
+
+impl Transform {
+    /// A stream that is only watched; with `strip_usage` the usage chunk that the gateway asked for is cut out.
+    pub(super) fn pass(format: ApiFormat, strip_usage: bool) -> Self {
+        Self::Pass(StreamWatcher::new(format, strip_usage))
+    }
+
+    /// A stream that is converted from the provider's format to the client's.
+    pub(super) fn convert(provider: ApiFormat, client: ApiFormat, context: AnswerContext) -> Self {
+        Self::Convert(Box::new(Conversion {
+            watcher: StreamWatcher::new(provider, false),
+            scanner: SseScanner::new(),
+            converter: StreamConverter::new(provider, client, context),
+            out: BytesMut::new(),
+        }))
+    }
+
+    /// Whether the client gets other bytes than the provider sent.
+    pub(super) fn converts(&self) -> bool {
+        matches!(self, Self::Convert(_))
+    }
+
+    /// What the provider has said so far.
+    pub(super) fn seen(&self) -> &Seen {
+        match self {
+            Self::Pass(watcher) => watcher.seen(),
+            Self::Convert(conversion) => conversion.watcher.seen(),
+        }
+    }
+
+    /// Takes a chunk from the provider in; what the client gets goes to `out`.
+    pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
+        match self {
+            Self::Pass(watcher) => push(watcher.feed(chunk), out),
+            Self::Convert(conversion) => {
+                let Conversion { watcher, scanner, converter, out: events } = &mut **conversion;
+                // An event too large to be read is noted by the watcher as malformed.
+                let _ = scanner.feed(&chunk, |event| converter.feed(event.event, event.data, events));
+                watcher.feed(chunk);
+                push(events.split().freeze(), out);
+            }
+        }
+    }
+
+    /// The provider's stream ended as it should.
+    pub(super) fn finish(&mut self, out: &mut VecDeque<Bytes>) {
+        match self {
+            Self::Pass(watcher) => push(watcher.finish(), out),
+            Self::Convert(conversion) => {
+                let Conversion { scanner, converter, out: events, .. } = &mut **conversion;
+                scanner.finish(|event| converter.feed(event.event, event.data, events));
+                converter.finish(events);
+                push(events.split().freeze(), out);
+            }
+        }
+    }
+
+    /// The provider's stream died. Ends the client's with an error event of its format, unless it stands in the middle of
+    /// an event; returns whether it could.
+    pub(super) fn fail(&mut self, client: ApiFormat, error: &ApiError, out: &mut VecDeque<Bytes>) -> bool {
+        match self {
+            Self::Pass(watcher) => {
+                let between = watcher.is_between_events();
+                if between {
+                    out.push_back(error_event(client, error, None));
+                }
+                between
+            }
+            Self::Convert(conversion) => {
+                let Conversion { converter, out: events, .. } = &mut **conversion;
+                converter.fail(&error.message, events);
+                push(events.split().freeze(), out);
+                true
+            }
+        }
+    }
+}
+
+fn push(bytes: Bytes, out: &mut VecDeque<Bytes>) {
+    if !bytes.is_empty() {
+        out.push_back(bytes);
+    }
+}

@@ -1,0 +1,103 @@
+//! Counts every HTTP request by its route template.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::extract::{MatchedPath, Request};
+use axum::response::Response;
+use http::{Method, StatusCode};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::telemetry::Telemetry;
+use crate::telemetry::events::HttpRequestFinished;
+
+/// The code of a request whose client left before the head of the answer (nginx' word for it; RFC 9110 has none).
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What is counted when no route matches: the path itself is the client's word.
+const UNMATCHED: &str = "unmatched";
+
+#[derive(Clone)]
+pub(super) struct CountLayer {
+    telemetry: Arc<Telemetry>,
+}
+
+impl CountLayer {
+    pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
+        Self { telemetry }
+    }
+}
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Count<S> {
+        Count { inner, telemetry: self.telemetry.clone() }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Count<S> {
+    inner: S,
+    telemetry: Arc<Telemetry>,
+}
+
+impl<S: Service<Request, Response = Response>> Service<Request> for Count<S> {
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Counting<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        Counting {
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            method: request.method().clone(),
+            telemetry: self.telemetry.clone(),
+            inner: self.inner.call(request),
+            counted: false,
+        }
+    }
+}
+
+pin_project! {
+    pub(super) struct Counting<F> {
+        #[pin]
+        inner: F,
+        route: Option<MatchedPath>,
+        method: Method,
+        telemetry: Arc<Telemetry>,
+        counted: bool,
+    }
+
+    impl<F> PinnedDrop for Counting<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if !this.counted && let Ok(code) = StatusCode::from_u16(CLIENT_CLOSED_REQUEST) {
+                count(&this.telemetry, this.route.as_ref(), &this.method, code);
+            }
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Response, E>>, E> Future for Counting<F> {
+    type Output = Result<Response, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        *this.counted = true;
+        if let Ok(response) = &result {
+            count(this.telemetry, this.route.as_ref(), this.method, response.status());
+        }
+        Poll::Ready(result)
+    }
+}
+
+fn count(telemetry: &Telemetry, route: Option<&MatchedPath>, method: &Method, code: StatusCode) {
+    HttpRequestFinished { telemetry, route: route.map_or(UNMATCHED, MatchedPath::as_str), method, code }
+        .emit();
+}

@@ -1,0 +1,71 @@
+//! The inference endpoints.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body_util::{BodyExt as _, Limited};
+
+use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::record::Call;
+use crate::gateway::Refusal;
+use crate::gateway::scope::RequestScope;
+
+use super::HttpState;
+
+/// Answers one call of any format; what it is stands in its scope.
+pub(super) async fn infer(
+    State(state): State<HttpState>,
+    Extension(scope): Extension<Arc<RequestScope>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let call = scope.call;
+    let caller = match state.gateway.admit(&scope, &headers).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal.into_response(call).map(Body::new),
+    };
+    let waiting = Instant::now();
+    let body = read_body(&headers, body, state.max_body_size).await;
+    scope.waited_for_client(waiting.elapsed());
+    let mut response = match body {
+        Ok(body) => state.gateway.complete(scope, &caller, headers, body).await,
+        Err(refusal) => refusal.into_response(call),
+    };
+    for (name, value) in caller.limit_headers {
+        response.headers_mut().insert(name, value);
+    }
+    response.map(Body::new)
+}
+
+/// Passes a token count on to a provider that can count; no completion, so neither limited nor logged.
+pub(super) async fn count_tokens(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
+    let call = Call::Completion(ApiFormat::Anthropic);
+    let answer = async {
+        let key = state.gateway.authenticate(&headers)?;
+        let body = read_body(&headers, body, state.max_body_size).await?;
+        state.gateway.count_tokens(&key, headers, body).await
+    };
+    answer.await.unwrap_or_else(|refusal| refusal.into_response(call)).map(Body::new)
+}
+
+/// The whole body, of at most `max` bytes.
+async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Refusal> {
+    let too_large =
+        || Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."));
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > max) {
+        return Err(too_large());
+    }
+    match Limited::new(body, max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.")),
+    }
+}

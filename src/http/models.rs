@@ -1,0 +1,83 @@
+//! `GET /v1/models`: what a key may call.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, SecondsFormat, Utc};
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use crate::domain::key::ApiKey;
+use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::record::Call;
+use crate::gateway::Refusal;
+
+use super::HttpState;
+
+/// Anthropic's SDK asks for the same path, with this header.
+const ANTHROPIC_HEADER: &str = "anthropic-version";
+
+pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> Response {
+    let format = format_of(&headers);
+    let key = match state.gateway.authenticate(&headers) {
+        Ok(key) => key,
+        Err(refusal) => return refused(refusal, format),
+    };
+    let snapshot = state.gateway.snapshot();
+    let mut names: Vec<&str> =
+        snapshot.models().map(|(name, _)| name).filter(|name| key.may_use(name)).collect();
+    names.sort_unstable();
+    let loaded = snapshot.loaded_at();
+    let data: Vec<Value> = names.iter().map(|name| describe(&state, name, format, loaded)).collect();
+    let body = match format {
+        ApiFormat::Anthropic => {
+            json!({ "data": data, "has_more": false, "first_id": names.first(), "last_id": names.last() })
+        }
+        _ => json!({ "object": "list", "data": data }),
+    };
+    Json(body).into_response()
+}
+
+pub(super) async fn show(
+    State(state): State<HttpState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let format = format_of(&headers);
+    let known = |key: &ApiKey| key.may_use(&id) && state.gateway.snapshot().resolve(&id).is_some();
+    match state.gateway.authenticate(&headers) {
+        Ok(key) if known(&key) => {
+            Json(describe(&state, &id, format, state.gateway.snapshot().loaded_at())).into_response()
+        }
+        Ok(_) => {
+            let name: String = id.chars().take(100).collect();
+            let message = format!("The model `{name}` does not exist or you do not have access to it.");
+            refused(Refusal::new(RejectReason::ModelNotFound, message).with_param(Some("model")), format)
+        }
+        Err(refusal) => refused(refusal, format),
+    }
+}
+
+fn describe(state: &HttpState, name: &str, format: ApiFormat, loaded: DateTime<Utc>) -> Value {
+    let snapshot = state.gateway.snapshot();
+    let targets = snapshot.resolve(name).unwrap_or_default();
+    let owner = targets.first().map_or("nexusgate", |target| target.provider.name.as_str());
+    match format {
+        ApiFormat::Anthropic => json!({
+            "type": "model",
+            "id": name,
+            "display_name": name,
+            "created_at": loaded.to_rfc3339_opts(SecondsFormat::Secs, true),
+        }),
+        _ => json!({ "id": name, "object": "model", "created": loaded.timestamp(), "owned_by": owner }),
+    }
+}
+
+fn format_of(headers: &HeaderMap) -> ApiFormat {
+    if headers.contains_key(ANTHROPIC_HEADER) { ApiFormat::Anthropic } else { ApiFormat::OpenAiChat }
+}
+
+fn refused(refusal: Refusal, format: ApiFormat) -> Response {
+    refusal.into_response(Call::Completion(format)).map(Body::new)
+}

@@ -1,0 +1,96 @@
+//! `/metrics`, `/healthz`, `/readyz`.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::domain::key::Secret;
+use crate::store::connect;
+use crate::telemetry::exporter::CONTENT_TYPE;
+
+use super::HttpState;
+
+/// A database that takes longer to say it is there is not ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The process is alive.
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The gateway can take traffic: it is not shutting down, and the database answers.
+pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
+    if state.gateway.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    match tokio::time::timeout(READY_TIMEOUT, connect::ping(&state.database)).await {
+        Ok(Ok(())) => "ready\n".into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response(),
+    }
+}
+
+/// The exposition. Rendered off the async workers, from memory alone; recording never waits for it.
+pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {
+    if !state.metrics_token.as_ref().is_none_or(|token| has_token(&headers, token)) {
+        let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
+        return (StatusCode::UNAUTHORIZED, challenge, "a bearer token is needed\n").into_response();
+    }
+    let gzip = wants_gzip(&headers);
+    let telemetry = state.gateway.telemetry().clone();
+    let renderer = telemetry.clone();
+    let body = tokio::task::spawn_blocking(move || renderer.render(gzip))
+        .await
+        .unwrap_or_else(|_| telemetry.render_essentials(gzip));
+    let mut response = body.into_response();
+    let out = response.headers_mut();
+    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    out.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if gzip {
+        out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// Compares in constant time; hashing first hides the length too.
+fn has_token(headers: &HeaderMap, token: &Secret) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some((scheme, given)) = given.and_then(|value| value.split_once(' ')) else { return false };
+    let same = Sha256::digest(given.trim().as_bytes()).ct_eq(&Sha256::digest(token.expose().as_bytes()));
+    scheme.eq_ignore_ascii_case("bearer") && same.into()
+}
+
+/// Whether `Accept-Encoding` takes gzip, with a quality above zero (RFC 9110 § 12.5.3).
+fn wants_gzip(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, parameters) = coding.split_once(';').unwrap_or((coding, ""));
+        let quality =
+            parameters.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok()).unwrap_or(1.0);
+        name.trim().eq_ignore_ascii_case("gzip") && quality > 0.0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_given_to_those_who_take_it() {
+        for (accept, wanted) in [
+            ("gzip", true),
+            ("deflate, gzip;q=0.5", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("br", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
+            assert_eq!(wants_gzip(&headers), wanted, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The HTTP client that all upstream calls share.
+//!
+//! hyper-util's client is used as it is, without reqwest around it: the gateway needs pooling and TLS, and pays for
+//! nothing else on each request.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Builder, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use url::Url;
+
+use crate::domain::provider::Provider;
+
+use super::proxy::ProxyConnector;
+
+/// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+
+type DirectClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type ProxiedClient = Client<HttpsConnector<ProxyConnector>, Full<Bytes>>;
+
+/// No answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Nothing was sent: no connection.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// The connection broke before the answer's head.
+    #[error("{0}")]
+    Broken(String),
+    /// What came is not HTTP.
+    #[error("{0}")]
+    Garbled(String),
+}
+
+/// Sends upstream calls, directly or through a provider's proxy.
+pub struct UpstreamClient {
+    connector: HttpConnector,
+    direct: DirectClient,
+    proxied: Mutex<HashMap<Url, Arc<(ProxiedClient, ProxyConnector)>>>,
+}
+
+impl UpstreamClient {
+    /// A client whose connections are given up after `connect_timeout`.
+    pub fn new(connect_timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(connect_timeout));
+        connector.set_keepalive(Some(Duration::from_secs(60)));
+        let direct = builder().build(https(connector.clone()));
+        Self { connector, direct, proxied: Mutex::default() }
+    }
+
+    /// Sends one request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// [`SendError`] when there was none.
+    pub async fn send(
+        &self,
+        provider: &Provider,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let result = match &provider.proxy {
+            None => self.direct.request(request).await,
+            Some(url) => {
+                let proxied = self.proxied(url)?;
+                let (client, connector) = &*proxied;
+                // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
+                if let Some(auth) = connector.auth().filter(|_| request.uri().scheme_str() == Some("http")) {
+                    request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
+                }
+                client.request(request).await
+            }
+        };
+        result.map_err(|error| {
+            let text = chain(&error);
+            let garbled = std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<hyper::Error>())
+                .is_some_and(hyper::Error::is_parse);
+            match () {
+                () if error.is_connect() => SendError::Connect(text),
+                () if garbled => SendError::Garbled(text),
+                () => SendError::Broken(text),
+            }
+        })
+    }
+
+    fn proxied(&self, url: &Url) -> Result<Arc<(ProxiedClient, ProxyConnector)>, SendError> {
+        let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = proxied.get(url) {
+            return Ok(client.clone());
+        }
+        let connector = ProxyConnector::new(self.connector.clone(), url)
+            .map_err(|error| SendError::Connect(error.to_string()))?;
+        let client = Arc::new((builder().build(https(connector.clone())), connector));
+        proxied.insert(url.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(POOL_IDLE_TIMEOUT).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+    builder
+}
+
+fn https<C>(connector: C) -> HttpsConnector<C> {
+    // TLS by rustls with Mozilla's roots, so that the binary needs no certificates from the system.
+    HttpsConnectorBuilder::new()
+        .with_webpki_roots()
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(connector)
+}
+
+/// An error and its causes in one line; hyper's own texts hide what happened.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

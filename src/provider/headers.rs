@@ -1,0 +1,182 @@
+//! Which headers cross the gateway.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::domain::provider::{Provider, ProviderKind};
+
+/// Sent to Anthropic when neither the client nor the provider's settings name a version.
+const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+static API_KEY: HeaderName = HeaderName::from_static("api-key");
+static ANTHROPIC_VERSION_HEADER: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// Headers that belong to one connection (RFC 9110 § 7.6.1).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// The headers of an upstream request: the client's, less what must not travel, plus the provider's credentials.
+pub fn for_upstream(client: &HeaderMap, provider: &Provider) -> HeaderMap {
+    let named = connection_options(client);
+    let mut headers = HeaderMap::with_capacity(client.len() + 4);
+    for (name, value) in client {
+        if goes_upstream(name.as_str(), provider.kind) && !named.iter().any(|option| option == name.as_str())
+        {
+            headers.append(name, value.clone());
+        }
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // The answer is read on its way, so it must come plain.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    authorize(&mut headers, provider);
+    headers
+}
+
+fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
+    let private = is_hop_by_hop(name)
+        || matches!(
+            name,
+            "host" | "content-length" | "content-type" | "accept-encoding" | "expect" | "cookie" | "forwarded" | "via"
+                // Credentials of the caller.
+                | "authorization" | "x-api-key" | "api-key"
+        )
+        || name.starts_with("x-nexusgate-")
+        || name.starts_with("x-forwarded-");
+    // Options of one vendor's API mean nothing, or something else, to another's.
+    let foreign = match kind {
+        ProviderKind::Anthropic => name.starts_with("openai-"),
+        _ => name.starts_with("anthropic-"),
+    };
+    !private && !foreign
+}
+
+/// The provider's own credentials, in the header its API reads.
+pub fn authorize(headers: &mut HeaderMap, provider: &Provider) {
+    if let Some(key) = &provider.api_key {
+        let (name, text) = match provider.kind {
+            ProviderKind::Azure => (API_KEY.clone(), key.expose().to_owned()),
+            ProviderKind::Anthropic => (X_API_KEY.clone(), key.expose().to_owned()),
+            _ => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+        };
+        // A key with control characters was refused when it was configured.
+        if let Ok(mut value) = HeaderValue::from_str(&text) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+    if provider.kind == ProviderKind::Anthropic && !headers.contains_key(&ANTHROPIC_VERSION_HEADER) {
+        let version = provider.api_version.as_deref().unwrap_or(ANTHROPIC_VERSION);
+        let value = HeaderValue::from_str(version).unwrap_or(HeaderValue::from_static(ANTHROPIC_VERSION));
+        headers.insert(ANTHROPIC_VERSION_HEADER.clone(), value);
+    }
+}
+
+/// The headers of an upstream answer that the client gets: all but what belongs to the connection or to the account.
+pub fn for_client(upstream: &HeaderMap) -> HeaderMap {
+    let named = connection_options(upstream);
+    let mut headers = HeaderMap::with_capacity(upstream.len() + 8);
+    for (name, value) in upstream {
+        let text = name.as_str();
+        let private =
+            is_hop_by_hop(text) || matches!(text, "content-length" | "set-cookie" | "alt-svc" | "server");
+        if !private && !named.iter().any(|option| option == text) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers
+}
+
+/// Names that the `Connection` header declares hop-by-hop, in lower case.
+fn connection_options(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|option| option.trim().to_ascii_lowercase())
+        .filter(|option| !matches!(option.as_str(), "" | "close" | "keep-alive"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::key::Secret;
+    use crate::domain::label::LabelValue;
+
+    fn provider(kind: ProviderKind) -> Provider {
+        Provider {
+            id: 1,
+            name: LabelValue::new("p"),
+            kind,
+            base_url: "https://h/v1".parse().expect("URL"),
+            api_key: Some(Secret::new("upstream-key")),
+            api_version: None,
+            proxy: None,
+            ask_stream_usage: true,
+            max_concurrency: None,
+        }
+    }
+
+    fn client_headers() -> HeaderMap {
+        [
+            ("authorization", "Bearer caller"),
+            ("x-api-key", "caller"),
+            ("cookie", "session"),
+            ("connection", "close, x-private-hop"),
+            ("x-private-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("x-nexusgate-provider", "p"),
+            ("anthropic-beta", "tools"),
+            ("openai-organization", "org"),
+            ("x-custom", "kept"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect()
+    }
+
+    #[test]
+    fn callers_credentials_and_connection_headers_stay_here() {
+        let headers = for_upstream(&client_headers(), &provider(ProviderKind::OpenAi));
+        assert_eq!(headers["authorization"], "Bearer upstream-key");
+        assert_eq!(headers["x-custom"], "kept");
+        assert_eq!(headers["openai-organization"], "org");
+        assert_eq!(headers["accept-encoding"], "identity");
+        for gone in [
+            "x-api-key",
+            "cookie",
+            "connection",
+            "x-private-hop",
+            "transfer-encoding",
+            "x-nexusgate-provider",
+            "anthropic-beta",
+        ] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn each_kind_gets_its_own_credentials() {
+        let anthropic = for_upstream(&client_headers(), &provider(ProviderKind::Anthropic));
+        assert_eq!(anthropic["x-api-key"], "upstream-key");
+        assert_eq!(anthropic["anthropic-version"], "2023-06-01");
+        assert_eq!(anthropic["anthropic-beta"], "tools");
+        assert!(!anthropic.contains_key("authorization"));
+        let azure = for_upstream(&client_headers(), &provider(ProviderKind::Azure));
+        assert_eq!(azure["api-key"], "upstream-key");
+        assert!(!azure.contains_key("authorization"));
+    }
+}

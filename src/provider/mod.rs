@@ -1,0 +1,16 @@
+//! Upstreams: where a call goes, how it is authorised, how it is sent, and what its failure means.
+//!
+//! * [`endpoint`]: the URL of an operation, for each kind of provider.
+//! * [`headers`]: which of the client's headers go along, and the provider's credentials.
+//! * [`client`]: the shared HTTP client, directly or through a proxy.
+//! * [`classify`]: what an outcome is called, and whether another try may help.
+
+pub mod classify;
+pub mod client;
+pub mod endpoint;
+pub mod headers;
+mod proxy;
+
+pub use classify::{is_retriable, outcome_of_status};
+pub use client::{SendError, UpstreamClient};
+pub use endpoint::{Operation, endpoint};

@@ -1,0 +1,75 @@
+//! Checks and conversions that everything written to the database passes.
+
+use url::Url;
+
+use super::error::{StoreError, StoreResult};
+use crate::domain::label::LABEL_MAX_CHARS;
+
+/// A name that becomes a label: what [`LabelValue`](crate::domain::label::LabelValue) would leave as it is. Two names
+/// that differ in what the label drops would be one series.
+pub(super) fn name(field: &'static str, name: &str) -> StoreResult<()> {
+    if name.trim().is_empty() {
+        return Err(StoreError::invalid(field, "must not be empty"));
+    }
+    if name.trim() != name {
+        return Err(StoreError::invalid(field, "must not begin or end with a space"));
+    }
+    if name.chars().count() > LABEL_MAX_CHARS {
+        return Err(StoreError::invalid(
+            field,
+            format!("must not be longer than {LABEL_MAX_CHARS} characters"),
+        ));
+    }
+    if name.chars().any(|c| c == '\\' || c.is_control()) {
+        return Err(StoreError::invalid(field, "must not contain backslashes or control characters"));
+    }
+    Ok(())
+}
+
+/// Free text: anything but NUL, which PostgreSQL cannot store.
+pub(super) fn text(field: &'static str, text: Option<&str>) -> StoreResult<()> {
+    match text {
+        Some(text) if text.contains('\0') => {
+            Err(StoreError::invalid(field, "must not contain NUL characters"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An HTTP or HTTPS URL with a host. The error does not repeat the text: it may hold a password.
+pub(super) fn http_url(field: &'static str, text: &str) -> StoreResult<Url> {
+    url(field, text, &["http", "https"])
+}
+
+/// The URL of a proxy.
+pub(super) fn proxy_url(field: &'static str, text: &str) -> StoreResult<Url> {
+    url(field, text, &["http", "https", "socks5", "socks5h"])
+}
+
+fn url(field: &'static str, text: &str, schemes: &[&str]) -> StoreResult<Url> {
+    let url = Url::parse(text).map_err(|error| StoreError::invalid(field, format!("not a URL: {error}")))?;
+    if !schemes.contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {
+        let schemes = schemes.join("://, ");
+        return Err(StoreError::invalid(
+            field,
+            format!("must begin with one of {schemes}:// and name a host"),
+        ));
+    }
+    Ok(url)
+}
+
+/// A number that is finite and not negative: prices, latency targets.
+pub(super) fn amount(field: &'static str, amount: Option<f64>) -> StoreResult<()> {
+    match amount {
+        Some(amount) if !amount.is_finite() || amount < 0.0 => {
+            Err(StoreError::invalid(field, "must be a number of 0 or more"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A stored count as the domain has it; what is out of range (nobody but a hand in the database writes that) is
+/// clamped.
+pub(super) fn count(stored: i64) -> u32 {
+    u32::try_from(stored.max(0)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,277 @@
+//! Opening the database.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sea_orm::sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sea_orm::sqlx::{self, ConnectOptions, Connection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector};
+use url::Url;
+
+use super::error::{StoreError, StoreResult};
+
+/// How long a SQLite writer waits for another one. Batches of the request log take milliseconds; retention and a
+/// backup may take longer.
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which database, and how many connections to it.
+#[derive(Clone)]
+pub struct Settings {
+    /// `sqlite://path`, `sqlite::memory:` or `postgres://user:password@host/database?sslmode=…`.
+    pub database_url: String,
+    /// At most this many connections. `None`: 5 on SQLite (one writes at a time, the others read), 10 on PostgreSQL.
+    pub max_connections: Option<u32>,
+    /// Connections kept open when idle.
+    pub min_connections: u32,
+    /// How long start-up waits for the server, and later a query for a free connection.
+    pub acquire_timeout: Duration,
+    /// A connection idle for longer is closed. PostgreSQL only.
+    pub idle_timeout: Option<Duration>,
+    /// A connection older than this is replaced, so that a failover or a new certificate is noticed. PostgreSQL only.
+    pub max_lifetime: Option<Duration>,
+    /// PostgreSQL cancels a statement that takes longer. Migrations are exempt.
+    pub statement_timeout: Option<Duration>,
+}
+
+impl Settings {
+    /// The default pool for this URL.
+    pub fn new(database_url: impl Into<String>) -> Self {
+        Self {
+            database_url: database_url.into(),
+            max_connections: None,
+            min_connections: 1,
+            acquire_timeout: Duration::from_secs(10),
+            idle_timeout: Some(Duration::from_secs(10 * 60)),
+            max_lifetime: Some(Duration::from_secs(30 * 60)),
+            statement_timeout: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("database_url", &redact_url(&self.database_url))
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a database URL leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A file, created when it is missing.
+    SqliteFile(PathBuf),
+    /// Gone with the process; for tests and trials.
+    SqliteMemory,
+    Postgres,
+}
+
+impl Location {
+    /// Reads a database URL.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`] when the URL is of neither kind; the text holds no password.
+    pub fn of(database_url: &str) -> StoreResult<Self> {
+        if database_url.starts_with("postgres://") || database_url.starts_with("postgresql://") {
+            return Ok(Self::Postgres);
+        }
+        if !database_url.starts_with("sqlite:") {
+            let url = redact_url(database_url);
+            return Err(StoreError::Open(format!(
+                "the database URL {url} must begin with sqlite:// or postgres://"
+            )));
+        }
+        let options = sqlite_options(database_url)?;
+        // sqlx keeps to itself what it made of the URL, so the two spellings it knows are read again here.
+        let (path, parameters) = database_url.split_once('?').unwrap_or((database_url, ""));
+        let in_memory = path.ends_with(":memory:") || parameters.split('&').any(|part| part == "mode=memory");
+        Ok(if in_memory {
+            Self::SqliteMemory
+        } else {
+            Self::SqliteFile(options.get_filename().to_path_buf())
+        })
+    }
+}
+
+/// Opens the database and a pool of connections to it. The schema is not touched: see [`super::migrate::up`].
+///
+/// # Errors
+/// [`StoreError::Open`], one line that names the database without its password and says what is wrong.
+pub async fn connect(settings: &Settings) -> StoreResult<DatabaseConnection> {
+    match Location::of(&settings.database_url)? {
+        Location::SqliteFile(path) => connect_sqlite(settings, Some(&path)).await,
+        Location::SqliteMemory => connect_sqlite(settings, None).await,
+        Location::Postgres => connect_postgres(settings).await,
+    }
+}
+
+/// One trivial query: is the database there?
+///
+/// # Errors
+/// [`StoreError::Database`] when it is not, or no connection is free in time.
+pub async fn ping(db: &DatabaseConnection) -> StoreResult<()> {
+    db.execute_unprepared("SELECT 1").await?;
+    Ok(())
+}
+
+async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult<DatabaseConnection> {
+    let mut pool = SqlitePoolOptions::new().acquire_timeout(settings.acquire_timeout);
+    let mut options = sqlite_options(&settings.database_url)?
+        .foreign_keys(true)
+        .busy_timeout(SQLITE_BUSY_TIMEOUT)
+        .disable_statement_logging();
+    match file {
+        Some(path) => {
+            if let Some(folder) =
+                path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
+            {
+                return Err(StoreError::Open(format!(
+                    "cannot open the SQLite database {}: the folder {} does not exist",
+                    path.display(),
+                    folder.display()
+                )));
+            }
+            // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose the last
+            // commits but never corrupts; the journal replays what the request log loses.
+            options = options
+                .create_if_missing(!settings.database_url.contains("mode=ro"))
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Normal);
+            pool = pool.max_connections(settings.max_connections.unwrap_or(5).max(1));
+        }
+        // The database lives as long as its one connection: never close it.
+        None => pool = pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None),
+    }
+    let fail = |error: &sqlx::Error| {
+        let name = file.map_or_else(|| "in memory".to_owned(), |path| path.display().to_string());
+        StoreError::Open(format!("cannot open the SQLite database {name}: {}", reason(error)))
+    };
+    if file.is_some() {
+        // The pool would swallow the cause in a timeout; one connection of our own tells it.
+        let connection = SqliteConnection::connect_with(&options).await.map_err(|error| fail(&error))?;
+        connection.close().await.map_err(|error| fail(&error))?;
+    }
+    let pool = pool.connect_with(options).await.map_err(|error| fail(&error))?;
+    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+fn sqlite_options(database_url: &str) -> StoreResult<SqliteConnectOptions> {
+    let options: SqliteConnectOptions = database_url.parse().map_err(|error| {
+        StoreError::Open(format!("the database URL {database_url} is wrong: {}", reason(&error)))
+    })?;
+    if options.get_filename().as_os_str().is_empty() {
+        return Err(StoreError::Open(format!("the database URL {database_url} names no file")));
+    }
+    Ok(options)
+}
+
+async fn connect_postgres(settings: &Settings) -> StoreResult<DatabaseConnection> {
+    let url = redact_url(&settings.database_url);
+    let fail = |why: &str| StoreError::Open(format!("cannot connect to the database {url}: {why}"));
+    let mut options: PgConnectOptions =
+        settings.database_url.parse().map_err(|error: sqlx::Error| fail(&reason(&error)))?;
+    if options.get_application_name().is_none() {
+        options = options.application_name("nexusgate");
+    }
+    if let Some(timeout) = settings.statement_timeout {
+        options = options.options([("statement_timeout", timeout.as_millis().to_string())]);
+    }
+    let options = options.disable_statement_logging();
+
+    // The pool retries a refused connection until its timeout and then says only "timed out".
+    let first = tokio::time::timeout(settings.acquire_timeout, PgConnection::connect_with(&options)).await;
+    match first {
+        Ok(Ok(connection)) => drop(connection.close().await),
+        Ok(Err(error)) => return Err(fail(&reason(&error))),
+        Err(_) => return Err(fail(&format!("no answer within {:?}", settings.acquire_timeout))),
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.max_connections.unwrap_or(10).max(1))
+        .min_connections(settings.min_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        .idle_timeout(settings.idle_timeout)
+        .max_lifetime(settings.max_lifetime)
+        .connect_with(options)
+        .await
+        .map_err(|error| fail(&reason(&error)))?;
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// An sqlx error on one line, without its layers of prefixes.
+fn reason(error: &sqlx::Error) -> String {
+    let text = match error {
+        sqlx::Error::Configuration(cause) => cause.to_string(),
+        sqlx::Error::Io(cause) => cause.to_string(),
+        sqlx::Error::Tls(cause) => format!("TLS: {cause}"),
+        sqlx::Error::Database(cause) => cause.message().to_owned(),
+        other => other.to_string(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A database URL without its password, for messages. Anything that does not parse keeps only its scheme.
+pub fn redact_url(database_url: &str) -> String {
+    let Ok(mut url) = Url::parse(database_url) else {
+        return match database_url.split_once(':') {
+            Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {
+                format!("{scheme}://***")
+            }
+            _ => "***".to_owned(),
+        };
+    };
+    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+        return format!("{}://***", url.scheme());
+    }
+    // libpq also takes the password as a parameter.
+    if url.query_pairs().any(|(key, _)| key.eq_ignore_ascii_case("password")) {
+        let pairs: Vec<(String, String)> = url
+            .query_pairs()
+            .map(|(key, value)| {
+                let hidden = key.eq_ignore_ascii_case("password");
+                (key.into_owned(), if hidden { "***".to_owned() } else { value.into_owned() })
+            })
+            .collect();
+        url.query_pairs_mut().clear().extend_pairs(pairs);
+    }
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redacted_urls_hold_no_password() {
+        assert_eq!(redact_url("postgres://me:secret@db:5432/x"), "postgres://me:***@db:5432/x");
+        assert_eq!(redact_url("postgres://me@db/x?sslmode=require"), "postgres://me@db/x?sslmode=require");
+        for url in [
+            "postgres://me:secret@db/x?password=secret",
+            "postgres:///x?user=a&Password=secret",
+            "postgres://me:secret@[bad/x",
+            "postgres://me:sec/secret@db:99999/x",
+            "secret",
+        ] {
+            assert!(!redact_url(url).contains("secret"), "{}", redact_url(url));
+        }
+    }
+
+    #[test]
+    fn urls_lead_somewhere() {
+        assert_eq!(Location::of("sqlite://a/b.db").unwrap(), Location::SqliteFile("a/b.db".into()));
+        assert_eq!(
+            Location::of("sqlite:///a/b.db?mode=rwc").unwrap(),
+            Location::SqliteFile("/a/b.db".into())
+        );
+        assert_eq!(Location::of("sqlite::memory:").unwrap(), Location::SqliteMemory);
+        assert_eq!(Location::of("sqlite://x?mode=memory").unwrap(), Location::SqliteMemory);
+        assert_eq!(Location::of("postgresql://h/db").unwrap(), Location::Postgres);
+        let error = Location::of("mysql://me:secret@h/db").unwrap_err().to_string();
+        assert_eq!(error, "the database URL mysql://me:***@h/db must begin with sqlite:// or postgres://");
+        assert!(Location::of("sqlite://").unwrap_err().to_string().contains("names no file"));
+        assert!(Location::of("sqlite://a.db?mode=odd").unwrap_err().to_string().contains("unknown value"));
+    }
+}

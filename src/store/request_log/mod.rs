@@ -1,0 +1,17 @@
+//! The request log: one row for each finished request, in `completions` or `embeddings`.
+//!
+//! A [`LogRow`] is what is known of a request as the log keeps it. It is made from a
+//! [`RequestRecord`](crate::domain::record::RequestRecord), waits in the journal as JSON, and is written by
+//! [`insert_batch`]; writing it twice is harmless. Reading gives the same type back.
+
+mod read;
+mod row;
+mod stats;
+mod usage;
+mod write;
+
+pub use read::{Cursor, LogFilter, Page, count, find_by_request_id, get, list};
+pub use row::LogRow;
+pub use stats::{Bucket, ModelCount, Overview, StatsRange, Totals, overview};
+pub use usage::{Usage, UsageFilter, usage};
+pub use write::{Inserted, delete, insert_batch, insert_what_fits, prune};

@@ -1,0 +1,334 @@
+//! A request as the log keeps it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, SubsecRound, Utc};
+use entity::{completions, embeddings};
+use sea_orm::ActiveValue::Set;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain::label::LogTable;
+use crate::domain::record::{Call, RequestRecord};
+
+/// A row of the request log, of either table, ready to be stored: no NUL character (PostgreSQL refuses it), valid
+/// UTF-8, finite numbers, times in whole microseconds.
+///
+/// As JSON it survives a newer version that adds fields, and one that left fields out. Costs and times are written as
+/// text there, because not every JSON reader gives a float back to the last bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogRow {
+    #[serde(with = "table_name")]
+    pub table: LogTable,
+    pub id: Uuid,
+    pub api_key_id: i64,
+    /// System name.
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_id: Option<i64>,
+    /// Name of the provider that answered, or was tried last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_id: Option<i64>,
+    /// An [`ApiFormat`](crate::domain::label::ApiFormat); completions only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_format: Option<String>,
+    /// A [`Status`](crate::domain::label::Status).
+    pub status: String,
+    #[serde(default)]
+    pub stream: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<i64>,
+    /// USD.
+    #[serde(with = "exact")]
+    pub prompt_cost: f64,
+    /// USD.
+    #[serde(with = "exact")]
+    pub completion_cost: f64,
+    /// Milliseconds from arrival to the last byte.
+    #[serde(with = "exact")]
+    pub duration_ms: f64,
+    /// Milliseconds from arrival to the first content token; streams only.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_option")]
+    pub ttft_ms: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "exact_option")]
+    pub longest_stall_ms: Option<f64>,
+    /// Milliseconds the gateway itself took.
+    #[serde(with = "exact")]
+    pub overhead_ms: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_reason: Option<String>,
+    /// A short code: `timeout`, `http_500`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// The row that a cache hit was answered from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_body: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_body: Option<String>,
+    /// When the request arrived.
+    pub created_at: DateTime<Utc>,
+}
+
+impl LogRow {
+    /// The row without its bodies: what is kept when there is no room for them.
+    pub fn without_bodies(self) -> Self {
+        Self { request_body: None, response_body: None, ..self }
+    }
+
+    /// Bytes that its texts take: what a batch is measured by.
+    pub(super) fn weight(&self) -> usize {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        200 + length(&self.error) + length(&self.request_body) + length(&self.response_body)
+    }
+}
+
+impl From<&RequestRecord> for LogRow {
+    fn from(record: &RequestRecord) -> Self {
+        let target = record.target.as_deref();
+        Self {
+            table: record.call.table(),
+            id: record.id,
+            api_key_id: record.key.id,
+            model: text(record.model.as_str()),
+            model_id: target.map(|target| target.id),
+            provider: target.map(|target| text(target.provider.name.as_str())),
+            provider_id: target.map(|target| target.provider.id),
+            api_format: match record.call {
+                Call::Completion(format) => Some(format.as_str().to_owned()),
+                Call::Embedding => None,
+            },
+            status: record.status.as_str().to_owned(),
+            stream: record.stream,
+            prompt_tokens: record.usage.prompt.map(count),
+            completion_tokens: record.usage.completion.map(count),
+            cached_tokens: record.usage.cached.map(count),
+            cache_write_tokens: record.usage.cache_write.map(count),
+            reasoning_tokens: record.usage.reasoning.map(count),
+            prompt_cost: finite(record.cost.prompt),
+            completion_cost: finite(record.cost.completion),
+            duration_ms: ms(record.duration),
+            ttft_ms: record.ttft.map(ms),
+            longest_stall_ms: record.longest_stall.map(ms),
+            overhead_ms: ms(record.overhead),
+            finish_reason: record.finish_reason.map(|reason| reason.as_str().to_owned()),
+            error: record.error.as_deref().map(text),
+            request_id: record.request_id.as_deref().map(text),
+            source: record.source,
+            request_body: record.request_body.as_ref().map(body),
+            response_body: record.response_body.as_ref().map(body),
+            created_at: record.started_at.trunc_subsecs(6),
+        }
+    }
+}
+
+fn count(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn finite(amount: f64) -> f64 {
+    if amount.is_finite() { amount } else { 0.0 }
+}
+
+/// NUL, which PostgreSQL cannot store, becomes U+FFFD. (The escape `\u0000` in JSON is six ordinary characters.)
+fn text(text: &str) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+}
+
+/// Bytes that are not UTF-8 become U+FFFD.
+fn body(bytes: &Bytes) -> String {
+    text(&String::from_utf8_lossy(bytes))
+}
+
+impl From<&LogRow> for completions::ActiveModel {
+    fn from(row: &LogRow) -> Self {
+        Self {
+            id: Set(row.id),
+            api_key_id: Set(row.api_key_id),
+            model: Set(row.model.clone()),
+            model_id: Set(row.model_id),
+            provider: Set(row.provider.clone()),
+            provider_id: Set(row.provider_id),
+            api_format: Set(row.api_format.clone().unwrap_or_default()),
+            status: Set(row.status.clone()),
+            stream: Set(row.stream),
+            prompt_tokens: Set(row.prompt_tokens),
+            completion_tokens: Set(row.completion_tokens),
+            cached_tokens: Set(row.cached_tokens),
+            cache_write_tokens: Set(row.cache_write_tokens),
+            reasoning_tokens: Set(row.reasoning_tokens),
+            prompt_cost: Set(row.prompt_cost),
+            completion_cost: Set(row.completion_cost),
+            duration_ms: Set(row.duration_ms),
+            ttft_ms: Set(row.ttft_ms),
+            longest_stall_ms: Set(row.longest_stall_ms),
+            overhead_ms: Set(row.overhead_ms),
+            finish_reason: Set(row.finish_reason.clone()),
+            error: Set(row.error.clone()),
+            request_id: Set(row.request_id.clone()),
+            source_completion: Set(row.source),
+            request_body: Set(row.request_body.clone()),
+            response_body: Set(row.response_body.clone()),
+            created_at: Set(row.created_at),
+        }
+    }
+}
+
+impl From<&LogRow> for embeddings::ActiveModel {
+    fn from(row: &LogRow) -> Self {
+        Self {
+            id: Set(row.id),
+            api_key_id: Set(row.api_key_id),
+            model: Set(row.model.clone()),
+            model_id: Set(row.model_id),
+            provider: Set(row.provider.clone()),
+            provider_id: Set(row.provider_id),
+            status: Set(row.status.clone()),
+            prompt_tokens: Set(row.prompt_tokens),
+            prompt_cost: Set(row.prompt_cost),
+            duration_ms: Set(row.duration_ms),
+            overhead_ms: Set(row.overhead_ms),
+            error: Set(row.error.clone()),
+            request_id: Set(row.request_id.clone()),
+            source_embedding: Set(row.source),
+            request_body: Set(row.request_body.clone()),
+            response_body: Set(row.response_body.clone()),
+            created_at: Set(row.created_at),
+        }
+    }
+}
+
+impl From<completions::Model> for LogRow {
+    fn from(row: completions::Model) -> Self {
+        Self {
+            table: LogTable::Completions,
+            id: row.id,
+            api_key_id: row.api_key_id,
+            model: row.model,
+            model_id: row.model_id,
+            provider: row.provider,
+            provider_id: row.provider_id,
+            api_format: Some(row.api_format),
+            status: row.status,
+            stream: row.stream,
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: row.completion_tokens,
+            cached_tokens: row.cached_tokens,
+            cache_write_tokens: row.cache_write_tokens,
+            reasoning_tokens: row.reasoning_tokens,
+            prompt_cost: row.prompt_cost,
+            completion_cost: row.completion_cost,
+            duration_ms: row.duration_ms,
+            ttft_ms: row.ttft_ms,
+            longest_stall_ms: row.longest_stall_ms,
+            overhead_ms: row.overhead_ms,
+            finish_reason: row.finish_reason,
+            error: row.error,
+            request_id: row.request_id,
+            source: row.source_completion,
+            request_body: row.request_body,
+            response_body: row.response_body,
+            created_at: row.created_at,
+        }
+    }
+}
+
+impl From<embeddings::Model> for LogRow {
+    fn from(row: embeddings::Model) -> Self {
+        Self {
+            table: LogTable::Embeddings,
+            id: row.id,
+            api_key_id: row.api_key_id,
+            model: row.model,
+            model_id: row.model_id,
+            provider: row.provider,
+            provider_id: row.provider_id,
+            api_format: None,
+            status: row.status,
+            stream: false,
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: None,
+            cached_tokens: None,
+            cache_write_tokens: None,
+            reasoning_tokens: None,
+            prompt_cost: row.prompt_cost,
+            completion_cost: 0.0,
+            duration_ms: row.duration_ms,
+            ttft_ms: None,
+            longest_stall_ms: None,
+            overhead_ms: row.overhead_ms,
+            finish_reason: None,
+            error: row.error,
+            request_id: row.request_id,
+            source: row.source_embedding,
+            request_body: row.request_body,
+            response_body: row.response_body,
+            created_at: row.created_at,
+        }
+    }
+}
+
+mod table_name {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error};
+
+    use crate::domain::label::LogTable;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(table: &LogTable, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(table.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogTable, D::Error> {
+        let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        LogTable::parse(&name).ok_or_else(|| D::Error::custom(format!("no such table: {name}")))
+    }
+}
+
+/// A float as the shortest text that reads back to the same bits.
+mod exact {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        std::borrow::Cow::<str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod exact_option {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match number {
+            Some(number) => serializer.collect_str(number),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        let text = Option::<std::borrow::Cow<str>>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
+}

@@ -1,0 +1,205 @@
+//! Who used what: the log summed by day, key, model and provider.
+
+use std::collections::BTreeMap;
+
+use chrono::NaiveDate;
+use entity::usage_daily::{ActiveModel, Column, Entity, Model};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+};
+
+use super::row::LogRow;
+use crate::domain::label::{LogTable, Status};
+use crate::store::error::StoreResult;
+
+/// Rows in one statement.
+const PAGE: usize = 500;
+
+/// The requests of one key to one model at one provider on one day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usage {
+    /// UTC; the day of arrival.
+    pub day: NaiveDate,
+    pub api_key_id: i64,
+    /// System name.
+    pub model: String,
+    /// `None`: no provider was reached.
+    pub provider: Option<String>,
+    pub table: LogTable,
+    pub completed: u64,
+    pub failed: u64,
+    pub aborted: u64,
+    pub cache_hit: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub cached_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub reasoning_tokens: u64,
+    /// USD.
+    pub prompt_cost: f64,
+    /// USD.
+    pub completion_cost: f64,
+}
+
+impl Usage {
+    /// Requests, however they ended.
+    pub fn requests(&self) -> u64 {
+        self.completed + self.failed + self.aborted + self.cache_hit
+    }
+
+    /// USD.
+    pub fn cost(&self) -> f64 {
+        self.prompt_cost + self.completion_cost
+    }
+}
+
+/// Which usage is asked for; `None`: all.
+#[derive(Debug, Clone, Default)]
+pub struct UsageFilter {
+    /// The first day, UTC.
+    pub from: Option<NaiveDate>,
+    /// The last day, UTC; included.
+    pub to: Option<NaiveDate>,
+    pub api_key_id: Option<i64>,
+    /// System name.
+    pub model: Option<String>,
+    pub offset: u64,
+    pub limit: Option<u64>,
+}
+
+/// Usage by day, key, model and provider, the latest day first. Known also for days whose rows retention has pruned.
+///
+/// # Errors
+/// [`StoreError::Database`](crate::store::StoreError::Database).
+pub async fn usage(db: &impl ConnectionTrait, filter: &UsageFilter) -> StoreResult<Vec<Usage>> {
+    let rows = Entity::find()
+        .apply_if(filter.from, |query, day| query.filter(Column::Day.gte(day)))
+        .apply_if(filter.to, |query, day| query.filter(Column::Day.lte(day)))
+        .apply_if(filter.api_key_id, |query, id| query.filter(Column::ApiKeyId.eq(id)))
+        .apply_if(filter.model.as_deref(), |query, model| query.filter(Column::Model.eq(model)))
+        .order_by_desc(Column::Day)
+        .order_by_asc(Column::ApiKeyId)
+        .order_by_asc(Column::Model)
+        .order_by_asc(Column::Provider)
+        .order_by_asc(Column::Kind)
+        .limit(filter.limit.unwrap_or(u64::try_from(i64::MAX).unwrap_or(u64::MAX)))
+        .offset(filter.offset)
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(Usage::from).collect())
+}
+
+impl From<Model> for Usage {
+    fn from(row: Model) -> Self {
+        let count = |stored: i64| u64::try_from(stored).unwrap_or(0);
+        Self {
+            day: row.day,
+            api_key_id: row.api_key_id,
+            model: row.model,
+            provider: Some(row.provider).filter(|name| !name.is_empty()),
+            table: LogTable::parse(&row.kind).unwrap_or(LogTable::Completions),
+            completed: count(row.completed),
+            failed: count(row.failed),
+            aborted: count(row.aborted),
+            cache_hit: count(row.cache_hit),
+            prompt_tokens: count(row.prompt_tokens),
+            completion_tokens: count(row.completion_tokens),
+            cached_tokens: count(row.cached_tokens),
+            cache_write_tokens: count(row.cache_write_tokens),
+            reasoning_tokens: count(row.reasoning_tokens),
+            prompt_cost: row.prompt_cost,
+            completion_cost: row.completion_cost,
+        }
+    }
+}
+
+/// What the primary key is made of.
+type Place<'a> = (NaiveDate, i64, &'a str, &'a str, &'static str);
+
+/// Adds these rows to the sums, in the order of the primary key, so that two replicas never wait for each other in a
+/// circle.
+pub(super) async fn add<'a>(
+    transaction: &DatabaseTransaction,
+    rows: impl Iterator<Item = &'a LogRow>,
+) -> StoreResult<()> {
+    let mut sums: BTreeMap<Place<'a>, Model> = BTreeMap::new();
+    for row in rows {
+        let place = (
+            row.created_at.date_naive(),
+            row.api_key_id,
+            row.model.as_str(),
+            row.provider.as_deref().unwrap_or_default(),
+            row.table.as_str(),
+        );
+        let sum = sums.entry(place).or_insert_with(|| zero(place));
+        match Status::parse(&row.status) {
+            Some(Status::Completed) => plus(&mut sum.completed, 1),
+            Some(Status::Aborted) => plus(&mut sum.aborted, 1),
+            Some(Status::CacheHit) => plus(&mut sum.cache_hit, 1),
+            Some(Status::Failed) | None => plus(&mut sum.failed, 1),
+        }
+        plus(&mut sum.prompt_tokens, row.prompt_tokens.unwrap_or(0));
+        plus(&mut sum.completion_tokens, row.completion_tokens.unwrap_or(0));
+        plus(&mut sum.cached_tokens, row.cached_tokens.unwrap_or(0));
+        plus(&mut sum.cache_write_tokens, row.cache_write_tokens.unwrap_or(0));
+        plus(&mut sum.reasoning_tokens, row.reasoning_tokens.unwrap_or(0));
+        sum.prompt_cost += row.prompt_cost;
+        sum.completion_cost += row.completion_cost;
+    }
+    let sums: Vec<ActiveModel> = sums.into_values().map(|sum| sum.into_active_model().reset_all()).collect();
+    for page in sums.chunks(PAGE) {
+        transaction
+            .execute(&Entity::insert_many(page.to_vec()).on_conflict(add_to_existing()).into_query())
+            .await?;
+    }
+    Ok(())
+}
+
+fn zero((day, api_key_id, model, provider, kind): Place<'_>) -> Model {
+    Model {
+        day,
+        api_key_id,
+        model: model.to_owned(),
+        provider: provider.to_owned(),
+        kind: kind.to_owned(),
+        completed: 0,
+        failed: 0,
+        aborted: 0,
+        cache_hit: 0,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        cached_tokens: 0,
+        cache_write_tokens: 0,
+        reasoning_tokens: 0,
+        prompt_cost: 0.0,
+        completion_cost: 0.0,
+    }
+}
+
+fn plus(sum: &mut i64, more: i64) {
+    *sum = sum.saturating_add(more);
+}
+
+fn add_to_existing() -> OnConflict {
+    const PLACE: [Column; 5] = [Column::Day, Column::ApiKeyId, Column::Model, Column::Provider, Column::Kind];
+    const SUMS: [Column; 11] = [
+        Column::Completed,
+        Column::Failed,
+        Column::Aborted,
+        Column::CacheHit,
+        Column::PromptTokens,
+        Column::CompletionTokens,
+        Column::CachedTokens,
+        Column::CacheWriteTokens,
+        Column::ReasoningTokens,
+        Column::PromptCost,
+        Column::CompletionCost,
+    ];
+    let mut conflict = OnConflict::columns(PLACE);
+    for column in SUMS {
+        conflict.value(column, Expr::col((Entity, column)).add(Expr::col(("excluded", column))));
+    }
+    conflict
+}

@@ -1,0 +1,164 @@
+//! Writing the log, and forgetting it again.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use entity::{completions, embeddings};
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
+use sea_orm::{
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, Iterable, Order,
+    QueryTrait,
+};
+use uuid::Uuid;
+
+use super::row::LogRow;
+use super::usage;
+use crate::domain::label::LogTable;
+use crate::store::begin_write;
+use crate::store::error::{StoreError, StoreResult};
+
+/// Variables in one statement: below SQLite's 32,766 and PostgreSQL's 65,535.
+const MAX_VARIABLES: usize = 30_000;
+/// Bytes of texts in one statement. Far below the databases' limits (about 1 GB), so that one batch of long
+/// conversations does not take that much memory here and there.
+const MAX_STATEMENT_BYTES: usize = 16 << 20;
+
+/// Writes these rows in one transaction and answers how many were new: a row whose id the table has is left as it is.
+/// The sums by day grow by exactly the new ones.
+///
+/// # Errors
+/// [`StoreError::Database`]: nothing was written. When it [is transient](StoreError::is_transient), try again; when
+/// not, [`insert_what_fits`] finds the row that the database refuses.
+pub async fn insert_batch(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<u64> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let transaction = begin_write(db).await?;
+    let mut new = HashSet::new();
+    for table in LogTable::ALL {
+        let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
+        let columns = match table {
+            LogTable::Completions => completions::Column::iter().count(),
+            LogTable::Embeddings => embeddings::Column::iter().count(),
+        };
+        for rows in statements(&rows, MAX_VARIABLES / columns) {
+            let inserted = match table {
+                LogTable::Completions => insert::<completions::ActiveModel>(&transaction, rows).await?,
+                LogTable::Embeddings => insert::<embeddings::ActiveModel>(&transaction, rows).await?,
+            };
+            new.extend(inserted);
+        }
+    }
+    let inserted = u64::try_from(new.len()).unwrap_or(u64::MAX);
+    // A row that the batch holds twice is new once.
+    usage::add(&transaction, rows.iter().filter(|row| new.remove(&row.id))).await?;
+    transaction.commit().await?;
+    Ok(inserted)
+}
+
+/// What [`insert_what_fits`] did.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    /// Rows that were new.
+    pub inserted: u64,
+    /// Rows that the database refuses, whoever sends them and when, with its reason.
+    pub refused: Vec<(Uuid, String)>,
+}
+
+/// As [`insert_batch`], but a row that the database refuses for what it holds does not keep the others out: the batch is
+/// halved until it stands alone.
+///
+/// # Errors
+/// [`StoreError::Database`], a transient one. Some rows may have been written; writing them again is harmless, but they
+/// are not new then.
+pub async fn insert_what_fits(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<Inserted> {
+    let mut done = Inserted::default();
+    let mut batches = vec![rows];
+    while let Some(batch) = batches.pop() {
+        match insert_batch(db, batch).await {
+            Ok(inserted) => done.inserted += inserted,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => match batch {
+                [row] => done.refused.push((row.id, error.to_string())),
+                batch => {
+                    let (front, back) = batch.split_at(batch.len() / 2);
+                    batches.extend([back, front]);
+                }
+            },
+        }
+    }
+    Ok(done)
+}
+
+/// Deletes one row for good. The sums by day stay.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn delete(db: &impl ConnectionTrait, table: LogTable, id: Uuid) -> StoreResult<()> {
+    let delete = Query::delete().from_table(table.as_str()).and_where(Expr::col("id").eq(id)).to_owned();
+    match db.execute(&delete).await?.rows_affected() {
+        0 => Err(StoreError::NotFound),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes at most `batch` of the rows that arrived before `older_than`, oldest first, and answers how many. Fewer than
+/// `batch` means that none are left; small batches (a thousand) keep locks and the write-ahead log short.
+///
+/// # Errors
+/// [`StoreError::Database`].
+pub async fn prune(
+    db: &impl ConnectionTrait,
+    table: LogTable,
+    older_than: DateTime<Utc>,
+    batch: u64,
+) -> StoreResult<u64> {
+    let oldest = Query::select()
+        .column("id")
+        .from(table.as_str())
+        .and_where(Expr::col("created_at").lt(older_than))
+        .order_by("created_at", Order::Asc)
+        .limit(batch)
+        .to_owned();
+    let delete =
+        Query::delete().from_table(table.as_str()).and_where(Expr::col("id").in_subquery(oldest)).to_owned();
+    Ok(db.execute(&delete).await?.rows_affected())
+}
+
+async fn insert<A>(db: &DatabaseTransaction, rows: &[&LogRow]) -> StoreResult<Vec<Uuid>>
+where
+    A: ActiveModelTrait + for<'a> From<&'a LogRow>,
+{
+    let insert = <A::Entity as EntityTrait>::insert_many(rows.iter().map(|row| A::from(row)))
+        .on_conflict(OnConflict::column("id").do_nothing().to_owned())
+        .into_query()
+        .returning_col("id")
+        .to_owned();
+    let rows = db.query_all(&insert).await?;
+    Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
+}
+
+/// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`]. Their lengths are powers of two,
+/// so that the prepared statements the databases keep are a dozen, not one for every length of a batch.
+fn statements<'a, 'b>(rows: &'a [&'b LogRow], max_rows: usize) -> impl Iterator<Item = &'a [&'b LogRow]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0usize;
+        let fitting = rest
+            .iter()
+            .take(max_rows)
+            .take_while(|row| {
+                bytes = bytes.saturating_add(row.weight());
+                bytes <= MAX_STATEMENT_BYTES
+            })
+            .count()
+            .max(1);
+        let length = 1 << fitting.ilog2();
+        if rest.is_empty() {
+            return None;
+        }
+        let (statement, after) = rest.split_at(length);
+        rest = after;
+        Some(statement)
+    })
+}

@@ -1,0 +1,79 @@
+//! The catalogue as documentation: Markdown for people, JSON for the checks of dashboards and rules.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::catalog::{ALL, Kind, Metric};
+
+/// `docs/METRICS.md`, whole.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         Generated from `src/telemetry/catalog.rs` by `cargo run -- metrics-catalog > docs/METRICS.md`; do not edit.\n\n\
+         Counters of money and seconds are fractional. Labels without listed values take configured names, at most 128\n\
+         characters, with backslashes and control characters replaced; past `METRICS_MAX_SERIES` they read `_overflow`.\n\n\
+         | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n",
+    );
+    for metric in ALL {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "| `{}` | {} | {} | {} | {} |",
+            metric.name,
+            metric.kind.type_name(),
+            metric.unit.as_str(),
+            labels(metric),
+            metric.help().replace('|', "\\|"),
+        );
+    }
+    out.push_str("\n## Buckets\n\n| metric | upper bounds |\n|---|---|\n");
+    for metric in ALL {
+        if let Kind::Histogram(buckets) = metric.kind {
+            let bounds: Vec<String> = buckets.bounds().iter().map(f64::to_string).collect();
+            let _ = writeln!(out, "| `{}` | {} |", metric.name, bounds.join(" "));
+        }
+    }
+    out.push_str(
+        "\n## From libraries\n\n\
+         `process_*` (CPU seconds, resident and virtual memory, open and allowed file descriptors, threads, start time)\n\
+         come from the `metrics-process` crate, under the names of the Prometheus client libraries.\n",
+    );
+    out
+}
+
+/// The catalogue as a JSON array of `{name, type, unit, help, labels: [{name, values}], buckets}`.
+pub fn json() -> Value {
+    ALL.iter()
+        .map(|metric| {
+            let labels: Vec<Value> = (metric.labels.iter())
+                .map(|label| json!({ "name": label.name, "values": label.values }))
+                .collect();
+            let buckets = match metric.kind {
+                Kind::Histogram(buckets) => json!(buckets.bounds()),
+                _ => Value::Null,
+            };
+            json!({
+                "name": metric.name,
+                "type": metric.kind.type_name(),
+                "unit": metric.unit.as_str(),
+                "help": metric.help(),
+                "labels": labels,
+                "buckets": buckets,
+            })
+        })
+        .collect()
+}
+
+fn labels(metric: &Metric) -> String {
+    if metric.labels.is_empty() {
+        return "–".to_owned();
+    }
+    let described: Vec<String> = (metric.labels.iter())
+        .map(|label| match label.values {
+            Some(values) => format!("`{}` = {}", label.name, values.join(", ")),
+            None => format!("`{}`", label.name),
+        })
+        .collect();
+    described.join("; ")
+}

@@ -1,0 +1,288 @@
+//! Facts, in the past tense. `emit` writes the metrics and the log line of a fact together; it never blocks, awaits or
+//! fails.
+
+use std::time::Duration;
+
+use crate::domain::label::{LabelValue, LimitType, Outcome, RejectReason, Status, WasteReason};
+use crate::domain::model::Target;
+use crate::domain::record::{Call, RequestRecord};
+use crate::domain::usage::{Cost, Usage};
+
+use super::Telemetry;
+use super::series::{CallSeries, CompletionSeries, CostSeries, EmbeddingSeries, ModelSeries};
+
+/// An accepted completion ended.
+pub struct CompletionFinished<'a> {
+    pub record: &'a RequestRecord,
+    pub series: &'a CompletionSeries,
+}
+
+impl CompletionFinished<'_> {
+    pub fn emit(self) {
+        let Self { record, series } = self;
+        let model = &*series.model;
+        series.finished[record.status as usize].increment(1);
+        if record.status == Status::CacheHit {
+            return;
+        }
+        series.cost.add(record.cost);
+        count_tokens(model, &record.usage);
+        match record.status {
+            Status::Completed => count_completed(model, record),
+            Status::Aborted => count_waste(model, record, WasteReason::Aborted),
+            Status::Failed => count_waste(model, record, WasteReason::Failed),
+            Status::CacheHit => {}
+        }
+        if record.was_answered() {
+            if record.target.as_ref().is_some_and(|target| !target.price.is_set()) {
+                model.unpriced.increment(1);
+            }
+            if !record.usage.is_known() {
+                model.usage_missing.increment(1);
+            }
+        }
+        log_finished("completion", record);
+    }
+}
+
+/// An accepted embedding request ended.
+pub struct EmbeddingFinished<'a> {
+    pub record: &'a RequestRecord,
+    pub series: &'a EmbeddingSeries,
+}
+
+impl EmbeddingFinished<'_> {
+    pub fn emit(self) {
+        let Self { record, series } = self;
+        let model = &*series.model;
+        series.finished[record.status as usize].increment(1);
+        if record.status == Status::CacheHit {
+            return;
+        }
+        series.cost.add(record.cost);
+        if let Some(tokens) = record.usage.prompt {
+            model.tokens.increment(tokens);
+        }
+        if record.status == Status::Completed {
+            model.duration.record(record.duration.as_secs_f64());
+        }
+        if record.was_answered() {
+            if record.target.as_ref().is_some_and(|target| !target.price.is_set()) {
+                model.unpriced.increment(1);
+            }
+            if !record.usage.is_known() {
+                model.usage_missing.increment(1);
+            }
+        }
+        log_finished("embedding", record);
+    }
+}
+
+fn count_tokens(model: &ModelSeries, usage: &Usage) {
+    if let Some(tokens) = usage.prompt {
+        model.tokens_prompt.increment(tokens);
+        model.prompt_tokens.record(as_f64(tokens));
+    }
+    if let Some(tokens) = usage.completion {
+        model.tokens_completion.increment(tokens);
+        model.output_tokens.record(as_f64(tokens));
+    }
+    for (counter, tokens) in [
+        (&model.tokens_cached, usage.cached),
+        (&model.tokens_cache_write, usage.cache_write),
+        (&model.tokens_reasoning, usage.reasoning),
+    ] {
+        if let Some(tokens) = tokens.filter(|tokens| *tokens > 0) {
+            counter.increment(tokens);
+        }
+    }
+}
+
+fn count_completed(model: &ModelSeries, record: &RequestRecord) {
+    model.duration.record(record.duration.as_secs_f64());
+    if let Some(reason) = record.finish_reason {
+        model.finish_reasons[reason as usize].increment(1);
+    }
+    let tpot = record.tpot();
+    if let Some(ttft) = record.ttft {
+        model.ttft.record(ttft.as_secs_f64());
+    }
+    if let Some(tpot) = tpot {
+        model.tpot.record(tpot.as_secs_f64());
+    }
+    if let Some(stall) = record.longest_stall {
+        model.stall.record(stall.as_secs_f64());
+    }
+    if record.target.as_ref().is_some_and(|target| within_slo(target, record, tpot)) {
+        model.within_slo.increment(1);
+    }
+}
+
+/// Whether every target the model has was measured and met; a model without targets has no goodput.
+fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -> bool {
+    let met = |goal: Option<Duration>, measured: Option<Duration>| {
+        goal.is_none_or(|goal| measured.is_some_and(|measured| measured <= goal))
+    };
+    let slo = target.slo;
+    // An answer of one token has no time per further token, so it cannot miss that target.
+    let tpot = tpot.or(record.ttft.map(|_| Duration::ZERO));
+    (slo.ttft.is_some() || slo.tpot.is_some()) && met(slo.ttft, record.ttft) && met(slo.tpot, tpot)
+}
+
+fn count_waste(model: &ModelSeries, record: &RequestRecord, reason: WasteReason) {
+    model.tokens_wasted[reason as usize].increment(record.usage.total());
+    model.cost_wasted[reason as usize].add(record.cost.total());
+}
+
+impl CostSeries {
+    fn add(&self, cost: Cost) {
+        self.prompt.add(cost.prompt);
+        self.completion.add(cost.completion);
+        self.total.add(cost.total());
+    }
+}
+
+fn log_finished(what: &'static str, record: &RequestRecord) {
+    tracing::debug!(
+        id = %record.id,
+        model = %record.model,
+        key = %record.key.comment,
+        status = record.status.as_str(),
+        error = record.error.as_deref(),
+        duration_ms = record.duration.as_millis(),
+        "{what} finished"
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// An accepted request ended, whatever its kind.
+pub struct RequestFinished<'a> {
+    pub telemetry: &'a Telemetry,
+    pub record: &'a RequestRecord,
+    /// What was looked up when the request was routed.
+    pub series: &'a CallSeries,
+    /// The provider those series belong to.
+    pub provider: &'a LabelValue,
+}
+
+impl RequestFinished<'_> {
+    pub fn emit(self) {
+        let Self { telemetry, record, series, provider } = self;
+        telemetry.audit.counted(record.call.table());
+        telemetry.surfaces.overhead(record.call).record(record.overhead.as_secs_f64());
+        // After a failover the answer came from another provider than the one the request was routed to first.
+        let moved = record.target.as_ref().filter(|target| target.provider.name != *provider).map(|target| {
+            telemetry.call_series(record.call, &record.model, &target.provider.name, &record.key.comment)
+        });
+        match moved.as_ref().unwrap_or(series) {
+            CallSeries::Completion(series) => CompletionFinished { record, series }.emit(),
+            CallSeries::Embedding(series) => EmbeddingFinished { record, series }.emit(),
+        }
+    }
+}
+
+/// An inference request was refused before it reached a model.
+pub struct RequestRejected<'a> {
+    pub telemetry: &'a Telemetry,
+    pub reason: RejectReason,
+    pub call: Call,
+}
+
+impl RequestRejected<'_> {
+    pub fn emit(self) {
+        self.telemetry.rejected[self.reason as usize].increment(1);
+        tracing::debug!(reason = self.reason.as_str(), call = ?self.call, "request rejected");
+    }
+}
+
+/// Refusals for being over a limit became part of the exposed count.
+pub struct RateLimitRejectionsExposed<'a> {
+    pub telemetry: &'a Telemetry,
+    pub comment: &'a LabelValue,
+    pub limit_type: LimitType,
+    pub count: u64,
+}
+
+impl RateLimitRejectionsExposed<'_> {
+    pub fn emit(self) {
+        self.telemetry.rate_limit_rejections(self.comment)[self.limit_type as usize].increment(self.count);
+    }
+}
+
+/// An HTTP request was answered.
+pub struct HttpRequestFinished<'a> {
+    pub telemetry: &'a Telemetry,
+    /// The template, never the path.
+    pub route: &'a str,
+    pub method: &'a http::Method,
+    pub code: http::StatusCode,
+}
+
+impl HttpRequestFinished<'_> {
+    pub fn emit(self) {
+        self.telemetry.http_requests.get(self.route, self.method, self.code).increment(1);
+    }
+}
+
+/// One call to one provider ended.
+pub struct AttemptFinished<'a> {
+    pub telemetry: &'a Telemetry,
+    pub target: &'a Target,
+    pub outcome: Outcome,
+    /// From sending to the last byte, or to the failure.
+    pub duration: Duration,
+}
+
+impl AttemptFinished<'_> {
+    pub fn emit(self) {
+        let series = self.telemetry.series.upstream(&self.target.system_name, &self.target.provider.name);
+        series.attempts[self.outcome as usize].increment(1);
+        series.duration.record(self.duration.as_secs_f64());
+        if self.outcome != Outcome::Ok {
+            tracing::info!(
+                provider = %self.target.provider.name,
+                model = %self.target.system_name,
+                outcome = self.outcome.as_str(),
+                duration_ms = self.duration.as_millis(),
+                "upstream attempt failed"
+            );
+        }
+    }
+}
+
+/// A request left one provider for the next.
+pub struct FailedOver<'a> {
+    pub telemetry: &'a Telemetry,
+    /// The target that was left.
+    pub target: &'a Target,
+    pub outcome: Outcome,
+}
+
+impl FailedOver<'_> {
+    pub fn emit(self) {
+        let series = self.telemetry.series.upstream(&self.target.system_name, &self.target.provider.name);
+        series.failovers[self.outcome as usize].increment(1);
+    }
+}
+
+/// A provider's circuit breaker opened or closed.
+pub struct ProviderUpChanged<'a> {
+    pub telemetry: &'a Telemetry,
+    pub provider: &'a LabelValue,
+    pub up: bool,
+}
+
+impl ProviderUpChanged<'_> {
+    pub fn emit(self) {
+        self.telemetry.provider_up(self.provider).set(if self.up { 1.0 } else { 0.0 });
+        if self.up {
+            tracing::info!(provider = %self.provider, "provider is back");
+        } else {
+            tracing::warn!(provider = %self.provider, "provider is taken out by its circuit breaker");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Gauges that are set, not counted: keys, providers and models on a timer; the request log, the database and Redis as
+//! their state changes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge};
+
+use crate::domain::label::{LabelValue, LogTable, ModelType};
+
+use super::catalog as m;
+use super::registry::{Registry, RetirableGauge, SafeHistogram};
+use super::series::each;
+
+/// How many of each are configured, from one aggregate query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntityCounts {
+    pub api_keys: u64,
+    pub providers: u64,
+    pub chat_models: u64,
+    pub embedding_models: u64,
+}
+
+/// What one key has used of its limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyUsage {
+    pub comment: LabelValue,
+    /// Requests taken from the budget, and the limit; `None`: unlimited.
+    pub rpm: Option<Used>,
+    /// Tokens taken from the budget, and the limit; `None`: unlimited.
+    pub tpm: Option<Used>,
+}
+
+/// Part of a per-minute budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Used {
+    pub current: f64,
+    pub limit: f64,
+}
+
+/// Gauges of keys, providers and models.
+pub struct KeyGauges {
+    registry: Arc<Registry>,
+    api_keys: Gauge,
+    providers: Gauge,
+    models: [Gauge; ModelType::ALL.len()],
+    refresh_errors: Counter,
+    refreshed: Gauge,
+    shown: Mutex<HashMap<LabelValue, KeySeries>>,
+}
+
+/// The four gauges of one comment.
+struct KeySeries {
+    rpm_usage: RetirableGauge,
+    rpm_limit: RetirableGauge,
+    tpm_usage: RetirableGauge,
+    tpm_limit: RetirableGauge,
+}
+
+impl KeyGauges {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            api_keys: registry.gauge(&m::ACTIVE_API_KEYS, &[]),
+            providers: registry.gauge(&m::ACTIVE_PROVIDERS, &[]),
+            models: each(ModelType::VALUES, |kind| registry.gauge(&m::ACTIVE_MODELS, &[kind])),
+            refresh_errors: registry.counter(&m::GAUGE_REFRESH_ERRORS, &[]),
+            refreshed: registry.gauge(&m::GAUGE_REFRESH_TIMESTAMP, &[]),
+            shown: Mutex::default(),
+            registry,
+        }
+    }
+
+    /// A refresh worked: shows these counts and these keys, and retires the gauges of every other key.
+    pub fn refreshed(&self, counts: EntityCounts, keys: &[KeyUsage]) {
+        self.api_keys.set(as_f64(counts.api_keys));
+        self.providers.set(as_f64(counts.providers));
+        self.models[ModelType::Chat as usize].set(as_f64(counts.chat_models));
+        self.models[ModelType::Embedding as usize].set(as_f64(counts.embedding_models));
+        self.show(keys);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        self.refreshed.set(now.as_secs_f64());
+    }
+
+    /// A refresh failed: the gauges keep their last values.
+    pub fn refresh_failed(&self, error: &dyn std::fmt::Display) {
+        self.refresh_errors.increment(1);
+        tracing::warn!(%error, "the gauges could not be refreshed");
+    }
+
+    fn show(&self, keys: &[KeyUsage]) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keys with one comment are one series: their usage and their limits are summed.
+        let mut sums: HashMap<&LabelValue, (Option<Used>, Option<Used>)> = HashMap::new();
+        for key in keys {
+            let sum = sums.entry(&key.comment).or_default();
+            sum.0 = add(sum.0, key.rpm);
+            sum.1 = add(sum.1, key.tpm);
+        }
+        let gone: HashSet<LabelValue> =
+            shown.keys().filter(|comment| !sums.contains_key(comment)).cloned().collect();
+        for comment in gone {
+            if let Some(series) = shown.remove(&comment) {
+                series.set(None, None);
+            }
+        }
+        for (comment, (rpm, tpm)) in sums {
+            shown
+                .entry(comment.clone())
+                .or_insert_with(|| KeySeries::new(&self.registry, comment))
+                .set(rpm, tpm);
+        }
+    }
+}
+
+impl KeySeries {
+    fn new(registry: &Registry, comment: &LabelValue) -> Self {
+        let gauge = |metric| registry.retirable_gauge(metric, &[comment.as_str()]);
+        Self {
+            rpm_usage: gauge(&m::API_KEY_RPM_USAGE),
+            rpm_limit: gauge(&m::API_KEY_RPM_LIMIT),
+            tpm_usage: gauge(&m::API_KEY_TPM_USAGE),
+            tpm_limit: gauge(&m::API_KEY_TPM_LIMIT),
+        }
+    }
+
+    /// Shows what is known; an unlimited side has no gauges.
+    fn set(&self, rpm: Option<Used>, tpm: Option<Used>) {
+        for (usage, limit, used) in
+            [(&self.rpm_usage, &self.rpm_limit, rpm), (&self.tpm_usage, &self.tpm_limit, tpm)]
+        {
+            match used {
+                Some(used) => {
+                    usage.set(used.current);
+                    limit.set(used.limit);
+                }
+                None => {
+                    usage.retire();
+                    limit.retire();
+                }
+            }
+        }
+    }
+}
+
+fn add(sum: Option<Used>, one: Option<Used>) -> Option<Used> {
+    match (sum, one) {
+        (Some(a), Some(b)) => Some(Used { current: a.current + b.current, limit: a.limit + b.limit }),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Gauges and counters of the request log, the database and Redis.
+pub struct OperationGauges {
+    /// 1 when the database answered last time.
+    pub database_up: Gauge,
+    pub log: [LogSeries; LogTable::ALL.len()],
+    pub log_oldest_pending: Gauge,
+    pub journal_damaged: Counter,
+    pub journal_write_errors: Counter,
+}
+
+/// Series of one table of the request log.
+pub struct LogSeries {
+    pub rows: Counter,
+    pub pending: Gauge,
+    pub retries: Counter,
+    pub flush_duration: SafeHistogram,
+    pub payloads_dropped: Counter,
+    pub rows_dropped: Counter,
+    pub mismatch: Gauge,
+}
+
+impl OperationGauges {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            database_up: registry.gauge(&m::DATABASE_UP, &[]),
+            log: each(LogTable::VALUES, |table| LogSeries {
+                rows: registry.counter(&m::REQUEST_LOG_ROWS, &[table]),
+                pending: registry.gauge(&m::REQUEST_LOG_PENDING, &[table]),
+                retries: registry.counter(&m::REQUEST_LOG_RETRIES, &[table]),
+                flush_duration: registry.histogram(&m::REQUEST_LOG_FLUSH_DURATION, &[table]),
+                payloads_dropped: registry.counter(&m::REQUEST_LOG_PAYLOADS_DROPPED, &[table]),
+                rows_dropped: registry.counter(&m::REQUEST_LOG_ROWS_DROPPED, &[table]),
+                mismatch: registry.gauge(&m::AUDIT_MISMATCH, &[table]),
+            }),
+            log_oldest_pending: registry.gauge(&m::REQUEST_LOG_OLDEST_PENDING, &[]),
+            journal_damaged: registry.counter(&m::JOURNAL_DAMAGED, &[]),
+            journal_write_errors: registry.counter(&m::JOURNAL_WRITE_ERRORS, &[]),
+        }
+    }
+
+    /// The series of one table.
+    pub fn log(&self, table: LogTable) -> &LogSeries {
+        &self.log[table as usize]
+    }
+}
+
+/// Series of the Redis connection; they exist only when Redis is configured.
+pub struct RedisGauges {
+    up: Gauge,
+    registry: Arc<Registry>,
+}
+
+impl RedisGauges {
+    pub fn new(telemetry: &super::Telemetry) -> Self {
+        let registry = telemetry.registry.clone();
+        Self { up: registry.gauge(&m::REDIS_UP, &[]), registry }
+    }
+
+    pub fn up(&self, up: bool) {
+        self.up.set(if up { 1.0 } else { 0.0 });
+    }
+
+    /// A call failed; `op` is one of a handful of fixed words.
+    pub fn error(&self, op: &'static str) {
+        self.registry.counter(&m::REDIS_ERRORS, &[op]).increment(1);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of configured things")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,244 @@
+//! Counting, in memory, as it happens.
+//!
+//! * [`catalog`] declares every metric, and nothing else does.
+//! * [`registry`] turns declarations into live handles, within the series cap.
+//! * [`series`] holds the handles that requests need.
+//! * [`events`] are the facts that the rest of the gateway reports.
+//! * [`exporter`] renders `/metrics`.
+//! * [`gauges`] are set on a timer, from the database and the limiter.
+
+pub mod catalog;
+pub mod docs;
+pub mod events;
+pub mod exporter;
+pub mod gauges;
+pub mod logging;
+pub mod registry;
+mod runtime;
+pub mod series;
+mod surface;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use metrics::{Counter, Gauge};
+
+use crate::domain::label::{LabelValue, LimitType, LogTable, RejectReason};
+use crate::domain::record::Call;
+
+use catalog as m;
+use exporter::Exporter;
+use gauges::{KeyGauges, OperationGauges};
+use registry::{Registry, SafeHistogram};
+use runtime::RuntimeCollector;
+use series::{CallSeries, SeriesCache, each};
+use surface::Surface;
+
+/// How often histogram samples are moved into their buckets, and process figures are read. Unscraped histograms grow by
+/// 16.5 bytes a sample until then.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The metrics of one gateway.
+pub struct Telemetry {
+    registry: Arc<Registry>,
+    exporter: Exporter,
+    series: SeriesCache,
+    rejected: [Counter; RejectReason::ALL.len()],
+    http_requests: HttpSeries,
+    surfaces: SurfaceSeries,
+    /// Finished requests counted since start, by table.
+    pub audit: AuditCounts,
+    /// Gauges of keys, providers and models.
+    pub keys: KeyGauges,
+    /// Gauges and counters of the request log, the database and Redis.
+    pub operations: OperationGauges,
+    rate_limit_rejections: papaya::HashMap<LabelValue, Arc<RejectionCounters>>,
+    runtime: RuntimeCollector,
+}
+
+type RejectionCounters = [Counter; LimitType::ALL.len()];
+
+impl Telemetry {
+    /// `version` is the label of `nexusgate_info`.
+    pub fn new(settings: &registry::Settings, version: &str) -> Arc<Self> {
+        let registry = Arc::new(Registry::new(settings));
+        Arc::new(Self {
+            exporter: Exporter::new(registry.clone(), version),
+            series: SeriesCache::new(registry.clone()),
+            rejected: each(RejectReason::VALUES, |reason| registry.counter(&m::REQUESTS_REJECTED, &[reason])),
+            http_requests: HttpSeries::new(registry.clone()),
+            surfaces: SurfaceSeries::new(&registry),
+            audit: AuditCounts::default(),
+            keys: KeyGauges::new(registry.clone()),
+            operations: OperationGauges::new(&registry),
+            rate_limit_rejections: papaya::HashMap::new(),
+            runtime: RuntimeCollector::new(&registry),
+            registry,
+        })
+    }
+
+    /// What `/metrics` serves. Takes milliseconds: call it off the async workers.
+    pub fn render(&self, gzip: bool) -> Vec<u8> {
+        self.exporter.render(gzip)
+    }
+
+    /// The least that can be served when rendering did not come back.
+    pub fn render_essentials(&self, gzip: bool) -> Vec<u8> {
+        self.exporter.fallback(gzip)
+    }
+
+    /// Keeps memory flat and process figures fresh; call it every [`UPKEEP_INTERVAL`].
+    pub fn run_upkeep(&self) {
+        self.registry.as_recorder(|| self.runtime.collect());
+        self.registry.run_upkeep();
+    }
+
+    /// The series of a call, to be kept until it finishes. From now on they exist, with every status at 0.
+    pub fn call_series(
+        &self,
+        call: Call,
+        model: &LabelValue,
+        provider: &LabelValue,
+        comment: &LabelValue,
+    ) -> CallSeries {
+        self.series.call(call, model, provider, comment)
+    }
+
+    /// Counts a request as in flight until the answer is dropped.
+    pub fn start_in_flight(&self, call: Call) -> InFlight {
+        InFlight::start(self.surfaces.in_flight[Surface::from(call).index()].clone())
+    }
+
+    /// Makes the series of a configured target exist, at 0, so that its first request is visible to `increase()`.
+    pub fn target_configured(&self, target: &crate::domain::model::Target) {
+        match target.model_type {
+            crate::domain::label::ModelType::Chat => drop(self.series.model(&target.system_name)),
+            crate::domain::label::ModelType::Embedding => {
+                drop(self.series.embedding_model(&target.system_name));
+            }
+        }
+        self.series.upstream(&target.system_name, &target.provider.name);
+    }
+
+    /// Shows a provider as up, before its circuit breaker has had anything to say.
+    pub fn provider_configured(&self, provider: &LabelValue) {
+        self.provider_up(provider).set(1.0);
+    }
+
+    fn provider_up(&self, provider: &LabelValue) -> Gauge {
+        self.registry.gauge(&m::PROVIDER_UP, &[provider.as_str()])
+    }
+
+    fn rate_limit_rejections(&self, comment: &LabelValue) -> Arc<RejectionCounters> {
+        let guard = self.rate_limit_rejections.guard();
+        if let Some(counters) = self.rate_limit_rejections.get(comment, &guard) {
+            return counters.clone();
+        }
+        let counters = Arc::new(each(LimitType::VALUES, |limit_type| {
+            self.registry.counter(&m::RATE_LIMIT_REJECTIONS, &[comment.as_str(), limit_type])
+        }));
+        self.rate_limit_rejections.get_or_insert(comment.clone(), counters, &guard).clone()
+    }
+}
+
+/// A request that has arrived and not yet ended.
+#[must_use]
+pub struct InFlight(Gauge);
+
+impl InFlight {
+    fn start(gauge: Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// Series by inference endpoint.
+struct SurfaceSeries {
+    in_flight: [Gauge; Surface::VALUES.len()],
+    overhead: [SafeHistogram; Surface::VALUES.len()],
+}
+
+impl SurfaceSeries {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            in_flight: each(Surface::VALUES, |surface| {
+                let gauge = registry.gauge(&m::REQUESTS_IN_FLIGHT, &[surface]);
+                gauge.set(0.0);
+                gauge
+            }),
+            overhead: each(Surface::VALUES, |surface| registry.histogram(&m::GATEWAY_OVERHEAD, &[surface])),
+        }
+    }
+
+    fn overhead(&self, call: Call) -> &SafeHistogram {
+        &self.overhead[Surface::from(call).index()]
+    }
+}
+
+/// Series of `nexusgate_http_requests_total`, by route, method and code.
+struct HttpSeries {
+    registry: Arc<Registry>,
+    held: papaya::HashMap<(Box<str>, &'static str, StatusCode), Counter>,
+}
+
+/// A borrowed key of [`HttpSeries`].
+#[derive(Hash)]
+struct HttpKey<'a>(&'a str, &'static str, StatusCode);
+
+impl papaya::Equivalent<(Box<str>, &'static str, StatusCode)> for HttpKey<'_> {
+    fn equivalent(&self, key: &(Box<str>, &'static str, StatusCode)) -> bool {
+        *self.0 == *key.0 && self.1 == key.1 && self.2 == key.2
+    }
+}
+
+impl HttpSeries {
+    fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, held: papaya::HashMap::new() }
+    }
+
+    fn get(&self, route: &str, method: &Method, code: StatusCode) -> Counter {
+        let method = method_label(method);
+        let guard = self.held.guard();
+        if let Some(counter) = self.held.get(&HttpKey(route, method, code), &guard) {
+            return counter.clone();
+        }
+        let counter = self.registry.counter(&m::HTTP_REQUESTS, &[route, method, code.as_str()]);
+        self.held.get_or_insert((route.into(), method, code), counter, &guard).clone()
+    }
+}
+
+/// A client may send any word as a method, so only the registered ones are labels.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+/// How many finished requests were counted since start, by table of the request log: what the audit compares the log to.
+#[derive(Default)]
+pub struct AuditCounts([AtomicU64; LogTable::ALL.len()]);
+
+impl AuditCounts {
+    fn counted(&self, table: LogTable) {
+        self.0[table as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self, table: LogTable) -> u64 {
+        self.0[table as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,350 @@
+//! Writing a request for a provider.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::thinking;
+use crate::domain::chat::{
+    ChatRequest, Image, Media, Message, OutputFormat, Part, Role, Seal, ToolCall, ToolChoice, ToolDef,
+    ToolKind, ToolResult, Upload,
+};
+use crate::wire::anthropic::models::Traits;
+use crate::wire::convert::RequestOptions;
+use crate::wire::convert::dropped::Dropped;
+use crate::wire::convert::error::ConvertError;
+use crate::wire::convert::fields::Object;
+
+/// Writes `request`, noting what this format has no word for.
+pub(crate) fn encode(
+    request: &ChatRequest,
+    options: &RequestOptions<'_>,
+    dropped: &mut Dropped,
+) -> Result<Vec<u8>, ConvertError> {
+    let traits = Traits::of(options.model);
+    let thinking = thinking::encode(request, traits, dropped);
+    let mut body = Object::new();
+    body.insert("model".into(), options.model.into());
+    let max_tokens =
+        request.max_tokens.unwrap_or_else(|| u64::from(options.default_max_tokens) + thinking.budget);
+    body.insert("max_tokens".into(), max_tokens.into());
+    let (system, messages) = turns(&request.messages, dropped)?;
+    if !system.is_empty() {
+        body.insert("system".into(), one_text_or_blocks(system));
+    }
+    body.insert("messages".into(), messages.into());
+    tools(request, traits, &mut body, dropped);
+    sampling(request, traits, thinking.is_on(), &mut body, dropped);
+    if !request.stop.is_empty() {
+        body.insert("stop_sequences".into(), request.stop.clone().into());
+    }
+    let mut output_config = Object::new();
+    if let Some(effort) = thinking.effort {
+        output_config.insert("effort".into(), effort.into());
+    }
+    output_format(request, traits, &mut output_config, dropped);
+    if let Some(thinking) = thinking.thinking {
+        body.insert("thinking".into(), thinking);
+    }
+    if !output_config.is_empty() {
+        body.insert("output_config".into(), output_config.into());
+    }
+    if let Some(user) = &request.user {
+        body.insert("metadata".into(), json!({"user_id": user}));
+    }
+    match request.service_tier.as_deref() {
+        None => {}
+        Some("auto") => drop(body.insert("service_tier".into(), "auto".into())),
+        Some("default") => drop(body.insert("service_tier".into(), "standard_only".into())),
+        Some(_) => dropped.add("service_tier"),
+    }
+    if options.stream {
+        body.insert("stream".into(), true.into());
+    }
+    foreign(request, dropped);
+    serde_json::to_vec(&body).map_err(|error| ConvertError::new(error.to_string()))
+}
+
+/// Names what only the OpenAI formats know.
+fn foreign(request: &ChatRequest, dropped: &mut Dropped) {
+    let penalty = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
+    for (name, set) in [
+        ("frequency_penalty", penalty(request.frequency_penalty)),
+        ("presence_penalty", penalty(request.presence_penalty)),
+        ("seed", request.seed.is_some()),
+        ("verbosity", request.verbosity.is_some()),
+    ] {
+        if set {
+            dropped.add(name);
+        }
+    }
+    for (key, value) in &request.openai {
+        // Nothing is stored here, so not to store is granted.
+        if *value != json!(false) && *value != json!({}) {
+            dropped.add(key.as_str());
+        }
+    }
+}
+
+fn sampling(request: &ChatRequest, traits: Traits, thinking: bool, body: &mut Object, dropped: &mut Dropped) {
+    let mut put = |name: &'static str, value: Value, taken: bool| {
+        if taken && traits.sampling {
+            body.insert(name.into(), value);
+        } else {
+            dropped.add(name);
+        }
+    };
+    let temperature = request.temperature.filter(|temperature| *temperature != 1.0 || traits.sampling);
+    if let Some(temperature) = temperature {
+        put("temperature", temperature.into(), temperature == 1.0 || (temperature < 1.0 && !thinking));
+    }
+    if let Some(top_p) = request.top_p.filter(|top_p| *top_p != 1.0 || traits.sampling) {
+        let alone = traits.both_temperature_and_top_p || request.temperature.is_none();
+        // While it thinks, Claude takes only values from 0.95 on.
+        put("top_p", top_p.into(), alone && (!thinking || top_p >= 0.95));
+    }
+    if let Some(top_k) = request.top_k {
+        put("top_k", top_k.into(), !thinking);
+    }
+}
+
+/// The instructions, which stand apart, and the conversation, in which user and assistant alternate.
+///
+/// Instructions from the middle of a conversation join the others: every model takes them there, while only the newest take
+/// a `system` turn, and only in some places.
+fn turns(messages: &[Message], dropped: &mut Dropped) -> Result<(Vec<Value>, Vec<Value>), ConvertError> {
+    let mut system = Vec::new();
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for message in messages {
+        if message.name.is_some() {
+            dropped.add("messages.name");
+        }
+        let role = match message.role {
+            Role::System | Role::Developer => {
+                for part in &message.parts {
+                    system.extend(block(part, dropped)?);
+                }
+                continue;
+            }
+            Role::Assistant => "assistant",
+            Role::User | Role::Tool => "user",
+        };
+        let mut blocks = Vec::with_capacity(message.parts.len());
+        for part in &message.parts {
+            blocks.extend(block(part, dropped)?);
+        }
+        match turns.last_mut() {
+            Some((last, earlier)) if *last == role => earlier.append(&mut blocks),
+            _ if blocks.is_empty() => {}
+            _ => turns.push((role, blocks)),
+        }
+    }
+    let written = turns.into_iter().map(|(role, mut blocks)| {
+        // Results of tool calls must come first in the turn that follows the calls.
+        blocks.sort_by_key(|block| block["type"] != "tool_result");
+        json!({"role": role, "content": one_text_or_blocks(blocks)})
+    });
+    Ok((system, written.collect()))
+}
+
+fn one_text_or_blocks(mut blocks: Vec<Value>) -> Value {
+    match blocks.as_mut_slice() {
+        [block] if block["type"] == "text" => block["text"].take(),
+        _ => blocks.into(),
+    }
+}
+
+/// One block; nothing if the part cannot be said here.
+fn block(part: &Part, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
+    Ok(Some(match part {
+        // Empty texts are refused.
+        Part::Text(text) | Part::Refusal(text) if text.is_empty() => return Ok(None),
+        Part::Text(text) | Part::Refusal(text) => json!({"type": "text", "text": text}),
+        Part::Reasoning(reasoning) => match &reasoning.seal {
+            Some(Seal::Anthropic { signature }) => {
+                json!({"type": "thinking", "thinking": reasoning.text, "signature": signature})
+            }
+            Some(Seal::AnthropicRedacted { data }) => json!({"type": "redacted_thinking", "data": data}),
+            Some(Seal::OpenAi { .. }) | None => {
+                dropped.add("messages.reasoning");
+                return Ok(None);
+            }
+        },
+        Part::Image(image) => json!({"type": "image", "source": image_source(image, dropped)?}),
+        Part::File(file) => document(file)?,
+        Part::Audio { .. } => {
+            return Err(ConvertError::new(
+                "`input_audio` content cannot be sent to this model's provider, which takes no audio",
+            ));
+        }
+        Part::ToolCall(call) => json!({
+            "type": "tool_use", "id": tool_id(&call.id), "name": call.name, "input": input(call),
+        }),
+        Part::ToolResult(ToolResult { call_id, content, is_error }) => {
+            let mut blocks = Vec::with_capacity(content.len());
+            for part in content {
+                blocks.extend(block(part, dropped)?);
+            }
+            let mut result = json!({"type": "tool_result", "tool_use_id": tool_id(call_id)});
+            if !blocks.is_empty() {
+                result["content"] = one_text_or_blocks(blocks);
+            }
+            if *is_error {
+                result["is_error"] = true.into();
+            }
+            result
+        }
+    }))
+}
+
+/// Ids of calls that Anthropic accepts: letters, digits, `_` and `-`. Some providers use others (`functions.search:0`);
+/// call and result are changed alike.
+fn tool_id(id: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if id.is_empty() {
+        "_".into()
+    } else if id.chars().all(plain) {
+        id.into()
+    } else {
+        id.chars().map(|c| if plain(c) { c } else { '_' }).collect()
+    }
+}
+
+/// The key under which free text, and what is no JSON object, is passed as an object.
+pub(crate) const FREE_INPUT: &str = "input";
+
+/// `input` must be an object.
+pub(crate) fn input(call: &ToolCall) -> Value {
+    match (call.kind, call.arguments.trim()) {
+        (ToolKind::Function, "") => json!({}),
+        (ToolKind::Function, text) => match serde_json::from_str(text) {
+            Ok(Value::Object(object)) => Value::Object(object),
+            _ => json!({FREE_INPUT: call.arguments}),
+        },
+        (ToolKind::Custom, _) => json!({FREE_INPUT: call.arguments}),
+    }
+}
+
+fn image_source(image: &Image, dropped: &mut Dropped) -> Result<Value, ConvertError> {
+    if image.detail.as_deref().is_some_and(|detail| detail != "auto") {
+        dropped.add("image.detail");
+    }
+    match &image.source {
+        Media::Url(url) => Ok(json!({"type": "url", "url": url})),
+        Media::Inline { media_type, data } => {
+            Ok(json!({"type": "base64", "media_type": media_type, "data": data}))
+        }
+        Media::Id(_) => Err(ConvertError::new(
+            "An image given by file id cannot be sent to this model's provider; send its URL or its data",
+        )),
+    }
+}
+
+fn document(file: &Upload) -> Result<Value, ConvertError> {
+    let source = match &file.source {
+        Media::Url(url) => json!({"type": "url", "url": url}),
+        Media::Inline { media_type, data } if media_type == "application/pdf" => {
+            json!({"type": "base64", "media_type": media_type, "data": data})
+        }
+        Media::Inline { media_type, data } if is_text(media_type) => {
+            let text = STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let text =
+                text.ok_or_else(|| ConvertError::new("A text file's data must be base64 of UTF-8 text"))?;
+            json!({"type": "text", "media_type": "text/plain", "data": text})
+        }
+        Media::Inline { media_type, .. } => {
+            return Err(ConvertError::new(format!(
+                "A file of type {media_type:?} cannot be sent to this model's provider, which takes PDF and text"
+            )));
+        }
+        Media::Id(_) => {
+            return Err(ConvertError::new(
+                "A file given by id cannot be sent to this model's provider; send its URL or its data",
+            ));
+        }
+    };
+    let mut block = json!({"type": "document", "source": source});
+    if let Some(name) = &file.name {
+        block["title"] = name.as_str().into();
+    }
+    Ok(block)
+}
+
+fn is_text(media_type: &str) -> bool {
+    media_type.starts_with("text/") || matches!(media_type, "application/json" | "application/xml")
+}
+
+fn tools(request: &ChatRequest, traits: Traits, body: &mut Object, dropped: &mut Dropped) {
+    let allowed = |tool: &&ToolDef| match &request.tool_choice {
+        Some(ToolChoice::Allowed { names, .. }) => names.iter().any(|name| name == tool.name()),
+        _ => true,
+    };
+    let tools: Vec<Value> =
+        request.tools.iter().filter(allowed).map(|def| tool(def, traits, dropped)).collect();
+    if tools.is_empty() {
+        return;
+    }
+    body.insert("tools".into(), tools.into());
+    let mut choice = match &request.tool_choice {
+        None | Some(ToolChoice::Auto | ToolChoice::Allowed { required: false, .. }) => {
+            json!({"type": "auto"})
+        }
+        Some(ToolChoice::None) => json!({"type": "none"}),
+        Some(ToolChoice::Required | ToolChoice::Allowed { required: true, .. }) => json!({"type": "any"}),
+        Some(ToolChoice::Named(name)) => json!({"type": "tool", "name": name}),
+    };
+    let parallel = request.parallel_tool_calls.filter(|_| request.tool_choice != Some(ToolChoice::None));
+    if let Some(parallel) = parallel {
+        choice["disable_parallel_tool_use"] = (!parallel).into();
+    }
+    if request.tool_choice.is_some() || parallel.is_some() {
+        body.insert("tool_choice".into(), choice);
+    }
+}
+
+fn tool(def: &ToolDef, traits: Traits, dropped: &mut Dropped) -> Value {
+    let mut tool = json!({"name": def.name()});
+    match def {
+        ToolDef::Function { description, parameters, strict, .. } => {
+            if let Some(description) = description {
+                tool["description"] = description.as_str().into();
+            }
+            let mut schema =
+                parameters.clone().unwrap_or_else(|| json!({"type": "object", "properties": {}}));
+            if let Value::Object(schema) = &mut schema {
+                schema.entry("type").or_insert_with(|| "object".into());
+            }
+            tool["input_schema"] = schema;
+            match strict {
+                Some(strict) if traits.structured_output => tool["strict"] = (*strict).into(),
+                Some(true) => dropped.add("tools.strict"),
+                _ => {}
+            }
+        }
+        ToolDef::Custom { description, format, .. } => {
+            // A tool that takes free text is here one that takes an object with one text.
+            if format.as_ref().is_some_and(|format| format["type"] != "text") {
+                dropped.add("tools.format");
+            }
+            if let Some(description) = description {
+                tool["description"] = description.as_str().into();
+            }
+            tool["input_schema"] = json!({
+                "type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT],
+            });
+        }
+    }
+    tool
+}
+
+fn output_format(request: &ChatRequest, traits: Traits, config: &mut Object, dropped: &mut Dropped) {
+    match &request.format {
+        None | Some(OutputFormat::Text) => {}
+        Some(OutputFormat::JsonSchema { schema, .. }) if traits.structured_output => {
+            config.insert("format".into(), json!({"type": "json_schema", "schema": schema}));
+        }
+        Some(OutputFormat::JsonObject | OutputFormat::JsonSchema { .. }) => dropped.add("response_format"),
+    }
+}

@@ -1,0 +1,8 @@
+//! Requests.
+
+mod decode;
+mod encode;
+mod thinking;
+
+pub(crate) use decode::decode;
+pub(crate) use encode::{FREE_INPUT, encode, input};

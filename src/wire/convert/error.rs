@@ -1,0 +1,34 @@
+//! Why something cannot be converted.
+
+use std::fmt;
+
+use super::fields::At;
+
+/// A request that cannot be said in the provider's format (or not read in the client's), or an answer that is not what the
+/// provider's format promises. Displays as one sentence that names the field, fit for the caller's eyes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ConvertError {
+    message: String,
+    param: Option<String>,
+}
+
+impl ConvertError {
+    /// About the whole body, or about something without a path of its own.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: None }
+    }
+
+    /// About the field `at`; `problem` follows its name: `must be a string`.
+    pub(crate) fn at(at: &At<'_>, problem: impl fmt::Display) -> Self {
+        let param = at.to_string();
+        let message =
+            if param.is_empty() { format!("The body {problem}") } else { format!("`{param}` {problem}") };
+        Self { message, param: Some(param).filter(|param| !param.is_empty()) }
+    }
+
+    /// Path of the field in the caller's body, when one field is to blame; OpenAI's `param`.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+}

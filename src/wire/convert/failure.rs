@@ -1,0 +1,164 @@
+//! Errors that providers report, in each format's shape and words.
+
+use serde_json::{Value, json};
+
+use crate::domain::chat::{ErrorKind, ProviderError};
+use crate::domain::label::ApiFormat;
+
+/// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
+/// <https://platform.claude.com/docs/en/api/errors>.
+const KINDS: &[(ErrorKind, &str, &str)] = &[
+    (ErrorKind::InvalidRequest, "invalid_request_error", "invalid_request_error"),
+    (ErrorKind::Authentication, "authentication_error", "authentication_error"),
+    (ErrorKind::Permission, "permission_error", "permission_error"),
+    (ErrorKind::NotFound, "not_found_error", "not_found_error"),
+    (ErrorKind::TooLarge, "request_too_large", "request_too_large"),
+    (ErrorKind::RateLimit, "rate_limit_error", "rate_limit_error"),
+    (ErrorKind::Billing, "insufficient_quota", "billing_error"),
+    (ErrorKind::Overloaded, "overloaded_error", "overloaded_error"),
+    (ErrorKind::Timeout, "timeout_error", "timeout_error"),
+    (ErrorKind::Api, "server_error", "api_error"),
+];
+
+/// What further words of providers mean.
+const SYNONYMS: &[(&str, ErrorKind)] = &[
+    ("invalid_api_key", ErrorKind::Authentication),
+    ("model_not_found", ErrorKind::NotFound),
+    ("rate_limit_exceeded", ErrorKind::RateLimit),
+    ("requests", ErrorKind::RateLimit),
+    ("tokens", ErrorKind::RateLimit),
+    ("insufficient_quota", ErrorKind::Billing),
+    ("context_length_exceeded", ErrorKind::InvalidRequest),
+    ("invalid_prompt", ErrorKind::InvalidRequest),
+];
+
+fn kind_of_word(word: &str) -> Option<ErrorKind> {
+    let known = KINDS.iter().find(|(_, openai, anthropic)| word == *openai || word == *anthropic);
+    let synonym = || SYNONYMS.iter().find(|(synonym, _)| word == *synonym).map(|(_, kind)| *kind);
+    known.map(|(kind, ..)| *kind).or_else(synonym)
+}
+
+fn kind_of_status(status: u16) -> ErrorKind {
+    match status {
+        401 => ErrorKind::Authentication,
+        402 => ErrorKind::Billing,
+        403 => ErrorKind::Permission,
+        404 => ErrorKind::NotFound,
+        408 | 504 => ErrorKind::Timeout,
+        413 => ErrorKind::TooLarge,
+        429 => ErrorKind::RateLimit,
+        503 | 529 => ErrorKind::Overloaded,
+        400..=499 => ErrorKind::InvalidRequest,
+        _ => ErrorKind::Api,
+    }
+}
+
+/// Reads the error in `value`, whatever its shape: `{error: {…}}`, `{error: "…"}`, or the error itself.
+pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
+    let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(value);
+    let word = |key: &str| match &error[key] {
+        Value::String(text) if !text.is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let code = word("code");
+    let said = [code.as_deref(), error["type"].as_str()];
+    // The code is more precise than the type, and the status than a type that nobody knows.
+    let kind = said
+        .iter()
+        .flatten()
+        .find_map(|word| kind_of_word(word))
+        .unwrap_or_else(|| status.map_or(ErrorKind::Api, kind_of_status));
+    let message = error.as_str().map(str::to_owned).or_else(|| word("message")).or_else(|| word("detail"));
+    let message = message.unwrap_or_else(|| match status {
+        Some(status) => format!("The provider answered with status {status}"),
+        None => "The provider reported an error without saying which".into(),
+    });
+    ProviderError { kind, message, code, param: word("param") }
+}
+
+/// What to say of an event that is not JSON.
+pub(crate) fn garbage() -> ProviderError {
+    let message = "The provider sent an event that is not valid JSON".to_owned();
+    ProviderError { kind: ErrorKind::Api, message, code: None, param: None }
+}
+
+/// OpenAI's error object, without the envelope.
+pub(crate) fn openai(error: &ProviderError) -> Value {
+    let kind =
+        KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("server_error", |(_, word, _)| *word);
+    let code = error.code.as_deref().or(match error.kind {
+        ErrorKind::RateLimit => Some("rate_limit_exceeded"),
+        ErrorKind::Billing => Some("insufficient_quota"),
+        _ => None,
+    });
+    json!({"message": error.message, "type": kind, "param": error.param, "code": code})
+}
+
+/// Anthropic's error, envelope included.
+pub(crate) fn anthropic(error: &ProviderError) -> Value {
+    let kind = KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("api_error", |(.., word)| *word);
+    json!({"type": "error", "error": {"type": kind, "message": error.message}})
+}
+
+/// Writes the error `body`, which a provider of the format `from` answered with `status`, in the client's format `to`. Any
+/// body will do: what cannot be read becomes a sentence about the status.
+pub fn convert_error(_from: ApiFormat, to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
+    // The shapes tell themselves apart, and proxies before a provider answer in whatever shape they like.
+    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value = match value {
+        Value::Array(mut items) if items.len() == 1 => items.remove(0),
+        value => value,
+    };
+    let error = decode(&value, Some(status));
+    let written = match to {
+        ApiFormat::OpenAiChat | ApiFormat::OpenAiResponses => json!({"error": openai(&error)}),
+        ApiFormat::Anthropic => anthropic(&error),
+    };
+    written.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(to: ApiFormat, status: u16, body: &str) -> Value {
+        serde_json::from_slice(&convert_error(ApiFormat::OpenAiChat, to, status, body.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn errors_keep_their_meaning() {
+        let quota = r#"{"error":{"message":"No money","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#;
+        assert_eq!(
+            converted(ApiFormat::Anthropic, 429, quota),
+            json!({"type": "error", "error": {"type": "billing_error", "message": "No money"}})
+        );
+        let key =
+            r#"{"error":{"message":"Bad key","type":"invalid_request_error","code":"invalid_api_key"}}"#;
+        assert_eq!(converted(ApiFormat::Anthropic, 401, key)["error"]["type"], "authentication_error");
+        let overloaded = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+        assert_eq!(
+            converted(ApiFormat::OpenAiChat, 529, overloaded),
+            json!({"error": {"message": "Overloaded", "type": "overloaded_error", "param": null, "code": null}})
+        );
+        let limited = r#"{"type":"error","error":{"type":"rate_limit_error","message":"Slow down"}}"#;
+        assert_eq!(
+            converted(ApiFormat::OpenAiResponses, 429, limited)["error"]["code"],
+            "rate_limit_exceeded"
+        );
+    }
+
+    #[test]
+    fn any_body_will_do() {
+        assert_eq!(
+            converted(ApiFormat::OpenAiChat, 502, "<html>")["error"]["message"],
+            "The provider answered with status 502"
+        );
+        assert_eq!(converted(ApiFormat::Anthropic, 404, "null")["error"]["type"], "not_found_error");
+        assert_eq!(converted(ApiFormat::OpenAiChat, 500, r#"{"error":"oops"}"#)["error"]["message"], "oops");
+        assert_eq!(
+            converted(ApiFormat::OpenAiChat, 400, r#"[{"error":{"message":"m","code":400}}]"#)["error"]["code"],
+            "400"
+        );
+    }
+}

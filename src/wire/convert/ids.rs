@@ -1,0 +1,22 @@
+//! Ids of answers, items and calls. Clients tell them apart by nothing, but expect the prefix of their own format.
+
+use super::AnswerContext;
+
+/// Prefixes that the formats put before ids of answers.
+const PREFIXES: [&str; 3] = ["chatcmpl-", "msg_", "resp_"];
+
+/// The provider's id with the prefix of the client's format; the gateway's own id if the provider gave none.
+pub(crate) fn answer(prefix: &str, id: &str, context: &AnswerContext) -> String {
+    let bare = PREFIXES.iter().find_map(|known| id.strip_prefix(known)).unwrap_or(id);
+    format!("{prefix}{}", if bare.is_empty() { &context.id } else { bare })
+}
+
+/// An id for the item at `index` of an answer.
+pub(crate) fn item(prefix: &str, index: usize, context: &AnswerContext) -> String {
+    format!("{prefix}{}_{index}", context.id)
+}
+
+/// An id for a call that came without; `position` is its place among what was generated.
+pub(crate) fn of_call(position: usize) -> String {
+    format!("call_{position}")
+}

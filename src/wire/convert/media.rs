@@ -1,0 +1,55 @@
+//! Images and documents by URL: the OpenAI formats carry bytes in `data:` URLs (RFC 2397).
+
+use super::error::ConvertError;
+use super::fields::At;
+use crate::domain::chat::{Media, Upload};
+
+/// What `url`, which stands `at`, points to.
+pub(crate) fn from_url(url: String, at: &At<'_>) -> Result<Media, ConvertError> {
+    let Some(rest) = url.strip_prefix("data:") else { return Ok(Media::Url(url)) };
+    let (head, data) =
+        rest.split_once(',').ok_or_else(|| ConvertError::at(at, "is a data: URL without a comma"))?;
+    let head = head
+        .strip_suffix(";base64")
+        .ok_or_else(|| ConvertError::at(at, "must be base64 when it is a data: URL"))?;
+    let media_type = head.split(';').next().unwrap_or_default();
+    let media_type = if media_type.is_empty() { "text/plain" } else { media_type };
+    Ok(Media::Inline { media_type: media_type.to_ascii_lowercase(), data: data.to_owned() })
+}
+
+/// The `data:` URL of base64 `data`.
+pub(crate) fn data_url(media_type: &str, data: &str) -> String {
+    format!("data:{media_type};base64,{data}")
+}
+
+/// The name of a file, which the OpenAI formats want beside data.
+pub(crate) fn file_name(file: &Upload) -> Option<&str> {
+    file.name.as_deref().or(match &file.source {
+        Media::Inline { media_type, .. } if media_type == "application/pdf" => Some("document.pdf"),
+        Media::Inline { media_type, .. } if media_type.starts_with("text/") => Some("document.txt"),
+        Media::Inline { .. } => Some("document"),
+        Media::Url(_) | Media::Id(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> Result<Media, String> {
+        from_url(url.to_owned(), &At::Key(&At::Root, "url")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn urls_and_data_urls() {
+        let inline =
+            |media_type: &str, data: &str| Media::Inline { media_type: media_type.into(), data: data.into() };
+        assert_eq!(read("https://a/b.png"), Ok(Media::Url("https://a/b.png".into())));
+        assert_eq!(read("data:image/PNG;base64,AAAA"), Ok(inline("image/png", "AAAA")));
+        assert_eq!(read("data:text/plain;charset=utf-8;base64,AAAA"), Ok(inline("text/plain", "AAAA")));
+        assert_eq!(read("data:;base64,"), Ok(inline("text/plain", "")));
+        assert_eq!(read("data:image/png;base64"), Err("`url` is a data: URL without a comma".into()));
+        assert_eq!(read("data:image/png,abc"), Err("`url` must be base64 when it is a data: URL".into()));
+        assert_eq!(data_url("image/png", "AAAA"), "data:image/png;base64,AAAA");
+    }
+}

@@ -1,0 +1,127 @@
+//! Converting a stream, event by event.
+
+use bytes::BytesMut;
+
+use super::AnswerContext;
+use super::free_text::Unwrapper;
+use super::sequence::Sequencer;
+use crate::domain::chat::{ErrorKind, ProviderError, StreamEvent};
+use crate::domain::label::ApiFormat;
+use crate::wire::{anthropic, openai_chat, openai_responses};
+
+/// Reads the events of one format.
+#[derive(Debug)]
+enum Decoder {
+    Chat(openai_chat::stream::Decoder),
+    Responses(openai_responses::stream::Decoder),
+    Anthropic(anthropic::stream::Decoder),
+}
+
+/// Writes the events of one format.
+#[derive(Debug)]
+enum Encoder {
+    Chat(openai_chat::stream::Encoder),
+    Responses(openai_responses::stream::Encoder),
+    Anthropic(anthropic::stream::Encoder),
+}
+
+impl Encoder {
+    fn write(&mut self, event: StreamEvent, context: &AnswerContext, out: &mut BytesMut) {
+        match self {
+            Self::Chat(encoder) => encoder.write(event, context, out),
+            Self::Responses(encoder) => encoder.write(event, context, out),
+            Self::Anthropic(encoder) => encoder.write(event, context, out),
+        }
+    }
+}
+
+/// Turns the event stream of a provider into that of a client's format: every event of the one yields at once what the other
+/// can say of it, and the order of events is the other's own.
+#[derive(Debug)]
+pub struct StreamConverter {
+    decoder: Decoder,
+    sequencer: Sequencer,
+    unwrapper: Unwrapper,
+    encoder: Encoder,
+    context: AnswerContext,
+    /// Whether the model has said why it stopped.
+    stopped: bool,
+    /// Whether the client's stream is complete, or broken off; nothing is written any more.
+    done: bool,
+}
+
+impl StreamConverter {
+    /// From the provider's format to the client's.
+    pub fn new(from: ApiFormat, to: ApiFormat, context: AnswerContext) -> Self {
+        Self {
+            decoder: match from {
+                ApiFormat::OpenAiChat => Decoder::Chat(Default::default()),
+                ApiFormat::OpenAiResponses => Decoder::Responses(Default::default()),
+                ApiFormat::Anthropic => Decoder::Anthropic(Default::default()),
+            },
+            sequencer: Sequencer::default(),
+            unwrapper: Unwrapper::default(),
+            encoder: match to {
+                ApiFormat::OpenAiChat => Encoder::Chat(Default::default()),
+                ApiFormat::OpenAiResponses => Encoder::Responses(Default::default()),
+                ApiFormat::Anthropic => Encoder::Anthropic(Default::default()),
+            },
+            context,
+            stopped: false,
+            done: false,
+        }
+    }
+
+    /// Takes one event of the provider and appends what it yields. `event` is its `event:` name, if any.
+    pub fn feed(&mut self, event: Option<&str>, data: &str, out: &mut BytesMut) {
+        if self.done {
+            return;
+        }
+        let mut events = Vec::new();
+        match &mut self.decoder {
+            Decoder::Chat(decoder) => decoder.read(data, &mut events),
+            Decoder::Responses(decoder) => decoder.read(event, data, &mut events),
+            Decoder::Anthropic(decoder) => decoder.read(event, data, &mut events),
+        }
+        for event in events {
+            self.write(event, out);
+        }
+    }
+
+    /// The provider's stream has ended. Completes the client's: as it should be if the model had stopped, else as a broken
+    /// one.
+    pub fn finish(&mut self, out: &mut BytesMut) {
+        if self.stopped {
+            self.write(StreamEvent::End, out);
+        } else {
+            self.fail("The provider's stream ended before the answer was complete", out);
+        }
+    }
+
+    /// The provider's stream broke off. Ends the client's with its format's own error, with `message`.
+    pub fn fail(&mut self, message: &str, out: &mut BytesMut) {
+        let message = message.to_owned();
+        let error = ProviderError { kind: ErrorKind::Api, message, code: None, param: None };
+        self.write(StreamEvent::Failed(error), out);
+    }
+
+    /// Whether the client's stream has been ended, well or with an error.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn write(&mut self, event: StreamEvent, out: &mut BytesMut) {
+        if self.done {
+            return;
+        }
+        match event {
+            StreamEvent::Stop(_) => self.stopped = true,
+            StreamEvent::End | StreamEvent::Failed(_) => self.done = true,
+            _ => {}
+        }
+        let Self { sequencer, unwrapper, encoder, context, .. } = self;
+        sequencer.pass(event, &mut |event| {
+            unwrapper.pass(event, context, &mut |event| encoder.write(event, context, out));
+        });
+    }
+}

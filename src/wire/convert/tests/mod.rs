@@ -1,0 +1,85 @@
+//! What must hold for every format.
+
+mod garbage;
+mod requests;
+mod strategy;
+mod streams;
+
+use serde_json::Value;
+
+use super::AnswerContext;
+use crate::domain::chat::{ChatAnswer, ChatRequest};
+use crate::domain::label::ApiFormat;
+use crate::wire::convert::dropped::Dropped;
+use crate::wire::convert::error::ConvertError;
+use crate::wire::convert::{RequestOptions, answer_to_stream, stream_to_answer};
+use crate::wire::{anthropic, openai_chat, openai_responses};
+
+fn context(format: ApiFormat) -> AnswerContext {
+    AnswerContext::new(format, b"{}", "m", "0a1b", 1_700_000_000)
+}
+
+fn decode_request(format: ApiFormat, body: &[u8]) -> Result<(ChatRequest, Vec<String>), ConvertError> {
+    let mut dropped = Dropped::default();
+    let request = match format {
+        ApiFormat::OpenAiChat => openai_chat::request::decode(body, &mut dropped),
+        ApiFormat::OpenAiResponses => openai_responses::request::decode(body, &mut dropped),
+        ApiFormat::Anthropic => anthropic::request::decode(body, &mut dropped),
+    };
+    request.map(|request| (request, dropped.into_names()))
+}
+
+fn encode_request(
+    format: ApiFormat,
+    request: &ChatRequest,
+    model: &str,
+) -> Result<(Vec<u8>, Vec<String>), ConvertError> {
+    let options = RequestOptions { model, stream: true, ask_usage: true, default_max_tokens: 4096 };
+    let mut dropped = Dropped::default();
+    let body = match format {
+        ApiFormat::OpenAiChat => openai_chat::request::encode(request, &options, &mut dropped),
+        ApiFormat::OpenAiResponses => openai_responses::request::encode(request, &options, &mut dropped),
+        ApiFormat::Anthropic => anthropic::request::encode(request, &options, &mut dropped),
+    };
+    body.map(|body| (body, dropped.into_names()))
+}
+
+fn decode_answer(format: ApiFormat, body: &[u8]) -> Result<ChatAnswer, ConvertError> {
+    match format {
+        ApiFormat::OpenAiChat => openai_chat::answer::decode(body),
+        ApiFormat::OpenAiResponses => openai_responses::answer::decode(body),
+        ApiFormat::Anthropic => anthropic::answer::decode(body),
+    }
+}
+
+fn encode_answer(format: ApiFormat, answer: &ChatAnswer) -> Vec<u8> {
+    let context = context(format);
+    match format {
+        ApiFormat::OpenAiChat => openai_chat::answer::encode(answer, &context),
+        ApiFormat::OpenAiResponses => openai_responses::answer::encode(answer, &context),
+        ApiFormat::Anthropic => anthropic::answer::encode(answer, &context),
+    }
+    .unwrap()
+}
+
+/// The events of a stream: names and data.
+fn events(stream: &str) -> Vec<(Option<&str>, &str)> {
+    let mut events = Vec::new();
+    for event in stream.split("\n\n").filter(|event| !event.is_empty()) {
+        let name = event.lines().find_map(|line| line.strip_prefix("event: "));
+        let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+        events.push((name, data.unwrap_or_default()));
+    }
+    events
+}
+
+fn stream_of(format: ApiFormat, answer: &[u8]) -> Result<String, ConvertError> {
+    let mut out = bytes::BytesMut::new();
+    answer_to_stream(format, answer, true, &mut out)?;
+    Ok(String::from_utf8(out.to_vec()).unwrap())
+}
+
+fn answer_of(format: ApiFormat, stream: &str) -> Result<Value, ConvertError> {
+    let body = stream_to_answer(format, events(stream).into_iter())?;
+    Ok(serde_json::from_slice(&body).unwrap())
+}

@@ -1,0 +1,460 @@
+//! Errors in the shapes that clients know, whole or as the last event of a stream, and read back from providers.
+
+use std::borrow::Cow;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+
+use super::lenient::{Array, Fold, Raw, json_object};
+use super::sse::write_event;
+use crate::domain::label::ApiFormat;
+
+/// The shape of an error body. Chat, Responses and embeddings share OpenAI's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorFormat {
+    /// `{"error": {message, type, code, param}}`
+    OpenAi,
+    /// `{"type": "error", "error": {type, message}}`
+    Anthropic,
+}
+
+impl From<ApiFormat> for ErrorFormat {
+    fn from(format: ApiFormat) -> Self {
+        match format {
+            ApiFormat::OpenAiChat | ApiFormat::OpenAiResponses => Self::OpenAi,
+            ApiFormat::Anthropic => Self::Anthropic,
+        }
+    }
+}
+
+/// An error as it is told to a client. Its fields are OpenAI's; Anthropic's type follows from the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// HTTP status; in a stream, the one it would have had before the headers were sent.
+    pub status: u16,
+    /// OpenAI's `type`.
+    pub kind: Cow<'static, str>,
+    pub code: Option<Cow<'static, str>>,
+    /// A sentence for the person who reads the client's log.
+    pub message: Cow<'static, str>,
+    /// The request field that is at fault.
+    pub param: Option<Cow<'static, str>>,
+}
+
+impl ApiError {
+    /// An error with the `type` that belongs to its status, and neither code nor param.
+    pub fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, kind: openai_type(status).into(), code: None, message: message.into(), param: None }
+    }
+
+    pub fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
+        self.code = Some(code.into());
+        self
+    }
+
+    pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+}
+
+/// OpenAI's `type` for a status. The API reference lists no closed set; these are the ones its SDKs' users meet.
+pub const fn openai_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// Anthropic's `type` for a status (docs.claude.com, "Errors"; 503 is not listed there and means the same as 529).
+pub const fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        504 => "timeout_error",
+        503 | 529 => "overloaded_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// The status that an error of this type has outside a stream: Anthropic's types, and OpenAI's as far as they are known.
+fn status_of_type(kind: &str) -> Option<u16> {
+    Some(match kind {
+        "invalid_request_error" => 400,
+        "authentication_error" => 401,
+        "billing_error" => 402,
+        "permission_error" => 403,
+        "not_found_error" => 404,
+        "request_too_large" => 413,
+        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
+        "api_error" | "server_error" => 500,
+        "timeout_error" => 504,
+        "overloaded_error" => 529,
+        _ => return None,
+    })
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    code: Option<&'a str>,
+    param: Option<&'a str>,
+}
+
+impl<'a> From<&'a ApiError> for OpenAiError<'a> {
+    fn from(error: &'a ApiError) -> Self {
+        Self {
+            message: &error.message,
+            kind: &error.kind,
+            code: error.code.as_deref(),
+            param: error.param.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OpenAiBody<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicBody<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: AnthropicError<'a>,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
+/// The `error` event of the Responses format. The reference documents the flat fields; OpenAI's server sends them within
+/// `error`, which is also what its SDKs raise as an exception. So both are there.
+#[derive(Serialize)]
+struct ResponsesErrorEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence_number: Option<u64>,
+    code: Option<&'a str>,
+    message: &'a str,
+    param: Option<&'a str>,
+    error: OpenAiError<'a>,
+}
+
+/// The body of an error answer.
+pub fn render_error(format: ErrorFormat, error: &ApiError) -> Vec<u8> {
+    match format {
+        ErrorFormat::OpenAi => json(&OpenAiBody { error: error.into() }),
+        ErrorFormat::Anthropic => json(&AnthropicBody {
+            kind: "error",
+            error: AnthropicError { kind: anthropic_type(error.status), message: &error.message },
+        }),
+    }
+}
+
+/// The event that ends a stream with an error. `sequence_number` is that of the event, for Responses, when known.
+pub fn error_event(format: ApiFormat, error: &ApiError, sequence_number: Option<u64>) -> Bytes {
+    let (name, body) = match format {
+        ApiFormat::OpenAiChat => (None, render_error(ErrorFormat::OpenAi, error)),
+        ApiFormat::Anthropic => (Some("error"), render_error(ErrorFormat::Anthropic, error)),
+        ApiFormat::OpenAiResponses => {
+            let event = ResponsesErrorEvent {
+                kind: "error",
+                sequence_number,
+                code: error.code.as_deref(),
+                message: &error.message,
+                param: error.param.as_deref(),
+                error: error.into(),
+            };
+            (Some("error"), json(&event))
+        }
+    };
+    let mut out = BytesMut::new();
+    write_event(&mut out, name, &String::from_utf8_lossy(&body));
+    out.freeze()
+}
+
+fn json(body: &impl Serialize) -> Vec<u8> {
+    // Serialising to memory fails only for maps whose keys are not strings; there are none.
+    serde_json::to_vec(body).unwrap_or_default()
+}
+
+json_object! {
+    /// Everything that any provider is known to put into an error body or event, at whichever depth.
+    struct Loose<'de> {
+        error: Raw<'de> = "error",
+        message: Raw<'de> = "message",
+        /// FastAPI, and with it many self-hosted servers.
+        detail: Raw<'de> = "detail",
+        kind: Raw<'de> = "type",
+        code: Raw<'de> = "code",
+        param: Raw<'de> = "param",
+        /// Of `response.failed`.
+        response: Raw<'de> = "response",
+    }
+}
+
+/// The first item of an array: Gemini's OpenAI endpoint wraps its errors in one.
+#[derive(Default)]
+struct First<'de>(Option<Raw<'de>>);
+
+impl<'de> Fold<'de> for First<'de> {
+    type Item = Raw<'de>;
+
+    fn add(&mut self, item: Raw<'de>) {
+        self.0.get_or_insert(item);
+    }
+}
+
+/// The longest message taken from a provider, in characters; more is a web page, not a message.
+const MESSAGE_MAX_CHARS: usize = 2000;
+
+/// Reads an error that a provider sent, as the body of an answer with `status` or as an event of a stream (then `status`
+/// is a success, and the error's type decides), so that it can be told in another shape. Whatever the bytes are, there is an
+/// answer: what cannot be read has a general message.
+pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    let mut object: Option<Loose<'_>> = Raw::of(text).object();
+    if object.is_none() {
+        let first: Option<Array<First<'_>>> = serde_json::from_str(text).ok();
+        object = first.and_then(|Array(items)| items?.0?.object());
+    }
+    let Some(outer) = object else { return plain_error(status, text) };
+    let response: Loose<'_> = outer.response.object().unwrap_or_default();
+    let error = if outer.error.is_filled() { outer.error } else { response.error };
+    let inner: Loose<'_> = error.object().unwrap_or_default();
+
+    let kind =
+        inner.kind.text().or_else(|| outer.kind.text().filter(|kind| kind != "error" && !error.is_filled()));
+    let code = inner.code.scalar().or_else(|| outer.code.scalar());
+    let message =
+        [inner.message, error, outer.message, outer.detail, inner.detail].into_iter().find_map(Raw::text);
+    let status = if status >= 400 {
+        status
+    } else {
+        let known = |text: &Option<Cow<'_, str>>| text.as_deref().and_then(status_of_type);
+        known(&kind).or_else(|| known(&code)).unwrap_or(500)
+    };
+    ApiError {
+        status,
+        kind: kind.map_or_else(|| openai_type(status).into(), |kind| kind.into_owned().into()),
+        code: code.map(|code| code.into_owned().into()),
+        message: message.map_or_else(|| general_message(status), |message| shortened(&message)),
+        param: inner.param.text().or_else(|| outer.param.text()).map(|param| param.into_owned().into()),
+    }
+}
+
+fn plain_error(status: u16, text: &str) -> ApiError {
+    let status = if status >= 400 { status } else { 500 };
+    let readable = !text.is_empty() && !text.starts_with(['<', '{', '[']);
+    ApiError::new(status, if readable { shortened(text) } else { general_message(status) })
+}
+
+fn general_message(status: u16) -> Cow<'static, str> {
+    format!("The provider answered with HTTP status {status}.").into()
+}
+
+fn shortened(text: &str) -> Cow<'static, str> {
+    text.chars().take(MESSAGE_MAX_CHARS).collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::wire::watch::StreamWatcher;
+
+    fn refused() -> ApiError {
+        ApiError::new(400, "`model` is \"missing\".\n").with_code("missing_model").with_param("model")
+    }
+
+    fn rendered(format: ErrorFormat, error: &ApiError) -> Value {
+        serde_json::from_slice(&render_error(format, error)).unwrap()
+    }
+
+    #[test]
+    fn bodies_have_the_shape_of_their_format() {
+        assert_eq!(
+            rendered(ErrorFormat::OpenAi, &refused()),
+            json!({"error": {
+                "message": "`model` is \"missing\".\n", "type": "invalid_request_error", "code": "missing_model",
+                "param": "model",
+            }})
+        );
+        assert_eq!(
+            rendered(ErrorFormat::OpenAi, &ApiError::new(502, "m")),
+            json!({"error": {"message": "m", "type": "server_error", "code": null, "param": null}})
+        );
+        assert_eq!(
+            rendered(ErrorFormat::Anthropic, &refused()),
+            json!({"type": "error", "error": {"type": "invalid_request_error", "message": "`model` is \"missing\".\n"}})
+        );
+    }
+
+    #[test]
+    fn anthropic_names_the_status() {
+        let types = [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (403, "permission_error"),
+            (404, "not_found_error"),
+            (409, "invalid_request_error"),
+            (413, "request_too_large"),
+            (422, "invalid_request_error"),
+            (429, "rate_limit_error"),
+            (500, "api_error"),
+            (502, "api_error"),
+            (503, "overloaded_error"),
+            (504, "timeout_error"),
+            (529, "overloaded_error"),
+        ];
+        for (status, kind) in types {
+            assert_eq!(
+                rendered(ErrorFormat::Anthropic, &ApiError::new(status, "m"))["error"]["type"],
+                kind,
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn events_end_a_stream_in_its_format() {
+        let error = ApiError::new(502, "gone").with_code("stream_cut");
+        let event = |format| String::from_utf8(error_event(format, &error, Some(7)).to_vec()).unwrap();
+        assert_eq!(
+            event(ApiFormat::OpenAiChat),
+            "data: {\"error\":{\"message\":\"gone\",\"type\":\"server_error\",\"code\":\"stream_cut\",\"param\":null}}\n\n"
+        );
+        assert_eq!(
+            event(ApiFormat::Anthropic),
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"gone\"}}\n\n"
+        );
+        let responses = event(ApiFormat::OpenAiResponses);
+        let data = responses.strip_prefix("event: error\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(data).unwrap(),
+            json!({
+                "type": "error", "sequence_number": 7, "code": "stream_cut", "message": "gone", "param": null,
+                "error": {"message": "gone", "type": "server_error", "code": "stream_cut", "param": null},
+            })
+        );
+        assert!(
+            !String::from_utf8_lossy(&error_event(ApiFormat::OpenAiResponses, &error, None))
+                .contains("sequence")
+        );
+        for format in ApiFormat::ALL.iter().copied() {
+            let mut watcher = StreamWatcher::new(format, false);
+            watcher.feed(error_event(format, &error, None));
+            let code = if format == ApiFormat::Anthropic { "api_error" } else { "stream_cut" };
+            assert_eq!(watcher.seen().error.as_deref(), Some(code));
+        }
+    }
+
+    #[test]
+    fn what_is_rendered_is_parsed_again() {
+        for status in [400, 401, 403, 404, 413, 429, 500, 502, 504] {
+            let error = ApiError { kind: "some_type".into(), ..ApiError::new(status, "m") }
+                .with_code("c")
+                .with_param("p");
+            assert_eq!(parse_error(status, &render_error(ErrorFormat::OpenAi, &error)), error);
+        }
+        let parsed =
+            parse_error(529, &render_error(ErrorFormat::Anthropic, &ApiError::new(529, "Overloaded")));
+        assert_eq!((parsed.status, &*parsed.kind, &*parsed.message), (529, "overloaded_error", "Overloaded"));
+    }
+
+    #[test]
+    fn errors_of_many_providers_are_understood() {
+        // (status, body) → (status, type, code, message)
+        type Told = (u16, &'static str, Option<&'static str>, &'static str);
+        let cases: [(u16, &str, Told); 14] = [
+            (
+                404,
+                r#"{"error":"model 'x' not found"}"#,
+                (404, "invalid_request_error", None, "model 'x' not found"),
+            ),
+            (401, r#"{"message":"Unauthorized"}"#, (401, "authentication_error", None, "Unauthorized")),
+            (422, r#"{"detail":"Field required"}"#, (422, "invalid_request_error", None, "Field required")),
+            (
+                400,
+                r#"{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}"#,
+                (400, "BadRequestError", Some("400"), "too long"),
+            ),
+            (
+                429,
+                r#"[{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}]"#,
+                (429, "rate_limit_error", Some("429"), "Quota"),
+            ),
+            (
+                502,
+                "<html><h1>Bad Gateway</h1></html>",
+                (502, "server_error", None, "The provider answered with HTTP status 502."),
+            ),
+            (503, "", (503, "server_error", None, "The provider answered with HTTP status 503.")),
+            (500, "upstream connect error\n", (500, "server_error", None, "upstream connect error")),
+            (
+                400,
+                "{\"error\":",
+                (400, "invalid_request_error", None, "The provider answered with HTTP status 400."),
+            ),
+            (400, "[]", (400, "invalid_request_error", None, "The provider answered with HTTP status 400.")),
+            (
+                400,
+                r#"{"error":{"message":7,"type":[],"code":null}}"#,
+                (400, "invalid_request_error", None, "The provider answered with HTTP status 400."),
+            ),
+            // Events of streams: the status is that of the stream.
+            (
+                200,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+                (529, "overloaded_error", None, "Overloaded"),
+            ),
+            (
+                200,
+                r#"{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"slow down"}}}"#,
+                (429, "rate_limit_error", Some("rate_limit_exceeded"), "slow down"),
+            ),
+            (
+                200,
+                r#"{"type":"error","code":"server_error","message":"oops","param":null}"#,
+                (500, "server_error", Some("server_error"), "oops"),
+            ),
+        ];
+        for (status, body, expected) in cases {
+            let error = parse_error(status, body.as_bytes());
+            assert_eq!(
+                (error.status, &*error.kind, error.code.as_deref(), &*error.message),
+                expected,
+                "{body}"
+            );
+        }
+        assert_eq!(parse_error(400, "é".repeat(9000).as_bytes()).message.chars().count(), MESSAGE_MAX_CHARS);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(status: u16, body in prop::collection::vec(any::<u8>(), 0..100), text in "[\\[\\]{}\":,a-z\\\\]{0,60}") {
+            for body in [&body[..], text.as_bytes()] {
+                let error = parse_error(status, body);
+                prop_assert!(error.status >= 400 && !error.message.is_empty());
+            }
+        }
+    }
+}

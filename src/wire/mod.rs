@@ -1,0 +1,21 @@
+//! Bytes ↔ meaning: what the gateway reads from, and changes in, the JSON and event streams that pass through it.
+//!
+//! Where client and provider speak the same format nothing is rebuilt: a request is edited by splicing ([`head`]), a
+//! stream is forwarded as it came and only watched ([`watch`]), an answer is only looked at ([`answer`]). Reading is
+//! lenient ([`lenient`]): providers add and bend fields every month, so only broken JSON is an error.
+//!
+//! Where they differ, everything goes through [`crate::domain::chat`] ([`convert`]): one reader and one writer for each
+//! format ([`openai_chat`], [`openai_responses`], [`anthropic`]).
+
+pub mod answer;
+pub(crate) mod anthropic;
+pub mod convert;
+pub mod embeddings;
+pub mod error;
+pub mod head;
+pub(crate) mod lenient;
+pub(crate) mod openai_chat;
+pub(crate) mod openai_responses;
+pub mod sse;
+pub mod usage;
+pub mod watch;

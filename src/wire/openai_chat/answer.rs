@@ -1,0 +1,147 @@
+//! Answers that are not streamed.
+
+use serde_json::{Value, json};
+
+use super::{reasoning, request, usage};
+use crate::domain::chat::{ChatAnswer, Part, Reasoning, StopReason, ToolCall, ToolKind};
+use crate::wire::convert::AnswerContext;
+use crate::wire::convert::error::ConvertError;
+use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
+use crate::wire::convert::ids;
+
+/// Reads a provider's answer.
+pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
+    let mut answer: Object = serde_json::from_slice(body)
+        .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
+    let usage = answer.get("usage").map(usage::decode).unwrap_or_default();
+    let id = take_string(&mut answer, "id").unwrap_or_default();
+    let mut choice = take_objects(&mut answer, "choices")
+        .next()
+        .ok_or_else(|| ConvertError::new("The answer has no `choices`"))?;
+    let mut message = take_object(&mut choice, "message").unwrap_or_default();
+    let parts = parts(&mut message);
+    let has_calls = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
+    let has_refusal = parts.iter().any(|part| matches!(part, Part::Refusal(_)));
+    let stop = stop_reason(take_string(&mut choice, "finish_reason").as_deref(), has_calls, has_refusal);
+    Ok(ChatAnswer { id, parts, stop, usage })
+}
+
+fn parts(message: &mut Object) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let thought = ["reasoning_content", "reasoning"].into_iter().find_map(|key| take_string(message, key));
+    if let Some(text) = thought.filter(|text| !text.is_empty()) {
+        parts.push(Part::Reasoning(Reasoning { text, seal: None }));
+    }
+    match message.get_mut("content").map(Value::take) {
+        Some(Value::String(text)) if !text.is_empty() => parts.push(Part::Text(text)),
+        Some(Value::Array(chunks)) => parts.extend(chunks.into_iter().filter_map(chunk)),
+        _ => {}
+    }
+    if let Some(text) = take_string(message, "refusal").filter(|text| !text.is_empty()) {
+        parts.push(Part::Refusal(text));
+    }
+    for call in take_objects(message, "tool_calls") {
+        parts.extend(tool_call(call, parts.len()).map(Part::ToolCall));
+    }
+    parts
+}
+
+/// Content in parts, as Mistral sends it: text and thoughts.
+fn chunk(chunk: Value) -> Option<Part> {
+    let Value::Object(mut chunk) = chunk else { return None };
+    match take_string(&mut chunk, "type")?.as_str() {
+        "text" => take_string(&mut chunk, "text").map(Part::Text),
+        "thinking" => {
+            let pieces = take_array(&mut chunk, "thinking");
+            let text: String = pieces.iter().filter_map(|piece| piece["text"].as_str()).collect();
+            Some(Part::Reasoning(Reasoning { text, seal: None }))
+        }
+        _ => None,
+    }
+}
+
+fn tool_call(mut call: Object, position: usize) -> Option<ToolCall> {
+    // Some providers give calls no id, but a result has to name one.
+    let id =
+        take_string(&mut call, "id").filter(|id| !id.is_empty()).unwrap_or_else(|| ids::of_call(position));
+    let (mut inner, input, kind) = match take_object(&mut call, "custom") {
+        Some(custom) => (custom, "input", ToolKind::Custom),
+        None => (take_object(&mut call, "function")?, "arguments", ToolKind::Function),
+    };
+    let name = take_string(&mut inner, "name")?;
+    let arguments = match inner.get_mut(input).map(Value::take) {
+        Some(Value::String(text)) => text,
+        Some(object @ Value::Object(_)) => object.to_string(),
+        _ => String::new(),
+    };
+    Some(ToolCall { id, name, arguments, kind })
+}
+
+/// What `finish_reason` means, given what was generated.
+pub(crate) fn stop_reason(word: Option<&str>, has_calls: bool, has_refusal: bool) -> StopReason {
+    match word {
+        // Some providers say `stop` also when they call tools.
+        None | Some("stop" | "eos" | "tool_calls" | "function_call") => {
+            StopReason::of_stop(has_calls, has_refusal)
+        }
+        Some("length") => StopReason::Length,
+        Some("content_filter") => StopReason::ContentFilter,
+        Some(other) => StopReason::Other(other.to_owned()),
+    }
+}
+
+/// `finish_reason`.
+pub(crate) fn finish_reason(stop: &StopReason) -> &'static str {
+    match stop {
+        StopReason::EndTurn
+        | StopReason::StopSequence(_)
+        | StopReason::Refusal
+        | StopReason::Pause
+        | StopReason::Other(_) => "stop",
+        StopReason::Length | StopReason::ContextWindow => "length",
+        StopReason::ToolUse => "tool_calls",
+        StopReason::ContentFilter => "content_filter",
+    }
+}
+
+/// Writes an answer for a client.
+pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec<u8>, ConvertError> {
+    let (mut text, mut thought, mut refusal) = (String::new(), String::new(), String::new());
+    let (mut details, mut calls) = (Vec::new(), Vec::new());
+    for part in &answer.parts {
+        match part {
+            Part::Text(piece) => text.push_str(piece),
+            Part::Refusal(piece) => refusal.push_str(piece),
+            Part::Reasoning(piece) => {
+                thought.push_str(&piece.text);
+                details.extend(reasoning::details(&piece.text, piece.seal.as_ref(), details.len()));
+            }
+            Part::ToolCall(call) => calls.push(request::tool_call(call)),
+            Part::Image(_) | Part::File(_) | Part::Audio { .. } | Part::ToolResult(_) => {}
+        }
+    }
+    let or_null = |text: String| if text.is_empty() { Value::Null } else { text.into() };
+    let mut message = json!({"role": "assistant", "content": or_null(text), "refusal": or_null(refusal)});
+    if !thought.is_empty() {
+        message["reasoning_content"] = thought.into();
+    }
+    if !details.is_empty() {
+        message["reasoning_details"] = details.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    let mut written = json!({
+        "id": ids::answer("chatcmpl-", &answer.id, context),
+        "object": "chat.completion",
+        "created": context.created,
+        "model": context.model,
+        "choices": [{
+            "index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason(&answer.stop),
+        }],
+    });
+    if answer.usage.is_known() {
+        written["usage"] = usage::encode(&answer.usage);
+    }
+    serde_json::to_vec(&written).map_err(|error| ConvertError::new(error.to_string()))
+}

@@ -1,0 +1,234 @@
+//! A whole answer as the chunks that would have brought it, and back. Unknown fields, several choices and log probabilities
+//! are kept.
+
+use bytes::BytesMut;
+use serde_json::{Value, json};
+
+use crate::wire::convert::error::ConvertError;
+use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
+use crate::wire::convert::{failure, sse};
+
+/// Appends the chunks of `answer`.
+pub(crate) fn to_stream(mut answer: Object, usage: bool, out: &mut BytesMut) -> Result<(), ConvertError> {
+    let choices = take_array(&mut answer, "choices");
+    if choices.is_empty() {
+        return Err(ConvertError::new("The answer has no `choices`"));
+    }
+    answer.shift_remove("choices");
+    let reported = answer.shift_remove("usage").filter(Value::is_object);
+    answer.insert("object".into(), "chat.completion.chunk".into());
+    let chunk = |choices: Value, reported: Option<&Value>, out: &mut BytesMut| {
+        let mut chunk = answer.clone();
+        chunk.insert("choices".into(), choices);
+        if usage {
+            chunk.insert("usage".into(), reported.cloned().unwrap_or_default());
+        }
+        sse::event(None, &chunk, out);
+    };
+    for (position, choice) in choices.into_iter().enumerate() {
+        let Value::Object(mut choice) = choice else { continue };
+        let message = take_object(&mut choice, "message").unwrap_or_default();
+        let index = choice.get("index").cloned().unwrap_or_else(|| position.into());
+        let logprobs = choice.insert("logprobs".into(), Value::Null).unwrap_or_default();
+        for delta in deltas(message) {
+            let logprobs = if delta["content"].as_str().is_some_and(|text| !text.is_empty()) {
+                &logprobs
+            } else {
+                &Value::Null
+            };
+            let choice = json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null});
+            chunk(json!([choice]), None, out);
+        }
+        // What else the choice holds (content filter results) comes with its end.
+        choice.shift_remove("message");
+        let mut last = json!({"index": index, "delta": {}});
+        if let Value::Object(last) = &mut last {
+            last.extend(choice);
+        }
+        chunk(json!([last]), None, out);
+    }
+    if let Some(reported) = reported.as_ref().filter(|_| usage) {
+        chunk(json!([]), Some(reported), out);
+    }
+    sse::done(out);
+    Ok(())
+}
+
+/// A message in pieces: the role first, then each field, calls in the end.
+fn deltas(mut message: Object) -> Vec<Value> {
+    let role = take_string(&mut message, "role").unwrap_or_else(|| "assistant".into());
+    let content = message.get("content").filter(|content| content.is_string()).map(|_| "");
+    let mut deltas = vec![json!({"role": role, "content": content, "refusal": null})];
+    let calls = take_objects(&mut message, "tool_calls");
+    // Thoughts come before words.
+    for key in ["reasoning_content", "reasoning"] {
+        deltas.extend(message.shift_remove(key).map(|value| json!({key: value})));
+    }
+    for (key, value) in message {
+        let says_nothing = match &value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        };
+        if !says_nothing {
+            deltas.push(json!({key: value}));
+        }
+    }
+    for (index, mut call) in calls.enumerate() {
+        call.shift_insert(0, "index".into(), index.into());
+        let (kind, input) =
+            if call.contains_key("custom") { ("custom", "input") } else { ("function", "arguments") };
+        let text = call.get_mut(kind).and_then(|inner| inner.get_mut(input)).map(Value::take);
+        if let Some(inner) = call.get_mut(kind).and_then(Value::as_object_mut) {
+            inner.insert(input.into(), "".into());
+        }
+        deltas.push(json!({"tool_calls": [call]}));
+        if let Some(text) = text {
+            deltas.push(json!({"tool_calls": [{"index": index, kind: {input: text}}]}));
+        }
+    }
+    deltas
+        .retain(|delta| delta.as_object().is_some_and(|delta| delta.values().any(|value| !value.is_null())));
+    deltas
+}
+
+/// Folds the `data:` of events into the answer.
+pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Value, ConvertError> {
+    let mut answer = Object::new();
+    let mut choices: Vec<Object> = Vec::new();
+    let mut done = false;
+    for data in events {
+        let data = data.trim_ascii();
+        if data == "[DONE]" {
+            done = true;
+            break;
+        }
+        if data.is_empty() {
+            continue;
+        }
+        let mut chunk: Object = serde_json::from_str(data).map_err(|error| {
+            ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
+        })?;
+        if chunk.get("error").is_some_and(|error| !error.is_null()) {
+            return Err(ConvertError::new(failure::decode(&Value::Object(chunk), None).message));
+        }
+        for choice in take_objects(&mut chunk, "choices") {
+            add_choice(choice, &mut choices);
+        }
+        chunk.shift_remove("choices");
+        chunk.shift_remove("obfuscation");
+        for (key, value) in chunk {
+            let known = answer.get(&key).is_some_and(|known| !is_blank(known));
+            if !value.is_null() && (key == "usage" || !known) {
+                answer.insert(key, value);
+            }
+        }
+    }
+    let finished = |choice: &Object| choice.get("finish_reason").is_some_and(Value::is_string);
+    if choices.is_empty() || !(done || choices.iter().all(finished)) {
+        return Err(ConvertError::new("The stream ended before the answer was complete"));
+    }
+    answer.insert("object".into(), "chat.completion".into());
+    choices.sort_by_key(|choice| choice.get("index").and_then(Value::as_u64));
+    answer.insert("choices".into(), choices.into_iter().map(finish_choice).collect());
+    Ok(answer.into())
+}
+
+/// Zero, nothing, or empty: what Azure sends before it knows.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(0),
+        _ => false,
+    }
+}
+
+fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
+    let index = new.get("index").and_then(Value::as_u64).unwrap_or(0);
+    let position =
+        choices.iter().position(|choice| choice.get("index").and_then(Value::as_u64) == Some(index));
+    let position = position.unwrap_or_else(|| {
+        let mut choice = Object::new();
+        choice.insert("index".into(), index.into());
+        choice.insert("message".into(), json!({}));
+        choice.insert("logprobs".into(), Value::Null);
+        choice.insert("finish_reason".into(), Value::Null);
+        choices.push(choice);
+        choices.len() - 1
+    });
+    let choice = &mut choices[position];
+    let delta = take_object(&mut new, "delta").unwrap_or_default();
+    if let Some(Value::Object(message)) = choice.get_mut("message") {
+        merge(message, delta);
+    }
+    if let Some(logprobs) = take_object(&mut new, "logprobs") {
+        let known = choice.entry("logprobs").or_insert(Value::Null);
+        match known {
+            Value::Object(known) => merge(known, logprobs),
+            _ => *known = logprobs.into(),
+        }
+    }
+    for (key, value) in new {
+        if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !value.is_null() {
+            choice.insert(key, value);
+        }
+    }
+}
+
+/// Adds `delta` to what is known: texts are continued, except those that name something; entries with an `index` go to
+/// their own; other lists grow.
+fn merge(known: &mut Object, delta: Object) {
+    for (key, value) in delta {
+        match (known.get_mut(&key), value) {
+            (_, Value::Null) => drop(known.entry(key).or_insert(Value::Null)),
+            (None | Some(Value::Null), Value::Array(items))
+                if items.iter().any(|item| item["index"].is_u64()) =>
+            {
+                let mut list = Vec::new();
+                merge_list(&mut list, items);
+                known.insert(key, list.into());
+            }
+            (None | Some(Value::Null), value) => drop(known.insert(key, value)),
+            (Some(Value::String(text)), Value::String(more)) => {
+                let names = matches!(key.as_str(), "role" | "id" | "type" | "name" | "format");
+                if !names || text.is_empty() {
+                    text.push_str(&more);
+                }
+            }
+            (Some(Value::Object(inner)), Value::Object(more)) => merge(inner, more),
+            (Some(Value::Array(list)), Value::Array(more)) => merge_list(list, more),
+            (Some(slot), value) => *slot = value,
+        }
+    }
+}
+
+fn merge_list(list: &mut Vec<Value>, more: Vec<Value>) {
+    for item in more {
+        let same = |known: &&mut Value| item["index"].is_u64() && known["index"] == item["index"];
+        match (list.iter_mut().find(same), item) {
+            (Some(Value::Object(known)), Value::Object(item)) => merge(known, item),
+            (_, item) => list.push(item),
+        }
+    }
+}
+
+/// A choice as a whole answer writes it.
+fn finish_choice(mut choice: Object) -> Value {
+    if let Some(Value::Object(message)) = choice.get_mut("message") {
+        message.entry("role").or_insert_with(|| "assistant".into());
+        let has_calls =
+            message.get("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|c| !c.is_empty()));
+        let content = message.entry("content").or_insert(Value::Null);
+        if has_calls && content == "" {
+            *content = Value::Null;
+        }
+        if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+            for call in calls.iter_mut().filter_map(Value::as_object_mut) {
+                call.shift_remove("index");
+            }
+        }
+    }
+    choice.into()
+}

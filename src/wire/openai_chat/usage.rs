@@ -1,0 +1,65 @@
+//! `usage`.
+
+use serde_json::{Value, json};
+
+use crate::domain::usage::Usage;
+use crate::wire::convert::fields::count;
+
+/// Reads what a provider reported, with what OpenAI-compatible ones add.
+pub(crate) fn decode(usage: &Value) -> Usage {
+    let field = |path: &str| usage.pointer(path).and_then(count);
+    let mut read = Usage {
+        prompt: field("/prompt_tokens"),
+        completion: field("/completion_tokens"),
+        cached: field("/prompt_tokens_details/cached_tokens")
+            .or_else(|| field("/prompt_cache_hit_tokens"))
+            .or_else(|| field("/cached_tokens")),
+        cache_write: field("/prompt_tokens_details/cache_write_tokens"),
+        reasoning: field("/completion_tokens_details/reasoning_tokens"),
+    };
+    // OpenAI counts reasoning within `completion_tokens`; xAI beside them, which its own total gives away.
+    if let (Some(prompt), Some(completion), Some(reasoning), Some(total)) =
+        (read.prompt, read.completion, read.reasoning, field("/total_tokens"))
+    {
+        let all = completion.saturating_add(reasoning);
+        if reasoning > 0 && prompt.saturating_add(all) == total {
+            read.completion = Some(all);
+        }
+    }
+    read
+}
+
+/// Writes it; what was not reported is left out where the format allows, and is 0 where not.
+pub(crate) fn encode(usage: &Usage) -> Value {
+    let mut written = json!({
+        "prompt_tokens": usage.prompt.unwrap_or(0),
+        "completion_tokens": usage.completion.unwrap_or(0),
+        "total_tokens": usage.total(),
+    });
+    let mut prompt = json!({"cached_tokens": usage.cached.unwrap_or(0)});
+    if let Some(tokens) = usage.cache_write {
+        prompt["cache_write_tokens"] = tokens.into();
+    }
+    written["prompt_tokens_details"] = prompt;
+    written["completion_tokens_details"] = json!({"reasoning_tokens": usage.reasoning.unwrap_or(0)});
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_count_in_their_own_ways() {
+        let xai = json!({
+            "prompt_tokens": 307, "completion_tokens": 26, "total_tokens": 560,
+            "prompt_tokens_details": {"cached_tokens": 306}, "completion_tokens_details": {"reasoning_tokens": 227},
+        });
+        let usage = decode(&xai);
+        assert_eq!((usage.prompt, usage.completion, usage.reasoning), (Some(307), Some(253), Some(227)));
+        let deepseek = json!({"prompt_tokens": 339, "completion_tokens": 83, "prompt_cache_hit_tokens": 320});
+        assert_eq!(decode(&deepseek).cached, Some(320));
+        assert_eq!(decode(&json!({"prompt_tokens": "many"})), Usage::default());
+        assert_eq!(decode(&Value::Null), Usage::default());
+    }
+}

@@ -1,0 +1,202 @@
+//! Reading a client's request: everything but its input.
+
+use serde_json::{Value, json};
+
+use super::input;
+use crate::domain::chat::{
+    ChatRequest, Effort, Message, OutputFormat, Part, ReasoningConfig, Role, ToolChoice, ToolDef,
+};
+use crate::wire::convert::OPENAI_SHARED;
+use crate::wire::convert::dropped::Dropped;
+use crate::wire::convert::error::ConvertError;
+use crate::wire::convert::fields::Fields;
+
+/// Reads `body`, noting what the domain has no word for.
+pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
+    let mut fields = Fields::parse(body)?;
+    fields.ignore(&["model", "stream", "stream_options"]);
+    refuse_what_only_openai_has(&mut fields)?;
+
+    let mut request = ChatRequest {
+        messages: messages(&mut fields, dropped)?,
+        tools: tools(&mut fields, dropped)?,
+        tool_choice: tool_choice(&mut fields, dropped)?,
+        parallel_tool_calls: fields.bool("parallel_tool_calls")?,
+        max_tokens: fields.u64("max_output_tokens")?,
+        temperature: fields.f64("temperature")?,
+        top_p: fields.f64("top_p")?,
+        reasoning: reasoning(&mut fields, dropped)?,
+        user: fields.str("user")?,
+        service_tier: fields.str("service_tier")?,
+        ..ChatRequest::default()
+    };
+    (request.format, request.verbosity) = text(&mut fields, dropped)?;
+    for key in OPENAI_SHARED {
+        if let Some(value) = fields.take(key) {
+            request.openai.insert((*key).to_owned(), value);
+        }
+    }
+    let include = fields.strings("include")?.unwrap_or_default();
+    // Encrypted reasoning is returned unasked.
+    if include.iter().any(|what| what != "reasoning.encrypted_content") {
+        dropped.add("include");
+    }
+    if fields.str("truncation")?.is_some_and(|truncation| truncation != "disabled") {
+        dropped.add("truncation");
+    }
+    fields.drop_rest(dropped);
+    Ok(request)
+}
+
+/// What stands for context that OpenAI keeps and no one else has: without it the answer would be to another question.
+fn refuse_what_only_openai_has(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
+    for key in ["previous_response_id", "conversation", "prompt"] {
+        if fields.take(key).is_some() {
+            let problem = "refers to what is stored at OpenAI and cannot be used with this model's provider";
+            return Err(fields.error(key, problem));
+        }
+    }
+    if fields.bool("background")? == Some(true) {
+        return Err(fields.error("background", "cannot be true with this model's provider"));
+    }
+    Ok(())
+}
+
+fn messages(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Message>, ConvertError> {
+    let mut messages = Vec::new();
+    if let Some(instructions) = fields.str("instructions")?.filter(|text| !text.is_empty()) {
+        messages.push(Message::new(Role::System, vec![Part::Text(instructions)]));
+    }
+    let at = fields.at();
+    match fields.take("input") {
+        None => return Err(fields.error("input", "is required")),
+        Some(Value::String(text)) => messages.push(Message::new(Role::User, vec![Part::Text(text)])),
+        Some(Value::Array(items)) => input::decode(items, at.key("input"), &mut messages, dropped)?,
+        Some(_) => return Err(fields.error("input", "must be a string or an array")),
+    }
+    Ok(messages)
+}
+
+fn tools(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<ToolDef>, ConvertError> {
+    let at = fields.at();
+    let at = at.key("tools");
+    let mut tools = Vec::new();
+    for (index, item) in fields.array("tools")?.unwrap_or_default().into_iter().enumerate() {
+        let mut tool = Fields::new(item, at.index(index))?;
+        match tool.require_str("type")?.as_str() {
+            "function" => tools.push(ToolDef::Function {
+                name: tool.require_str("name")?,
+                description: tool.str("description")?,
+                parameters: tool.object("parameters")?.map(Value::Object),
+                strict: tool.bool("strict")?,
+            }),
+            "custom" => tools.push(ToolDef::Custom {
+                name: tool.require_str("name")?,
+                description: tool.str("description")?,
+                format: tool.object("format")?.map(Value::Object),
+            }),
+            // Run by OpenAI's servers, or known to its models without a schema.
+            kind => {
+                dropped.add(format!("tools.{kind}"));
+                continue;
+            }
+        }
+        tool.drop_rest(dropped);
+    }
+    Ok(tools)
+}
+
+fn tool_choice(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<ToolChoice>, ConvertError> {
+    let value = match fields.take("tool_choice") {
+        None => return Ok(None),
+        Some(Value::String(word)) => {
+            return match word.as_str() {
+                "auto" => Ok(Some(ToolChoice::Auto)),
+                "none" => Ok(Some(ToolChoice::None)),
+                "required" => Ok(Some(ToolChoice::Required)),
+                other => Err(fields.error("tool_choice", format_args!("has the unknown value {other:?}"))),
+            };
+        }
+        Some(value) => value,
+    };
+    let at = fields.at();
+    let mut choice = Fields::new(value, at.key("tool_choice"))?;
+    let read = match choice.require_str("type")?.as_str() {
+        "function" | "custom" => ToolChoice::Named(choice.require_str("name")?),
+        "allowed_tools" => {
+            let required = match choice.require_str("mode")?.as_str() {
+                "auto" => false,
+                "required" => true,
+                other => return Err(choice.error("mode", format_args!("has the unknown value {other:?}"))),
+            };
+            let names = choice
+                .array("tools")?
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|tool| tool["name"].as_str().map(str::to_owned))
+                .collect();
+            ToolChoice::Allowed { required, names }
+        }
+        // A tool that OpenAI's servers run.
+        _ => {
+            dropped.add("tool_choice");
+            return Ok(None);
+        }
+    };
+    choice.drop_rest(dropped);
+    Ok(Some(read))
+}
+
+/// `text`: the format of the answer and how wordy it is.
+fn text(
+    fields: &mut Fields<'_>,
+    dropped: &mut Dropped,
+) -> Result<(Option<OutputFormat>, Option<String>), ConvertError> {
+    let Some(value) = fields.take("text") else { return Ok((None, None)) };
+    let at = fields.at();
+    let at = at.key("text");
+    let mut text = Fields::new(value, at)?;
+    let verbosity = text.str("verbosity")?;
+    let format = match text.take("format") {
+        None => None,
+        Some(value) => {
+            let mut format = Fields::new(value, at.key("format"))?;
+            let read = match format.require_str("type")?.as_str() {
+                "text" => OutputFormat::Text,
+                "json_object" => OutputFormat::JsonObject,
+                "json_schema" => OutputFormat::JsonSchema {
+                    name: format.str("name")?,
+                    description: format.str("description")?,
+                    schema: format.take("schema").unwrap_or_else(|| json!({})),
+                    strict: format.bool("strict")?,
+                },
+                other => return Err(format.error("type", format_args!("has the unknown value {other:?}"))),
+            };
+            format.drop_rest(dropped);
+            Some(read)
+        }
+    };
+    text.drop_rest(dropped);
+    Ok((format, verbosity))
+}
+
+fn reasoning(
+    fields: &mut Fields<'_>,
+    dropped: &mut Dropped,
+) -> Result<Option<ReasoningConfig>, ConvertError> {
+    let Some(value) = fields.take("reasoning") else { return Ok(None) };
+    let at = fields.at();
+    let mut reasoning = Fields::new(value, at.key("reasoning"))?;
+    let older = reasoning.str("generate_summary")?;
+    let summary = reasoning.str("summary")?.or(older);
+    let word = reasoning.str("effort")?;
+    reasoning.drop_rest(dropped);
+    let effort = word.as_deref().and_then(Effort::parse);
+    if word.is_some() && effort.is_none() {
+        dropped.add("reasoning.effort");
+    }
+    if effort.is_none() && summary.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(ReasoningConfig { effort, budget_tokens: None, visible: Some(summary.is_some()) }))
+}

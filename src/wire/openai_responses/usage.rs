@@ -1,0 +1,35 @@
+//! `usage`.
+
+use serde_json::{Value, json};
+
+use crate::domain::usage::Usage;
+use crate::wire::convert::fields::count;
+
+/// Reads what a provider reported.
+pub(crate) fn decode(usage: &Value) -> Usage {
+    let field = |path: &str| usage.pointer(path).and_then(count);
+    Usage {
+        prompt: field("/input_tokens"),
+        completion: field("/output_tokens"),
+        cached: field("/input_tokens_details/cached_tokens"),
+        cache_write: field("/input_tokens_details/cache_write_tokens"),
+        reasoning: field("/output_tokens_details/reasoning_tokens"),
+    }
+}
+
+/// Writes it. All fields are required here, so what was not reported is 0; nothing reported at all is `null`.
+pub(crate) fn encode(usage: &Usage) -> Value {
+    if !usage.is_known() {
+        return Value::Null;
+    }
+    json!({
+        "input_tokens": usage.prompt.unwrap_or(0),
+        "input_tokens_details": {
+            "cached_tokens": usage.cached.unwrap_or(0),
+            "cache_write_tokens": usage.cache_write.unwrap_or(0),
+        },
+        "output_tokens": usage.completion.unwrap_or(0),
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning.unwrap_or(0)},
+        "total_tokens": usage.total(),
+    })
+}

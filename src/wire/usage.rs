@@ -1,0 +1,128 @@
+//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings).
+
+use super::lenient::{Count, Raw, json_object};
+use crate::domain::usage::Usage;
+
+json_object! {
+    /// `usage` of chat completions and embeddings, with what OpenAI-compatible providers add.
+    pub(crate) struct ChatUsage<'de> {
+        prompt_tokens: Count = "prompt_tokens",
+        completion_tokens: Count = "completion_tokens",
+        total_tokens: Count = "total_tokens",
+        prompt_details: Raw<'de> = "prompt_tokens_details",
+        completion_details: Raw<'de> = "completion_tokens_details",
+        /// DeepSeek.
+        prompt_cache_hit_tokens: Count = "prompt_cache_hit_tokens",
+        /// Moonshot.
+        cached_tokens: Count = "cached_tokens",
+        /// Proxies in front of Anthropic keep its name.
+        cache_creation_input_tokens: Count = "cache_creation_input_tokens",
+    }
+}
+
+json_object! {
+    struct PromptDetails {
+        cached_tokens: Count = "cached_tokens",
+        /// OpenRouter.
+        cache_write_tokens: Count = "cache_write_tokens",
+    }
+}
+
+json_object! {
+    struct CompletionDetails {
+        reasoning_tokens: Count = "reasoning_tokens",
+    }
+}
+
+impl ChatUsage<'_> {
+    /// In the gateway's terms.
+    pub(crate) fn usage(&self) -> Usage {
+        let prompt: PromptDetails = self.prompt_details.object().unwrap_or_default();
+        let completion: CompletionDetails = self.completion_details.object().unwrap_or_default();
+        Usage {
+            prompt: self.prompt_tokens.0,
+            completion: self.completion_with(completion.reasoning_tokens.0),
+            cached: prompt.cached_tokens.0.or(self.prompt_cache_hit_tokens.0).or(self.cached_tokens.0),
+            cache_write: prompt.cache_write_tokens.0.or(self.cache_creation_input_tokens.0),
+            reasoning: completion.reasoning_tokens.0,
+        }
+    }
+
+    /// All output tokens. OpenAI counts reasoning within `completion_tokens`; xAI counts it beside them, which its own
+    /// total gives away: prompt + completion + reasoning = total.
+    fn completion_with(&self, reasoning: Option<u64>) -> Option<u64> {
+        let completion = self.completion_tokens.0?;
+        let (Some(prompt), Some(total), Some(reasoning)) =
+            (self.prompt_tokens.0, self.total_tokens.0, reasoning)
+        else {
+            return Some(completion);
+        };
+        let with_reasoning = completion.saturating_add(reasoning);
+        Some(if prompt.checked_add(with_reasoning) == Some(total) { with_reasoning } else { completion })
+    }
+}
+
+json_object! {
+    /// `usage` of the Responses format.
+    pub(crate) struct ResponsesUsage<'de> {
+        input_tokens: Count = "input_tokens",
+        output_tokens: Count = "output_tokens",
+        input_details: Raw<'de> = "input_tokens_details",
+        output_details: Raw<'de> = "output_tokens_details",
+    }
+}
+
+impl ResponsesUsage<'_> {
+    /// In the gateway's terms.
+    pub(crate) fn usage(&self) -> Usage {
+        let input: PromptDetails = self.input_details.object().unwrap_or_default();
+        let output: CompletionDetails = self.output_details.object().unwrap_or_default();
+        Usage {
+            prompt: self.input_tokens.0,
+            completion: self.output_tokens.0,
+            cached: input.cached_tokens.0,
+            cache_write: input.cache_write_tokens.0,
+            reasoning: output.reasoning_tokens.0,
+        }
+    }
+}
+
+json_object! {
+    /// `usage` of Anthropic Messages, as written: `input_tokens` counts only what was neither read from nor written to the
+    /// cache.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct AnthropicUsage {
+        input_tokens: Count = "input_tokens",
+        cache_read: Count = "cache_read_input_tokens",
+        cache_write: Count = "cache_creation_input_tokens",
+        output_tokens: Count = "output_tokens",
+    }
+}
+
+impl AnthropicUsage {
+    /// Takes every field that `later` knows. Done on the fields as written, because `message_delta` may repeat only some of
+    /// those of `message_start`, and the sum needs the last of each.
+    pub(crate) fn merge(&mut self, later: &Self) {
+        for (mine, theirs) in [
+            (&mut self.input_tokens, later.input_tokens),
+            (&mut self.cache_read, later.cache_read),
+            (&mut self.cache_write, later.cache_write),
+            (&mut self.output_tokens, later.output_tokens),
+        ] {
+            mine.0 = theirs.0.or(mine.0);
+        }
+    }
+
+    /// In the gateway's terms: the prompt is all input tokens, cached or not.
+    pub(crate) fn usage(&self) -> Usage {
+        let part = |count: Count| count.0.unwrap_or(0);
+        let cached = part(self.cache_read).saturating_add(part(self.cache_write));
+        Usage {
+            prompt: self.input_tokens.0.map(|tokens| tokens.saturating_add(cached)),
+            completion: self.output_tokens.0,
+            cached: self.cache_read.0,
+            cache_write: self.cache_write.0,
+            reasoning: None,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Watching a stream that is forwarded as it comes: for the first token, the usage, how it ended and what went wrong.
+
+mod anthropic;
+mod chat;
+mod responses;
+mod template;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use super::lenient::{Raw, json_object};
+use super::sse::{SseEvent, SseScanner};
+use super::usage::AnthropicUsage;
+use crate::domain::label::{ApiFormat, FinishReason};
+use crate::domain::usage::Usage;
+
+use template::Template;
+
+pub(super) use anthropic::finish_reason as anthropic_finish_reason;
+pub(super) use chat::Choices;
+pub(super) use responses::Response;
+
+/// What a stream has said so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether a content token came: text, reasoning, a refusal or (part of) a tool call; not a mere role or an empty
+    /// string.
+    pub first_token: bool,
+    /// The last value that was said of each field.
+    pub usage: Usage,
+    pub finish_reason: Option<FinishReason>,
+    /// Whether the answer is complete: chat a finish reason or `[DONE]`, Anthropic `message_stop`, Responses
+    /// `response.completed`, `.incomplete` or `.failed`. A stream that ends before was cut.
+    pub terminal: bool,
+    /// Whether `[DONE]` came.
+    pub done: bool,
+    /// The short code of the first error that the provider sent as an event.
+    pub error: Option<String>,
+    /// Whether an event was not JSON, or too large to be read.
+    pub malformed: bool,
+}
+
+/// What a reader makes of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing but content.
+    Content,
+    /// Nothing that is watched for.
+    Idle,
+    /// Usage, an end or an error, perhaps beside content.
+    Telling,
+    /// A chat chunk that says nothing but the usage.
+    UsageOnly,
+    /// Not JSON.
+    Malformed,
+}
+
+/// Reads the events of one stream.
+#[derive(Debug)]
+struct Reader {
+    format: ApiFormat,
+    /// The usage of an Anthropic stream as written so far.
+    usage: AnthropicUsage,
+    template: Template,
+}
+
+impl Reader {
+    fn new(format: ApiFormat) -> Self {
+        Self { format, usage: AnthropicUsage::default(), template: Template::default() }
+    }
+
+    fn read(&mut self, event: &SseEvent<'_>, seen: &mut Seen) -> Kind {
+        // Some proxies send events with empty data as heartbeats.
+        let data = event.data.trim_ascii();
+        if data.is_empty() {
+            return Kind::Idle;
+        }
+        if data == "[DONE]" {
+            seen.done = true;
+            seen.terminal |= self.format == ApiFormat::OpenAiChat;
+            return Kind::Telling;
+        }
+        let failed = event.event == Some("error");
+        if !failed && self.template.fits(data.as_bytes()) {
+            return Kind::Content;
+        }
+        let kind = match self.format {
+            ApiFormat::OpenAiChat => chat::read(data, seen),
+            ApiFormat::OpenAiResponses => responses::read(data, seen),
+            ApiFormat::Anthropic => anthropic::read(data, &mut self.usage, seen),
+        };
+        if failed && seen.error.is_none() {
+            seen.error = Some(Failure::code_of_event(data));
+        }
+        if kind == Some(Kind::Content) && !failed {
+            self.template.learn(data.as_bytes());
+        }
+        kind.unwrap_or(Kind::Malformed)
+    }
+}
+
+/// Watches one stream of events of one format.
+#[derive(Debug)]
+pub struct StreamWatcher {
+    scanner: SseScanner,
+    reader: Reader,
+    seen: Seen,
+    /// Whether usage-only chunks are cut out.
+    strip: bool,
+    /// Bytes of an event that is not complete, kept back because it may have to be cut out.
+    held: BytesMut,
+    /// Whether the last event was cut out, so that a LF that it is still owed must go too.
+    cut_last: bool,
+}
+
+impl StreamWatcher {
+    /// Watches a stream of `format`. With `strip_usage_chunk` (chat only; for when the gateway asked for the usage and the
+    /// client did not) the chunk with empty `choices` and a `usage` is cut out of what is forwarded.
+    pub fn new(format: ApiFormat, strip_usage_chunk: bool) -> Self {
+        Self {
+            scanner: SseScanner::new(),
+            reader: Reader::new(format),
+            seen: Seen::default(),
+            strip: strip_usage_chunk && format == ApiFormat::OpenAiChat,
+            held: BytesMut::new(),
+            cut_last: false,
+        }
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// Whether what was forwarded ends where an event ends, so that another event may follow. What is held back does not
+    /// count: nobody has seen it.
+    pub fn is_between_events(&self) -> bool {
+        self.strip || self.scanner.pending_from() == self.scanner.position()
+    }
+
+    /// Reads `chunk` and returns what is to be forwarded now: the same bytes, uncopied, unless usage chunks are cut out;
+    /// then it may be empty, because a trailing incomplete event waits for its end.
+    pub fn feed(&mut self, chunk: Bytes) -> Bytes {
+        let before = self.scanner.position();
+        let cut_line_feed = self.cut_last && self.scanner.owes_line_feed() && chunk.first() == Some(&b'\n');
+        let mut cuts = Vec::new();
+        let Self { scanner, reader, seen, strip, .. } = self;
+        let fed = scanner.feed(&chunk, |event| match reader.read(&event, seen) {
+            Kind::UsageOnly if *strip => cuts.push(event.range),
+            Kind::Malformed => seen.malformed = true,
+            Kind::UsageOnly | Kind::Content | Kind::Idle | Kind::Telling => {}
+        });
+        seen.malformed |= fed.is_err();
+        if !self.strip || chunk.is_empty() {
+            return chunk;
+        }
+        self.cut_last = cuts.last().is_some_and(|cut| cut.end == self.scanner.position());
+        self.forward(&chunk, before, cut_line_feed, &cuts)
+    }
+
+    /// What can be forwarded of `chunk`, which begins at the position `before` of the stream, without `cuts`.
+    fn forward(&mut self, chunk: &Bytes, before: u64, cut_line_feed: bool, cuts: &[Range<u64>]) -> Bytes {
+        let offset = |position: u64| {
+            usize::try_from(position.saturating_sub(before)).map_or(chunk.len(), |at| at.min(chunk.len()))
+        };
+        let complete = offset(self.scanner.pending_from());
+        if complete == chunk.len() && self.held.is_empty() && cuts.is_empty() && !cut_line_feed {
+            return chunk.clone();
+        }
+        let mut from = usize::from(cut_line_feed);
+        let mut pieces = Vec::with_capacity(cuts.len() + 1);
+        for cut in cuts {
+            if cut.start < before {
+                self.held.clear();
+            }
+            pieces.push(from..offset(cut.start));
+            from = offset(cut.end);
+        }
+        pieces.push(from..complete);
+        pieces.retain(|piece| !piece.is_empty());
+        let out = match (&pieces[..], self.held.is_empty() || complete == 0) {
+            ([], true) => Bytes::new(),
+            ([piece], true) => chunk.slice(piece.clone()),
+            (pieces, _) => {
+                for piece in pieces {
+                    self.held.extend_from_slice(&chunk[piece.clone()]);
+                }
+                self.held.split().freeze()
+            }
+        };
+        self.held.extend_from_slice(&chunk[from.max(complete)..]);
+        out
+    }
+
+    /// Ends the stream and returns what was held back.
+    pub fn finish(&mut self) -> Bytes {
+        let mut cut = false;
+        let (reader, seen) = (&mut self.reader, &mut self.seen);
+        // A rest that is not JSON is an event that was cut off, which `terminal` tells, not `malformed`.
+        self.scanner.finish(|event| cut = reader.read(&event, seen) == Kind::UsageOnly);
+        let held = self.held.split().freeze();
+        if cut && self.strip { Bytes::new() } else { held }
+    }
+}
+
+json_object! {
+    /// An error as providers send it within a stream: `{"error": {…}}`, `{"error": "…"}`, or the bare fields.
+    struct Failure<'de> {
+        error: Raw<'de> = "error",
+        code: Raw<'de> = "code",
+        kind: Raw<'de> = "type",
+    }
+}
+
+impl Failure<'_> {
+    /// The short code of an event that is an error as a whole.
+    fn code_of_event(data: &str) -> String {
+        let event: Failure<'_> = serde_json::from_str(data).unwrap_or_default();
+        Self::code_of(event.error).unwrap_or_else(|| event.short_code())
+    }
+
+    /// The short code of an `error` field, if it says anything: an object or a text.
+    fn code_of(error: Raw<'_>) -> Option<String> {
+        if let Some(failure) = error.object::<Failure<'_>>().filter(|_| error.is_filled()) {
+            return Some(failure.short_code());
+        }
+        let text = error.text()?;
+        Some(if is_short_code(&text) { text.into_owned() } else { ERROR.to_owned() })
+    }
+
+    fn short_code(&self) -> String {
+        [self.code, self.kind]
+            .into_iter()
+            .filter_map(Raw::text)
+            .find(|text| is_short_code(text) && text != ERROR)
+            .map(Cow::into_owned)
+            .or_else(|| self.code.count().map(|code| code.to_string()))
+            .unwrap_or_else(|| ERROR.to_owned())
+    }
+}
+
+/// What an error is called whose provider gave it no code.
+const ERROR: &str = "error";
+
+/// Whether `text` is a code rather than a sentence; only codes go into the request log.
+fn is_short_code(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Chunks of a chat completion stream.
+
+use super::{Failure, Kind, Seen};
+use crate::domain::label::FinishReason;
+use crate::wire::lenient::{Array, Fold, Raw, json_object};
+use crate::wire::usage::ChatUsage;
+
+json_object! {
+    struct Chunk<'de> {
+        choices: Array<Choices> = "choices",
+        usage: Raw<'de> = "usage",
+        /// Groq writes the usage here, and beside it only when asked.
+        x_groq: Raw<'de> = "x_groq",
+        error: Raw<'de> = "error",
+    }
+}
+
+json_object! {
+    struct XGroq<'de> {
+        usage: Raw<'de> = "usage",
+        error: Raw<'de> = "error",
+    }
+}
+
+json_object! {
+    /// One choice of a chunk or of a whole answer.
+    pub(crate) struct Choice<'de> {
+        delta: Delta<'de> = "delta",
+        finish_reason: Raw<'de> = "finish_reason",
+    }
+}
+
+json_object! {
+    /// What a model can say, in the names that providers gave it.
+    pub(crate) struct Delta<'de> {
+        content: Raw<'de> = "content",
+        refusal: Raw<'de> = "refusal",
+        /// DeepSeek, xAI, vLLM and others.
+        reasoning_content: Raw<'de> = "reasoning_content",
+        /// OpenRouter, Groq, Ollama.
+        reasoning: Raw<'de> = "reasoning",
+        /// OpenRouter.
+        reasoning_details: Raw<'de> = "reasoning_details",
+        tool_calls: Raw<'de> = "tool_calls",
+        /// What `tool_calls` was called before.
+        function_call: Raw<'de> = "function_call",
+        audio: Raw<'de> = "audio",
+        /// OpenRouter.
+        images: Raw<'de> = "images",
+    }
+}
+
+json_object! {
+    /// The first audio delta may hold nothing but an id.
+    struct Audio<'de> {
+        data: Raw<'de> = "data",
+        transcript: Raw<'de> = "transcript",
+    }
+}
+
+impl Delta<'_> {
+    fn says_something(&self) -> bool {
+        [
+            self.content,
+            self.reasoning_content,
+            self.reasoning,
+            self.tool_calls,
+            self.refusal,
+            self.function_call,
+            self.reasoning_details,
+            self.images,
+        ]
+        .into_iter()
+        .any(Raw::is_filled)
+            || self
+                .audio
+                .object::<Audio<'_>>()
+                .is_some_and(|audio| audio.data.is_filled() || audio.transcript.is_filled())
+    }
+}
+
+/// All choices of a chunk or of a whole answer, taken together.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    count: usize,
+    says_something: bool,
+    /// Of the last choice that has one.
+    pub(crate) finish_reason: Option<FinishReason>,
+}
+
+impl<'de> Fold<'de> for Choices {
+    type Item = Choice<'de>;
+
+    fn add(&mut self, choice: Choice<'de>) {
+        self.count += 1;
+        self.says_something |= choice.delta.says_something();
+        self.finish_reason = choice.finish_reason.text().as_deref().map(finish_reason).or(self.finish_reason);
+    }
+}
+
+/// Folds `finish_reason`.
+fn finish_reason(text: &str) -> FinishReason {
+    match text {
+        "stop" => FinishReason::Stop,
+        "length" => FinishReason::Length,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        "content_filter" => FinishReason::ContentFilter,
+        _ => FinishReason::Other,
+    }
+}
+
+/// Reads one event; `None`: it is not JSON.
+pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
+    let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
+    let mut error = chunk.error;
+    let mut usage = chunk.usage;
+    if let Some(groq) = chunk.x_groq.object::<XGroq<'_>>() {
+        usage = if usage.is_object() { usage } else { groq.usage };
+        error = if error.is_filled() { error } else { groq.error };
+    }
+    let mut kind = Kind::Idle;
+    let mut usage_only = false;
+    let error = Failure::code_of(error);
+    if let Some(choices) = chunk.choices.0 {
+        if choices.says_something {
+            seen.first_token = true;
+            kind = Kind::Content;
+        }
+        if choices.finish_reason.is_some() {
+            seen.finish_reason = choices.finish_reason;
+            seen.terminal = true;
+            kind = Kind::Telling;
+        }
+        usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
+    }
+    if let Some(usage) = usage.object::<ChatUsage<'_>>() {
+        seen.usage.merge(&usage.usage());
+        kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
+    }
+    if error.is_some() {
+        kind = Kind::Telling;
+        seen.error = seen.error.take().or(error);
+    }
+    Some(kind)
+}

@@ -1,0 +1,308 @@
+//! Every way a request can end: counted once, with the right status, and the log agrees.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http::StatusCode;
+use nexusgate::demo::provider::{Gate, RefusedPort, Reply};
+use nexusgate::gateway::Hooks;
+
+use crate::support::TestApp;
+use crate::support::app::{Builder, EMBEDDING_MODEL, MODEL};
+
+/// What one ending must leave behind.
+struct Expected {
+    status: &'static str,
+    /// The outcome of the last upstream attempt; `None`: none was made.
+    outcome: Option<&'static str>,
+    /// The code in the log row.
+    error: Option<&'static str>,
+}
+
+async fn check(app: &TestApp, expected: Expected) {
+    let scrape = app.settled().await;
+    let all = scrape.metric("nexusgate_completions_total");
+    assert!(all.is(1.0), "one completion is counted, not {}", all.value());
+    let counted = scrape.metric("nexusgate_completions_total").label("status", expected.status);
+    assert!(counted.is(1.0), "it is counted as {}:\n{}", expected.status, scrape.text);
+    assert!(scrape.metric("nexusgate_requests_rejected_total").is(0.0));
+    if let Some(outcome) = expected.outcome {
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total");
+        let same = scrape.metric("nexusgate_upstream_attempts_total").label("outcome", outcome);
+        assert!(
+            same.value() >= 1.0 && same.is(attempts.value()),
+            "attempts end as {outcome}:\n{}",
+            scrape.text
+        );
+    }
+    let rows = app.log_rows().await;
+    assert_eq!(rows.len(), 1, "one row");
+    assert_eq!(rows[0].status, expected.status);
+    assert_eq!(rows[0].error.as_deref(), expected.error);
+    app.eventually("the audit agrees", |scrape| scrape.metric("nexusgate_audit_mismatch").is(0.0)).await;
+}
+
+fn call(app: &TestApp, stream: bool) -> reqwest::RequestBuilder {
+    let call = app.chat(MODEL);
+    if stream { call.streamed().build() } else { call.build() }
+}
+
+/// Sends, and reads whatever comes until it ends one way or the other.
+async fn send(app: &TestApp, stream: bool) -> Option<StatusCode> {
+    let response = call(app, stream).send().await.ok()?;
+    let status = response.status();
+    // A stream that breaks off ends in an error here; the gateway's counters are what is looked at.
+    let _ = response.bytes().await;
+    Some(status)
+}
+
+#[tokio::test]
+async fn completed() {
+    for stream in [false, true] {
+        let app = TestApp::spawn().await;
+        assert_eq!(send(&app, stream).await, Some(StatusCode::OK));
+        check(&app, Expected { status: "completed", outcome: Some("ok"), error: None }).await;
+    }
+}
+
+#[tokio::test]
+async fn upstream_errors() {
+    for (status, outcome, error) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, "http_5xx", "http_500"),
+        (StatusCode::TOO_MANY_REQUESTS, "http_429", "http_429"),
+        (StatusCode::BAD_REQUEST, "http_4xx", "http_400"),
+    ] {
+        for stream in [false, true] {
+            let app = TestApp::spawn().await;
+            app.provider().always(Reply::status(status));
+            assert_eq!(send(&app, stream).await, Some(status), "the provider's answer is passed on");
+            check(&app, Expected { status: "failed", outcome: Some(outcome), error: Some(error) }).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn refused_connection() {
+    for stream in [false, true] {
+        let nobody = RefusedPort::reserve().expect("a port");
+        let app = TestApp::builder().upstream(nobody.base_url()).spawn().await;
+        assert_eq!(send(&app, stream).await, Some(StatusCode::BAD_GATEWAY));
+        check(&app, Expected { status: "failed", outcome: Some("connect"), error: Some("connect") }).await;
+    }
+}
+
+#[tokio::test]
+async fn timeout() {
+    for stream in [false, true] {
+        let app = TestApp::builder().setting("UPSTREAM_TIMEOUT", "200ms").spawn().await;
+        app.provider().always(Reply::text("late").held_by(&Gate::new()));
+        assert_eq!(send(&app, stream).await, Some(StatusCode::GATEWAY_TIMEOUT));
+        check(&app, Expected { status: "failed", outcome: Some("timeout"), error: Some("timeout") }).await;
+    }
+}
+
+#[tokio::test]
+async fn silence_in_the_middle_of_a_stream() {
+    let app = TestApp::builder().setting("STREAM_IDLE_TIMEOUT", "200ms").spawn().await;
+    app.provider().always(Reply::text("one two three four").stalled_after(2, &Gate::new()));
+    assert_eq!(send(&app, true).await, Some(StatusCode::OK));
+    check(&app, Expected { status: "failed", outcome: Some("timeout"), error: Some("stream_idle_timeout") })
+        .await;
+}
+
+#[tokio::test]
+async fn cut_in_the_middle() {
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::text("one two three four").cut_after(3));
+    assert_eq!(send(&app, true).await, Some(StatusCode::OK));
+    check(&app, Expected { status: "failed", outcome: Some("stream_cut"), error: Some("stream_cut") }).await;
+
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::text("one two three four").cut_after(1));
+    assert_eq!(send(&app, false).await, Some(StatusCode::BAD_GATEWAY));
+    check(&app, Expected { status: "failed", outcome: Some("stream_cut"), error: Some("stream_cut") }).await;
+}
+
+#[tokio::test]
+async fn malformed_answer() {
+    for stream in [false, true] {
+        let app = TestApp::spawn().await;
+        app.provider().always(Reply::garbage());
+        send(&app, stream).await;
+        let error = if stream { "malformed_stream" } else { "protocol" };
+        check(&app, Expected { status: "failed", outcome: Some("protocol"), error: Some(error) }).await;
+    }
+}
+
+#[tokio::test]
+async fn client_gone_before_the_first_byte() {
+    for stream in [false, true] {
+        let app = TestApp::spawn().await;
+        let gate = Gate::new();
+        app.provider().always(Reply::text("too late").held_by(&gate));
+        let waiting = tokio::spawn(call(&app, stream).send());
+        gate.reached(1).await;
+        waiting.abort();
+        app.eventually("the gateway noticed", |scrape| {
+            scrape.metric("nexusgate_http_requests_total").label("code", "499").is(1.0)
+        })
+        .await;
+        gate.open();
+        // The provider answered all the same, and what it charges for is known.
+        check(&app, Expected { status: "aborted", outcome: Some("ok"), error: None }).await;
+        let scrape = app.scrape().await;
+        assert!(scrape.metric("nexusgate_tokens_completion_total").value() > 0.0);
+        assert!(scrape.metric("nexusgate_tokens_wasted_total").label("reason", "aborted").value() > 0.0);
+    }
+}
+
+#[tokio::test]
+async fn client_gone_in_the_middle() {
+    let app = TestApp::spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("one two three four").stalled_after(2, &gate));
+    let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+    chunks.next().await.expect("a chunk").expect("bytes");
+    drop(chunks);
+    gate.open();
+    check(&app, Expected { status: "aborted", outcome: Some("ok"), error: None }).await;
+    assert!(
+        app.scrape().await.metric("nexusgate_tokens_completion_total").value() > 0.0,
+        "drained for the usage"
+    );
+}
+
+#[tokio::test]
+async fn client_gone_and_no_drain() {
+    let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "0s").spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("one two three four").stalled_after(2, &gate));
+    let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+    chunks.next().await.expect("a chunk").expect("bytes");
+    drop(chunks);
+    check(&app, Expected { status: "aborted", outcome: Some("cancelled"), error: None }).await;
+}
+
+#[tokio::test]
+async fn client_gone_and_the_drain_takes_too_long() {
+    let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "100ms").spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("one two three four").stalled_after(2, &gate));
+    let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+    chunks.next().await.expect("a chunk").expect("bytes");
+    drop(chunks);
+    check(&app, Expected { status: "aborted", outcome: Some("cancelled"), error: None }).await;
+}
+
+#[tokio::test]
+async fn a_handler_panics() {
+    for stream in [false, true] {
+        let app = panicking(TestApp::builder()).spawn().await;
+        assert_eq!(send(&app, stream).await, Some(StatusCode::INTERNAL_SERVER_ERROR));
+        check(&app, Expected { status: "failed", outcome: None, error: Some("panic") }).await;
+    }
+}
+
+fn panicking(builder: Builder) -> Builder {
+    builder.hooks(Hooks { before_attempt: Some(Box::new(|_| panic!("injected by the test"))) })
+}
+
+#[tokio::test]
+async fn embeddings_end_once_too() {
+    let app = TestApp::spawn().await;
+    assert_eq!(app.embeddings(EMBEDDING_MODEL).send().await.status(), 200);
+    app.provider().always(Reply::status(StatusCode::BAD_REQUEST));
+    assert_eq!(app.embeddings(EMBEDDING_MODEL).send().await.status(), 400);
+    let scrape = app.settled().await;
+    for status in ["completed", "failed"] {
+        assert!(scrape.metric("nexusgate_embeddings_total").label("status", status).is(1.0), "{status}");
+    }
+    assert!(scrape.metric("nexusgate_tokens_embedding_total").value() > 0.0);
+    assert_eq!(app.embedding_rows().await.len(), 2);
+}
+
+/// Requests that were refused are counted there, and nowhere else.
+#[tokio::test]
+async fn refusals() {
+    let app = TestApp::builder()
+        .setting("MAX_BODY_SIZE", "1000")
+        .setting("RATE_LIMIT_BURST", "1")
+        .key("sk-small-limit-0123456789", "small", Some(1), None)
+        .spawn()
+        .await;
+    let chat = || app.chat(MODEL);
+    let url = app.url("/v1/chat/completions");
+    let none = app.http.post(&url).json(&chat().body).send().await.expect("an answer");
+    assert_eq!(none.status(), 401);
+    assert_eq!(chat().key("sk-wrong").send().await.status(), 401);
+    assert_eq!(app.chat("no-such-model").send().await.status(), 404);
+    assert_eq!(app.chat(EMBEDDING_MODEL).send().await.status(), 400);
+    let big = chat().with("padding", "x".repeat(2000).into());
+    assert_eq!(big.send().await.status(), 413);
+    let broken =
+        app.http.post(&url).bearer_auth(&app.key).body("{\"model\":").send().await.expect("an answer");
+    assert_eq!(broken.status(), 400);
+    assert_eq!(chat().key("sk-small-limit-0123456789").send().await.status(), 200);
+    let limited = chat().key("sk-small-limit-0123456789").send().await;
+    assert_eq!(limited.status(), 429);
+    assert!(limited.headers().contains_key("retry-after"));
+    let body: serde_json::Value = limited.json().await.expect("JSON");
+    assert_eq!(body["error"]["code"], "rate_limit_exceeded");
+
+    let scrape = app.settled().await;
+    for (reason, count) in [
+        ("missing_api_key", 1.0),
+        ("invalid_api_key", 1.0),
+        ("model_not_found", 1.0),
+        ("invalid_request", 2.0),
+        ("body_too_large", 1.0),
+        ("rate_limited", 1.0),
+    ] {
+        let counted = scrape.metric("nexusgate_requests_rejected_total").label("reason", reason);
+        assert!(counted.is(count), "{reason}: {}", counted.value());
+    }
+    let limited = scrape.metric("nexusgate_rate_limit_rejections_total").label("api_key_comment", "small");
+    assert!(limited.label("limit_type", "rpm").is(1.0));
+    assert!(scrape.metric("nexusgate_completions_total").is(1.0));
+    assert_eq!(app.provider().calls().len(), 1);
+}
+
+#[tokio::test]
+async fn too_many_in_flight() {
+    let app = TestApp::builder().setting("MAX_IN_FLIGHT", "1").spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("slow").held_by(&gate));
+    let first = tokio::spawn(call(&app, false).send());
+    gate.reached(1).await;
+    let second = app.chat(MODEL).send().await;
+    assert_eq!(second.status(), 503);
+    assert_eq!(second.headers()["retry-after"], "1");
+    gate.open();
+    assert_eq!(first.await.expect("joined").expect("an answer").status(), 200);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_requests_rejected_total").label("reason", "overloaded").is(1.0));
+}
+
+/// SIGTERM's way: running streams finish, records are written.
+#[tokio::test]
+async fn shutdown_lets_streams_finish() {
+    let app = TestApp::spawn().await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("one two three four").stalled_after(2, &gate));
+    let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+    chunks.next().await.expect("a chunk").expect("bytes");
+    let reading = tokio::spawn(async move {
+        let mut text = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            text.extend_from_slice(&chunk.expect("bytes"));
+        }
+        String::from_utf8(text).expect("UTF-8")
+    });
+    let opener = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gate.open();
+    });
+    assert!(app.shutdown().await, "everything was finished and written");
+    opener.await.expect("joined");
+    assert!(reading.await.expect("joined").contains("[DONE]"));
+}

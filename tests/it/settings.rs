@@ -1,0 +1,98 @@
+//! The command: wrong settings stop it in one line, right ones run it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn nexusgate(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .current_dir(folder)
+        .output()
+        .expect("the command runs")
+}
+
+/// The one line on stderr.
+fn complaint(output: &Output) -> String {
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert_eq!(text.trim_end().lines().count(), 1, "one line: {text}");
+    text
+}
+
+#[test]
+fn a_wrong_setting_stops_start_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    std::fs::write(path.join("unknown.toml"), "prot = 1").expect("written");
+    std::fs::write(path.join("key.toml"), "[[providers]]\nname = \"x\"\ntyp = \"openai\"").expect("written");
+    std::fs::write(
+        path.join("url.toml"),
+        "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"nonsense\"",
+    )
+    .expect("written");
+    std::fs::write(path.join("model.toml"), "[[models]]\nname = \"m\"\nprovider = \"nobody\"")
+        .expect("written");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let pg = ("DATABASE_URL", "postgres://user:hush@127.0.0.1:1/none");
+    for (arguments, environment, parts) in [
+        (vec!["serve"], vec![("PORT", "abc")], vec!["PORT", "abc", "port number"]),
+        (
+            vec!["serve"],
+            vec![("GAUGE_REFRESH_INTERVAL", "5 parsecs")],
+            vec!["GAUGE_REFRESH_INTERVAL", "duration"],
+        ),
+        (vec!["serve", "--port", "70000"], vec![], vec!["PORT", "70000"]),
+        (vec!["serve", "--config", "unknown.toml"], vec![], vec!["unknown.toml", "prot", "port"]),
+        (vec!["serve", "--config", "key.toml"], vec![], vec!["key.toml", "typ"]),
+        (vec!["serve", "--config", "absent.toml"], vec![], vec!["absent.toml"]),
+        (vec!["serve", "--config", "url.toml", "--port", "0"], vec![], vec!["\"x\"", "base"]),
+        (vec!["serve", "--config", "model.toml", "--port", "0"], vec![], vec!["nobody"]),
+        (vec!["serve", "--port", &port, "--listen-addr", "127.0.0.1"], vec![], vec!["cannot listen", &port]),
+        (vec!["serve"], vec![("DATABASE_URL", "mysql://x")], vec!["sqlite://"]),
+        (vec!["serve"], vec![("DATABASE_URL", "sqlite:///no/such/folder/x.db")], vec!["/no/such/folder"]),
+        (vec!["serve"], vec![("ENCRYPTION_KEY", "short")], vec!["ENCRYPTION_KEY"]),
+        (vec!["serve"], vec![("REDIS_URL", "http://x")], vec!["REDIS_URL"]),
+        (vec!["migrate", "up"], vec![pg], vec!["127.0.0.1"]),
+    ] {
+        let output = nexusgate(&arguments, &environment, path);
+        let text = complaint(&output);
+        for part in parts {
+            assert!(text.contains(part), "{arguments:?} {environment:?}: {text}");
+        }
+        assert!(!text.contains("hush"), "no password: {text}");
+    }
+}
+
+#[test]
+fn settings_are_checked_without_starting() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(
+        folder.path().join("good.toml"),
+        "port = 0\n[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\napi_key = \"${KEY}\"\n",
+    )
+    .expect("written");
+    let arguments = ["check-config", "--config", "good.toml"];
+    let output = nexusgate(&arguments, &[("KEY", "secret")], folder.path());
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 providers"));
+    let text = complaint(&nexusgate(&arguments, &[], folder.path()));
+    assert!(text.contains("KEY"), "{text}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing was made");
+}
+
+#[test]
+fn migrations_go_up_and_down() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |step: &str| {
+        let output = nexusgate(&["migrate", step], &[], folder.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert!(run("status").contains("pending"));
+    assert!(!run("up").contains("pending"));
+    assert!(run("down").contains("pending"));
+    assert!(!run("up").contains("pending"));
+}

@@ -1,0 +1,8 @@
+//! A gateway to test with.
+
+pub mod app;
+pub mod database;
+pub mod request;
+pub mod scrape;
+
+pub use app::TestApp;
