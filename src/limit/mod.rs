@@ -51,13 +51,16 @@ impl Settings {
     pub const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 }
 
+/// Adds rejections to the exposed counter of a type and a comment.
+pub type ExposeRejections = Arc<dyn Fn(LimitType, &LabelValue, u64) + Send + Sync>;
+
 /// What happened, for whoever keeps metrics. Called from request paths and from background tasks: must neither block nor
 /// panic.
 #[derive(Clone)]
 pub struct Observer {
     /// So many more rejections of this type and comment are to be exposed. The first call for a pair may be a seed from
     /// before the restart: a series must not have been exposed, at 0, before it.
-    pub rejections_exposed: Arc<dyn Fn(LimitType, &LabelValue, u64) + Send + Sync>,
+    pub rejections_exposed: ExposeRejections,
     /// Redis came (true) or went.
     pub redis_up: Arc<dyn Fn(bool) + Send + Sync>,
     /// An operation failed.

@@ -1,9 +1,10 @@
 //! Limits that replicas share: the buckets live in Redis, and every decision is one script there, on its clock.
 //!
 //! A request costs one round trip on its way in, for both limits together, and one for its charge, which nobody waits for.
-//! While Redis is away this process decides alone, from where Redis left off: each replica then enforces the whole limit by
-//! itself, so `n` replicas allow at most `n` times what a bucket last held and refills during the outage. What they let
-//! pass is told to Redis when it is back: tokens in full, requests down to an empty bucket.
+//! While Redis is away this process decides alone, from what Redis last said of a key, or from a full bucket for a key it
+//! has not seen. Each replica then enforces the whole limit by itself, so `n` replicas together allow at most `n` times
+//! `limit × burst` and `n` times the refill during the outage. What they let pass is told to Redis when it is back: tokens
+//! in full, requests down to an empty bucket.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

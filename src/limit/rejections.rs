@@ -18,6 +18,7 @@
 mod hash;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -57,8 +58,29 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     series: HashMap<Series, Count>,
+    /// Those of which something waits or is owed.
+    dirty: Vec<Series>,
     /// Rejections ever.
     made: u64,
+}
+
+impl Counts {
+    /// Makes something wait, or owed.
+    fn change(&mut self, series: Series, add: impl FnOnce(&mut Count)) {
+        let Self { series: all, dirty, .. } = self;
+        match all.entry(series) {
+            Entry::Occupied(mut known) => {
+                if known.get().waiting == 0 && known.get().owed == 0 {
+                    dirty.push(known.key().clone());
+                }
+                add(known.get_mut());
+            }
+            Entry::Vacant(new) => {
+                dirty.push(new.key().clone());
+                add(new.insert(Count::default()));
+            }
+        }
+    }
 }
 
 /// Where one series' rejections are.
@@ -116,7 +138,7 @@ impl Rejections {
             Backend::Memory(observer) => (observer.rejections_exposed)(limit_type, comment, 1),
             Backend::Redis { shared, .. } => {
                 let mut counts = shared.counts();
-                counts.series.entry((limit_type, comment.clone())).or_default().waiting += 1;
+                counts.change((limit_type, comment.clone()), |count| count.waiting += 1);
                 counts.made += 1;
                 drop(counts);
                 shared.wake.notify_one();
@@ -147,17 +169,20 @@ impl Shared {
 
     /// Exposes whatever waits, and owes it to Redis.
     fn expose_waiting(&self) {
-        let mut counts = self.counts();
+        let mut guard = self.counts();
+        let counts = &mut *guard;
         let mut exposed = Vec::new();
-        for (series, count) in &mut counts.series {
-            if count.waiting > 0 {
+        for series in &counts.dirty {
+            if let Some(count) = counts.series.get_mut(series)
+                && count.waiting > 0
+            {
                 exposed.push((series.clone(), count.waiting));
                 count.owed += std::mem::take(&mut count.waiting);
                 count.exposed = true;
             }
         }
         let made = counts.made;
-        drop(counts);
+        drop(guard);
         for (series, count) in &exposed {
             self.expose(series, *count);
         }
@@ -288,18 +313,16 @@ impl Sender {
     fn take(&mut self) -> (Batch, Option<u64>) {
         self.number += 1;
         let mut batch = Batch { number: self.number, sent: false, parts: Vec::new() };
-        let mut rest = false;
-        let mut counts = self.shared.counts();
-        for (series, count) in &mut counts.series {
-            let add = count.waiting + count.owed;
-            if add > 0 && batch.parts.len() < BATCH {
-                batch.parts.push((series.clone(), add, count.waiting));
+        let mut guard = self.shared.counts();
+        let counts = &mut *guard;
+        let rest = counts.dirty.len().saturating_sub(BATCH);
+        for series in counts.dirty.drain(rest..) {
+            if let Some(count) = counts.series.get_mut(&series) {
+                batch.parts.push((series, count.waiting + count.owed, count.waiting));
                 (count.waiting, count.owed) = (0, 0);
-            } else if add > 0 {
-                rest = true;
             }
         }
-        (batch, (!rest).then_some(counts.made))
+        (batch, (rest == 0).then_some(counts.made))
     }
 
     fn changes(&self, batch: &Batch) -> Vec<Change> {
@@ -317,11 +340,14 @@ impl Sender {
         batch.sent |= !matches!(failure, Failure::Down);
         let mut counts = self.shared.counts();
         for (series, add, to_expose) in &mut batch.parts {
-            let count = counts.series.entry(series.clone()).or_default();
-            count.exposed = true;
             *to_expose = 0;
-            if !batch.sent {
-                count.owed += *add;
+            if batch.sent {
+                counts.series.entry(series.clone()).or_default().exposed = true;
+            } else {
+                counts.change(series.clone(), |count| {
+                    count.exposed = true;
+                    count.owed += *add;
+                });
             }
         }
         drop(counts);

@@ -9,7 +9,8 @@
 //!
 //! With TLS, `?ca_file=`, `?cert_file=` and `?key_file=` name PEM files: a private authority (instead of the public ones)
 //! and a client certificate. Sentinels that ask for credentials of their own take `?sentinel_user=` and
-//! `?sentinel_password=`. User, password and query values are percent-encoded, as in any URL.
+//! `?sentinel_password=`. User, password and query values are percent-encoded, as in any URL. An ACL user needs the keys
+//! `~nexusgate:* ~{nexusgate:*` and the channels `&nexusgate:*`.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ const PIPELINE_BUFFER: usize = 4096;
 #[derive(Debug)]
 pub(super) enum Target {
     /// One server.
-    Single(Client),
+    Single(Box<Client>),
     /// Redis Cluster. The second client is for subscriptions, which any node serves.
     Cluster(Box<ClusterClient>, Vec<Client>),
     /// Whatever the sentinels say is the primary, asked again at every connection.
@@ -83,7 +84,7 @@ impl Target {
             Some(certificates) => Client::build_with_tls(url, certificates),
             None => Client::open(url),
         };
-        Ok(Self::Single(client.map_err(invalid)?))
+        Ok(Self::Single(Box::new(client.map_err(invalid)?)))
     }
 
     fn cluster(nodes: &Nodes) -> Result<Self, InvalidRedisUrl> {
@@ -259,7 +260,6 @@ fn certificates(url: &Url) -> Result<Option<TlsCertificates>, InvalidRedisUrl> {
     Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn invalid(error: RedisError) -> InvalidRedisUrl {
     InvalidRedisUrl::new(error.to_string())
 }

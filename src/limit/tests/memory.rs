@@ -4,18 +4,11 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::super::bucket::{Bucket, PARTS, Rate};
-use super::super::{Burst, MemoryLimiter};
+use super::{burst, limits};
 use crate::domain::key::Limits;
 use crate::domain::label::LimitType;
-
-fn limits(rpm: impl Into<Option<u32>>, tpm: impl Into<Option<u32>>) -> Limits {
-    Limits { rpm: rpm.into(), tpm: tpm.into() }
-}
-
-fn burst(minutes: f64) -> Burst {
-    Burst::new(minutes).unwrap()
-}
+use crate::limit::bucket::{Bucket, PARTS, Rate};
+use crate::limit::{Burst, MemoryLimiter};
 
 #[test]
 fn a_key_starts_with_a_full_burst_and_refills() {

@@ -1,3 +1,86 @@
-//! Tests of the room as a whole.
+//! Tests of the room as a whole, with real `redis-server` processes.
 
+mod chaos;
+mod coordination;
 mod memory;
+mod redis;
+mod rejections;
+mod server;
+mod targets;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::{Observer, Op};
+use crate::domain::key::Limits;
+use crate::domain::label::{LabelValue, LimitType};
+
+/// The longest a test waits for a condition. Generous: the machine may be busy with builds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn limits(rpm: impl Into<Option<u32>>, tpm: impl Into<Option<u32>>) -> Limits {
+    Limits { rpm: rpm.into(), tpm: tpm.into() }
+}
+
+fn burst(minutes: f64) -> super::Burst {
+    super::Burst::new(minutes).unwrap()
+}
+
+/// Waits until `condition` holds.
+async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Remembers what an [`Observer`] was told.
+#[derive(Default, Clone)]
+struct Witness {
+    exposed: Arc<Mutex<HashMap<(LimitType, String), u64>>>,
+    errors: Arc<Mutex<HashMap<Op, u64>>>,
+    outages: Arc<AtomicU64>,
+    recoveries: Arc<AtomicU64>,
+}
+
+impl Witness {
+    fn observer(&self) -> Observer {
+        let (exposed, errors) = (Arc::clone(&self.exposed), Arc::clone(&self.errors));
+        let (outages, recoveries) = (Arc::clone(&self.outages), Arc::clone(&self.recoveries));
+        Observer {
+            rejections_exposed: Arc::new(move |limit_type, comment: &LabelValue, count| {
+                *exposed.lock().unwrap().entry((limit_type, comment.to_string())).or_default() += count;
+            }),
+            redis_up: Arc::new(move |up| {
+                let counter = if up { &recoveries } else { &outages };
+                counter.fetch_add(1, Ordering::SeqCst);
+            }),
+            redis_error: Arc::new(move |op| *errors.lock().unwrap().entry(op).or_default() += 1),
+        }
+    }
+
+    fn exposed(&self, limit_type: LimitType, comment: &str) -> u64 {
+        self.exposed.lock().unwrap().get(&(limit_type, comment.to_owned())).copied().unwrap_or_default()
+    }
+
+    fn all_exposed(&self) -> u64 {
+        self.exposed.lock().unwrap().values().sum()
+    }
+
+    /// Failures other than those of coming back.
+    fn failures(&self) -> u64 {
+        self.errors.lock().unwrap().iter().filter(|(op, _)| **op != Op::Connect).map(|(_, count)| count).sum()
+    }
+
+    /// Not counting the word at the start that the link is not up yet.
+    fn outages(&self) -> u64 {
+        self.outages.load(Ordering::SeqCst).saturating_sub(1)
+    }
+
+    fn recoveries(&self) -> u64 {
+        self.recoveries.load(Ordering::SeqCst)
+    }
+}
