@@ -94,29 +94,39 @@ pub async fn list(
     filter: &LogFilter,
     page: &Page,
 ) -> StoreResult<Vec<LogRow>> {
-    let mut query = columns(table, page.bodies);
-    apply(db, &mut query, table, filter).await?;
+    // First which rows, which the indexes alone can tell; then the rows themselves, which are wide.
+    let mut which = Query::select().column("id").from(table.as_str()).to_owned();
+    apply(db, &mut which, table, filter).await?;
     if let Some(after) = page.after {
-        query.and_where(
+        which.and_where(
             Expr::tuple([Expr::col("created_at"), Expr::col("id")])
                 .lt(Expr::tuple([Expr::val(after.created_at), Expr::val(after.id)])),
         );
     }
-    query
-        .order_by("created_at", Order::Desc)
-        .order_by("id", Order::Desc)
-        .limit(page.limit)
-        .offset(page.offset);
+    latest_first(&mut which).limit(page.limit).offset(page.offset);
+    let mut query = columns(table, page.bodies);
+    latest_first(query.and_where(Expr::col("id").in_subquery(which)));
     rows(db, table, &query).await
 }
 
-/// How many rows the filter leaves.
+fn latest_first(query: &mut SelectStatement) -> &mut SelectStatement {
+    query.order_by("created_at", Order::Desc).order_by("id", Order::Desc)
+}
+
+/// How many rows the filter leaves, but never more than `at_most`: counting stops there, as a count over a whole log of
+/// millions takes seconds, and nobody turns that many pages.
 ///
 /// # Errors
 /// [`StoreError::Database`].
-pub async fn count(db: &impl ConnectionTrait, table: LogTable, filter: &LogFilter) -> StoreResult<u64> {
-    let mut query = Query::select().expr(Expr::cust("count(*)")).from(table.as_str()).to_owned();
-    apply(db, &mut query, table, filter).await?;
+pub async fn count(
+    db: &impl ConnectionTrait,
+    table: LogTable,
+    filter: &LogFilter,
+    at_most: u64,
+) -> StoreResult<u64> {
+    let mut rows = Query::select().expr(Expr::cust("1")).from(table.as_str()).limit(at_most).to_owned();
+    apply(db, &mut rows, table, filter).await?;
+    let query = Query::select().expr(Expr::cust("count(*)")).from_subquery(rows, "counted").to_owned();
     let row = db.query_one(&query).await?.ok_or(StoreError::NotFound)?;
     Ok(u64::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(0))
 }

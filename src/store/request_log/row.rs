@@ -12,6 +12,13 @@ use uuid::Uuid;
 use crate::domain::label::LogTable;
 use crate::domain::record::{Call, RequestRecord};
 
+/// The longest request id that is kept, in bytes. Ids are indexed, and PostgreSQL refuses index rows above 2,704 bytes;
+/// half a kilobyte is more than any id needs.
+pub const REQUEST_ID_MAX_BYTES: usize = 512;
+
+/// The longest error that is kept, in characters; indexed too.
+const ERROR_MAX_CHARS: usize = 500;
+
 /// A row of the request log, of either table, ready to be stored: no NUL character (PostgreSQL refuses it), valid
 /// UTF-8, finite numbers, times in whole microseconds.
 ///
@@ -68,9 +75,10 @@ pub struct LogRow {
     pub overhead_ms: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish_reason: Option<String>,
-    /// A short code: `timeout`, `http_500`, …
+    /// A short code: `timeout`, `http_500`, …; at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// At most [`REQUEST_ID_MAX_BYTES`]; a longer one is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The row that a cache hit was answered from.
@@ -126,8 +134,9 @@ impl From<&RequestRecord> for LogRow {
             longest_stall_ms: record.longest_stall.map(ms),
             overhead_ms: ms(record.overhead),
             finish_reason: record.finish_reason.map(|reason| reason.as_str().to_owned()),
-            error: record.error.as_deref().map(text),
-            request_id: record.request_id.as_deref().map(text),
+            error: record.error.as_deref().map(error),
+            // Cut off, two ids could become one, and one request get the other's answer.
+            request_id: record.request_id.as_deref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).map(text),
             source: record.source,
             request_body: record.request_body.as_ref().map(body),
             response_body: record.response_body.as_ref().map(body),
@@ -151,6 +160,10 @@ fn finite(amount: f64) -> f64 {
 /// NUL, which PostgreSQL cannot store, becomes U+FFFD. (The escape `\u0000` in JSON is six ordinary characters.)
 fn text(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+}
+
+fn error(error: &str) -> String {
+    text(error).chars().take(ERROR_MAX_CHARS).collect()
 }
 
 /// Bytes that are not UTF-8 become U+FFFD.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{TestDb, on_each};
@@ -13,10 +13,10 @@ use crate::domain::provider::{Provider, ProviderKind};
 use crate::domain::record::{Call, RequestRecord};
 use crate::domain::usage::{Cost, Price, Usage};
 use crate::store::StoreError;
-use crate::store::request_log::{self as log, Cursor, LogFilter, LogRow, Page, StatsRange, UsageFilter};
+use crate::store::request_log::{self as log, Cursor, LogFilter, LogRow, Page, UsageFilter};
 
 /// A time with no fraction that either database could lose.
-fn noon() -> DateTime<Utc> {
+pub(super) fn noon() -> DateTime<Utc> {
     "2026-03-04T12:00:00.123456Z".parse().unwrap()
 }
 
@@ -81,11 +81,11 @@ fn record() -> RequestRecord {
     }
 }
 
-fn row() -> LogRow {
+pub(super) fn row() -> LogRow {
     LogRow { id: Uuid::now_v7(), ..LogRow::from(&record()) }
 }
 
-fn embedding() -> LogRow {
+pub(super) fn embedding() -> LogRow {
     let usage = Usage { prompt: Some(8), ..Usage::default() };
     let cost = Cost { prompt: 0.5, completion: 0.0 };
     let record = RequestRecord {
@@ -176,7 +176,32 @@ async fn what_postgresql_cannot_store_is_replaced() {
             error: Some("o\0k".to_owned()),
             ..LogFilter::default()
         };
-        assert_eq!(log::count(&t.db, LogTable::Completions, &filter).await.unwrap(), 0);
+        assert_eq!(log::count(&t.db, LogTable::Completions, &filter, 10).await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_index_cannot_hold_is_not_kept() {
+    on_each(async |t| {
+        // Random text: repeated text would be compressed until it fits.
+        let random = |bytes: usize| -> String {
+            (0..bytes / 16).map(|_| format!("{:016x}", rand::random::<u64>())).collect()
+        };
+        let longest = random(log::REQUEST_ID_MAX_BYTES);
+        let mut rows = Vec::new();
+        for request_id in [longest.clone(), longest.clone() + "x", random(8_192)] {
+            let error = Some(random(8_192));
+            let id = Uuid::now_v7();
+            rows.push(LogRow::from(&RequestRecord { id, error, request_id: Some(request_id), ..record() }));
+        }
+        assert_eq!(rows[1].request_id, None, "not cut off: two ids must not become one");
+        assert_eq!(log::insert_batch(&t.db, &rows).await.unwrap(), 3);
+        let found = log::find_by_request_id(&t.db, LogTable::Completions, 3, &longest).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&rows[0]));
+        assert_eq!(rows[0].error.as_ref().map(String::len), Some(500));
+        let wide = LogRow { error: Some("\u{10ffff}".repeat(500)), ..row() };
+        assert_eq!(log::insert_batch(&t.db, &[wide]).await.unwrap(), 1);
     })
     .await;
 }
@@ -287,7 +312,7 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
                 expected
             );
             assert_eq!(
-                log::count(&t.db, LogTable::Completions, &filter).await.unwrap(),
+                log::count(&t.db, LogTable::Completions, &filter, 1_000).await.unwrap(),
                 u64::try_from(expected.len()).unwrap()
             );
             let (mut walked, mut after, mut offset) = (Vec::new(), None, 0);
@@ -304,6 +329,7 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
             assert_eq!(walked, expected);
         };
         let all = LogFilter::default;
+        assert_eq!(log::count(&t.db, LogTable::Completions, &all(), 99).await.unwrap(), 99, "counting stops");
         check(all(), &|_| true).await;
         check(LogFilter { api_key_id: Some(2), ..all() }, &|row| row.api_key_id == 2).await;
         check(LogFilter { model: Some("model-1".to_owned()), ..all() }, &|row| row.model == "model-1").await;
@@ -335,7 +361,7 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
             LogFilter { error: Some("%".repeat(3)), ..all() },
             LogFilter { provider: Some("unheard of".to_owned()), ..all() },
         ] {
-            assert_eq!(log::count(&t.db, LogTable::Completions, &nothing).await.unwrap(), 0);
+            assert_eq!(log::count(&t.db, LogTable::Completions, &nothing, 10).await.unwrap(), 0);
         }
         let page = Page { bodies: false, ..Page::default() };
         let lean = log::list(&t.db, LogTable::Completions, &all(), &page).await.unwrap();
@@ -371,153 +397,6 @@ async fn retention_deletes_the_oldest_in_small_batches_and_leaves_the_sums() {
         assert_eq!(left.last().unwrap().created_at, older_than, "exactly what is older is gone");
         assert_eq!((left.len(), rows(t, LogTable::Embeddings).await), (5, 1));
         assert_eq!(log::usage(&t.db, &UsageFilter::default()).await.unwrap(), before);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_sums_by_day_equal_the_rows_whoever_writes() {
-    on_each(async |t| {
-        let row_of = |n: u32| LogRow {
-            api_key_id: i64::from(n % 3),
-            model: format!("model-{}", n % 2),
-            provider: (n % 5 != 0).then(|| "main".to_owned()),
-            status: Status::ALL[n as usize % 4].as_str().to_owned(),
-            prompt_cost: 0.25,
-            completion_cost: 0.5,
-            created_at: noon() + Duration::from_secs(u64::from(n) * 3_600),
-            ..if n % 7 == 0 { embedding() } else { row() }
-        };
-        // Eight writers, each row written by two of them, in opposite orders.
-        let rows: Vec<LogRow> = (0..400).map(row_of).collect();
-        let writers: Vec<_> = (0..8_usize)
-            .map(|writer| {
-                let db = t.db.clone();
-                let mut mine: Vec<LogRow> = rows.iter().skip(writer / 2).step_by(4).cloned().collect();
-                if writer % 2 == 0 {
-                    mine.reverse();
-                }
-                tokio::spawn(async move {
-                    let mut new = 0;
-                    for batch in mine.chunks(9) {
-                        new += log::insert_batch(&db, batch).await.unwrap();
-                    }
-                    new
-                })
-            })
-            .collect();
-        let mut new = 0;
-        for writer in writers {
-            new += writer.await.unwrap();
-        }
-        assert_eq!(new, 400, "each is new exactly once");
-        let usage = log::usage(&t.db, &UsageFilter::default()).await.unwrap();
-        assert_eq!(usage.iter().map(log::Usage::requests).sum::<u64>(), 400);
-        let mut sorted = usage.clone();
-        sorted.sort_by_key(|sum| std::cmp::Reverse(sum.day));
-        assert_eq!(usage, sorted, "the latest day first");
-        for sum in &usage {
-            let mine: Vec<_> = rows
-                .iter()
-                .filter(|row| {
-                    (row.created_at.date_naive(), row.api_key_id, &row.model, &row.provider, row.table)
-                        == (sum.day, sum.api_key_id, &sum.model, &sum.provider, sum.table)
-                })
-                .collect();
-            let number =
-                |status: &str| u64::try_from(mine.iter().filter(|row| row.status == status).count()).unwrap();
-            assert_eq!(sum.completed, number("completed"));
-            assert_eq!(sum.failed, number("failed"));
-            assert_eq!(sum.aborted, number("aborted"));
-            assert_eq!(sum.cache_hit, number("cache_hit"));
-            let tokens: i64 = mine.iter().filter_map(|row| row.prompt_tokens).sum();
-            assert_eq!(i64::try_from(sum.prompt_tokens).unwrap(), tokens);
-            assert_eq!(sum.cost(), mine.iter().map(|row| row.prompt_cost + row.completion_cost).sum::<f64>());
-        }
-        let day = noon().date_naive().succ_opt();
-        let filter = UsageFilter {
-            from: day,
-            to: day,
-            api_key_id: Some(1),
-            model: Some("model-1".to_owned()),
-            ..UsageFilter::default()
-        };
-        let filtered = log::usage(&t.db, &filter).await.unwrap();
-        assert!(!filtered.is_empty());
-        assert!(
-            filtered.iter().all(|sum| Some(sum.day) == day && sum.api_key_id == 1 && sum.model == "model-1")
-        );
-        let paged = UsageFilter { offset: 1, limit: Some(2), ..UsageFilter::default() };
-        assert_eq!(log::usage(&t.db, &paged).await.unwrap(), usage[1..3]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_overview_sums_up_every_range() {
-    on_each(async |t| {
-        let now: DateTime<Utc> = "2026-03-04T12:00:59.9996Z".parse().unwrap();
-        assert_eq!(StatsRange::parse("2h"), None);
-        for range in StatsRange::ALL.iter().copied() {
-            t.sql("DELETE FROM completions").await;
-            t.sql("DELETE FROM embeddings").await;
-            let (range_ms, step) = (range.seconds() * 1_000, range.bucket_seconds());
-            let at = |ms: i64| (now - Duration::from_millis(u64::try_from(ms).unwrap())).trunc_subsecs(6);
-            let mut batch = vec![
-                LogRow { created_at: at(0), ..row() },
-                LogRow { created_at: at(0), status: "failed".to_owned(), ttft_ms: Some(1e6), ..row() },
-                LogRow { created_at: at(range_ms / 2), duration_ms: 100.0, ttft_ms: None, ..row() },
-                LogRow {
-                    created_at: at(range_ms / 2),
-                    status: "aborted".to_owned(),
-                    model: "n".to_owned(),
-                    ..row()
-                },
-                LogRow { created_at: at(range_ms - 1), status: "cache_hit".to_owned(), ..row() },
-                LogRow { created_at: at(range_ms / 2), ..embedding() },
-            ];
-            let inside = batch.len();
-            batch.push(LogRow { created_at: at(range_ms + step * 1_000), ..row() });
-            batch.push(LogRow { created_at: now + Duration::from_secs(86_400), ..row() });
-            log::insert_batch(&t.db, &batch).await.unwrap();
-
-            let overview = log::overview(&t.db, range, now).await.unwrap();
-            assert_eq!(
-                range.as_str().parse::<humantime::Duration>().unwrap().as_secs(),
-                range.seconds().unsigned_abs()
-            );
-            assert_eq!(range.seconds() % step, 0);
-            let (all, embeddings) = (overview.completions, overview.embeddings);
-            assert_eq!((all.completed, all.failed, all.aborted, all.cache_hit), (2, 1, 1, 1), "{range:?}");
-            assert_eq!(all.requests() + embeddings.requests(), u64::try_from(inside).unwrap());
-            assert_eq!((all.prompt_tokens, all.completion_tokens), (500, 100));
-            assert_eq!((embeddings.prompt_tokens, embeddings.cost, embeddings.mean_ttft()), (8, 0.5, None));
-            assert_eq!(all.mean_ttft(), Some(Duration::from_micros(345)), "of completed streams only");
-            let mean = (1_234.567_891 * 4.0 + 100.0) / 5.0;
-            assert!((all.mean_duration().unwrap().as_secs_f64() * 1e3 - mean).abs() < 1e-3);
-            assert_eq!(all.success_rate(), Some(0.75));
-            let models: Vec<_> =
-                overview.models.iter().map(|m| (m.model.as_str(), m.table, m.requests)).collect();
-            let (c, e) = (LogTable::Completions, LogTable::Embeddings);
-            assert_eq!(models, [("m", c, 4), ("m", e, 1), ("n", c, 1)]);
-
-            let series = &overview.series;
-            assert_eq!(i64::try_from(series.len()).unwrap(), range.seconds() / step + 1);
-            assert!(series.iter().all(|bucket| bucket.start.timestamp() % step == 0));
-            let last = series.last().unwrap();
-            assert!(last.start <= now && now < last.start + Duration::from_secs(step.unsigned_abs()));
-            assert_eq!(last.completions.requests(), 2, "the last moment of a second belongs to that second");
-            assert!(series[0].start <= at(range_ms));
-            assert_eq!(
-                series.iter().map(|bucket| bucket.completions.requests()).sum::<u64>(),
-                all.requests()
-            );
-        }
-        t.sql("DELETE FROM completions").await;
-        t.sql("DELETE FROM embeddings").await;
-        let nothing = log::overview(&t.db, StatsRange::OneHour, now).await.unwrap();
-        assert_eq!((nothing.completions.success_rate(), nothing.completions.mean_duration()), (None, None));
-        assert_eq!(nothing.series.len(), 31);
     })
     .await;
 }

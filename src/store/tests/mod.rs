@@ -4,8 +4,10 @@
 mod accounts;
 mod logs;
 mod migrations;
+mod million;
 mod secrets;
 mod snapshots;
+mod sums;
 
 use std::sync::Arc;
 
