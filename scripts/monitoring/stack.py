@@ -176,21 +176,28 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def gateway(folder: Path) -> Iterator[tuple[str, str]]:
-    """What is to be scraped: (base URL, token).
+    """What is to be scraped: (base URL, metrics token).
 
-    NEXUSGATE_BASE_URL (and METRICS_BEARER_TOKEN) names one that runs; else NEXUSGATE_BIN, or the release or debug build,
-    is started as `demo --port 0 --json-ready`.
+    NEXUSGATE_BASE_URL (and METRICS_BEARER_TOKEN) names one that runs; else the demo is started.
     """
     if base := os.environ.get("NEXUSGATE_BASE_URL"):
         yield base.rstrip("/"), os.environ.get("METRICS_BEARER_TOKEN", "")
         return
+    with demo(folder) as ready:
+        yield ready["url"], ""
+
+
+@contextlib.contextmanager
+def demo(folder: Path) -> Iterator[dict[str, Any]]:
+    """`nexusgate demo` on a free port; yields what it says of itself (NEXUSGATE_DEMO_RATE requests a second)."""
     rate = os.environ.get("NEXUSGATE_DEMO_RATE", "20")
     command = [str(find_binary()), "demo", "--port", "0", "--json-ready", "--quiet", "--rate", rate]
     log = folder / "demo.log"
-    with process(command, log, env={**os.environ, "RUST_LOG": os.environ.get("RUST_LOG", "warn")}):
-        wait_until(lambda: "{" in log.read_text(), 60, "the demo's first line")
+    with process(command, log):
+        wait_until(lambda: "{" in log.read_text() and "\n" in log.read_text(), 60, "the demo's first line")
         ready = json.loads(next(line for line in log.read_text().splitlines() if line.startswith("{")))
-        yield ready["url"].rstrip("/"), ""
+        ready["url"] = ready["url"].rstrip("/")
+        yield ready
 
 
 def find_binary() -> Path:
