@@ -1,0 +1,312 @@
+#!/usr/bin/env bash
+# From a clone to a running gateway. Asks for a port, monitoring and a password, or runs unattended with --yes.
+# Uses Docker Compose where it works, else runs natively. Run again, it changes nothing that is there already.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: scripts/quick-start.sh [options]
+
+  --yes, -y          ask nothing; generate passwords, take the defaults
+  --port N           port of the gateway (3000)
+  --monitoring       also start Prometheus and Alertmanager (and Grafana, with Docker)
+  --no-monitoring    do not (the default)
+  --no-docker        run natively even where Docker Compose works
+  --dir DIR          where .env and data/ are kept (the repository)
+  --stop             stop what this script has started; nothing is deleted
+  --help
+
+Settings and passwords go to DIR/.env, once; an existing .env is never changed. Natively, the database, the journal, logs
+and pid files are in DIR/data.
+TEXT
+}
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+home=$repo
+ask=true
+docker_wanted=true
+monitoring=""
+port=""
+stop=false
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'quick-start: %s\n' "$*" >&2; exit 1; }
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --yes | -y) ask=false ;;
+    --no-docker) docker_wanted=false ;;
+    --monitoring) monitoring=yes ;;
+    --no-monitoring) monitoring=no ;;
+    --port) [ $# -ge 2 ] || die "--port wants a number"; port=$2; shift ;;
+    --port=*) port=${1#*=} ;;
+    --dir) [ $# -ge 2 ] || die "--dir wants a directory"; home=$2; shift ;;
+    --dir=*) home=${1#*=} ;;
+    --stop) stop=true ;;
+    --help | -h) usage; exit 0 ;;
+    *) usage >&2; die "no such option: $1" ;;
+  esac
+  shift
+done
+[ -t 0 ] || ask=false
+if [ -n "$port" ]; then
+  [[ $port =~ ^[0-9]+$ ]] && [ "$port" -ge 1 ] && [ "$port" -le 65535 ] || die "--port $port: expected 1 to 65535"
+fi
+umask 077
+mkdir -p "$home"
+home=$(cd "$home" && pwd)
+env_file=$home/.env
+data=$home/data
+
+# --- small things --------------------------------------------------------------------------------------------------
+
+random_hex() { od -An -tx1 -N"$1" /dev/urandom | tr -d ' \n'; }
+
+port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+free_port() { # the first free port from $1 on
+  local candidate=$1
+  while port_taken "$candidate"; do candidate=$((candidate + 1)); done
+  printf '%s' "$candidate"
+}
+
+answer() { # question, default
+  local reply
+  read -r -p "$1 [$2]: " reply || true
+  printf '%s' "${reply:-$2}"
+}
+
+alive() { # pid file, program: does that program still run?
+  local pid
+  pid=$(cat "$1" 2>/dev/null) || return 1
+  [ -n "$pid" ] && [ "$(basename "$(readlink "/proc/$pid/exe" 2>/dev/null)" | sed 's/ (deleted)$//')" = "$2" ]
+}
+
+start() { # name, program, command…: in the background, with a log and a pid file
+  local name=$1 program=$2
+  shift 2
+  if alive "$data/$name.pid" "$program"; then
+    return 1
+  fi
+  nohup setsid "$@" >>"$data/$name.log" 2>&1 </dev/null &
+  printf '%s\n' "$!" >"$data/$name.pid"
+}
+
+stop_one() { # name, program
+  local pid
+  alive "$data/$1.pid" "$2" || { rm -f "$data/$1.pid"; return 0; }
+  pid=$(cat "$data/$1.pid")
+  say "stopping $1 ($pid)"
+  kill -TERM "$pid"
+  for _ in $(seq 600); do
+    alive "$data/$1.pid" "$2" || { rm -f "$data/$1.pid"; return 0; }
+    sleep 0.1
+  done
+  die "$1 ($pid) does not stop"
+}
+
+wait_for() { # what, seconds, command…
+  local what=$1 seconds=$2
+  shift 2
+  local deadline=$((SECONDS + seconds))
+  until "$@" >/dev/null 2>&1; do
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.2
+  done
+  say "$what is ready"
+}
+
+compose_works() {
+  $docker_wanted && docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1
+}
+
+compose() {
+  local files=(-f "$repo/monitoring/docker-compose.yaml")
+  if [ "$monitoring" = yes ]; then
+    files+=(-f "$repo/monitoring/docker-compose.monitoring.yaml")
+  fi
+  docker compose "${files[@]}" --env-file "$env_file" "$@"
+}
+
+# --- .env ----------------------------------------------------------------------------------------------------------
+
+write_env() {
+  local admin_secret="" grafana_password=""
+  if $ask; then
+    [ -n "$port" ] || port=$(answer "Port of the gateway" "$(free_port 3000)")
+    if [ -z "$monitoring" ]; then
+      case $(answer "Prometheus and Alertmanager too? (y/n)" n) in [yY]*) monitoring=yes ;; *) monitoring=no ;; esac
+    fi
+    admin_secret=$(answer "Secret of the admin API" "generate one")
+    [ "$admin_secret" != "generate one" ] || admin_secret=""
+    case $admin_secret in *[!A-Za-z0-9._~-]*) die "a secret of letters, digits and . _ ~ - please" ;; esac
+  fi
+  port=${port:-3000}
+  admin_secret=${admin_secret:-$(random_hex 24)}
+  grafana_password=$(random_hex 12)
+  # noclobber: were another run to write it first, this one would fail rather than change the passwords.
+  set -o noclobber
+  cat >"$env_file" <<TEXT
+# Written by scripts/quick-start.sh. It will not change this file; you may.
+PORT=$port
+ADMIN_SUPER_SECRET=$admin_secret
+ENCRYPTION_KEY=$(random_hex 32)
+METRICS_BEARER_TOKEN=$(random_hex 24)
+MONITORING=${monitoring:-no}
+
+# With Docker Compose only.
+POSTGRES_PASSWORD=$(random_hex 24)
+REDIS_PASSWORD=$(random_hex 24)
+GRAFANA_ADMIN_PASSWORD=$grafana_password
+GRAFANA_PORT=$(free_port 3001)
+
+PROMETHEUS_PORT=$(free_port 9090)
+ALERTMANAGER_PORT=$(free_port 9093)
+TEXT
+  set +o noclobber
+  chmod 600 "$env_file"
+  say "wrote $env_file"
+}
+
+from_env() { # the value of a name in .env, or the default
+  local line
+  line=$(grep -E "^$1=" "$env_file" | tail -n 1) || true
+  line=${line#*=}
+  printf '%s' "${line:-${2:-}}"
+}
+
+# --- natively ------------------------------------------------------------------------------------------------------
+
+find_binary() { # prints the path, building it where it is missing
+  if [ -n "${NEXUSGATE_BIN:-}" ]; then
+    printf '%s' "$NEXUSGATE_BIN"
+    return
+  fi
+  local binary=${CARGO_TARGET_DIR:-$repo/target}/release/nexusgate
+  if [ ! -x "$binary" ]; then
+    command -v cargo >/dev/null || die "there is neither Docker Compose, nor $binary, nor cargo to build it with"
+    say "building $binary (some minutes)" >&2
+    (cd "$repo" && cargo build --release --locked --bin nexusgate) >&2 || die "the build failed"
+  fi
+  printf '%s' "$binary"
+}
+
+install_prometheus() { # Debian's packages, where they are missing
+  if command -v prometheus >/dev/null && command -v prometheus-alertmanager >/dev/null; then
+    return
+  fi
+  local sudo=()
+  [ "$(id -u)" = 0 ] || sudo=(sudo)
+  command -v apt-get >/dev/null || die "please install prometheus and alertmanager (there is no apt-get to do it with)"
+  say "installing prometheus and prometheus-alertmanager"
+  "${sudo[@]}" apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends \
+    prometheus prometheus-alertmanager >/dev/null
+}
+
+start_gateway() {
+  local binary=$1
+  if alive "$data/nexusgate.pid" "$(basename "$binary")"; then
+    say "nexusgate runs already (pid $(cat "$data/nexusgate.pid"))"
+    return
+  fi
+  port_taken "$port" && die "port $port is taken; choose another with PORT in $env_file"
+  (
+    # In a subshell, so that the secrets are in the gateway's environment alone.
+    export PORT=$port DATABASE_URL="${DATABASE_URL:-sqlite://$data/nexusgate.db}" DATA_DIR="$data/journal"
+    export INSTANCE_ID=${INSTANCE_ID:-nexusgate-1}
+    ADMIN_SUPER_SECRET=$(from_env ADMIN_SUPER_SECRET)
+    ENCRYPTION_KEY=$(from_env ENCRYPTION_KEY)
+    METRICS_BEARER_TOKEN=$(from_env METRICS_BEARER_TOKEN)
+    export ADMIN_SUPER_SECRET ENCRYPTION_KEY METRICS_BEARER_TOKEN
+    cd "$data"
+    start nexusgate "$(basename "$binary")" "$binary" serve
+  )
+  # Ready, or dead: whichever comes first.
+  local deadline=$((SECONDS + 60))
+  until "$binary" healthcheck --url "http://127.0.0.1:$port" >/dev/null 2>&1; do
+    alive "$data/nexusgate.pid" "$(basename "$binary")" || {
+      tail -n 5 "$data/nexusgate.log" >&2
+      rm -f "$data/nexusgate.pid"
+      die "nexusgate did not start; its log is $data/nexusgate.log"
+    }
+    [ "$SECONDS" -lt "$deadline" ] || die "nexusgate is not ready after a minute; its log is $data/nexusgate.log"
+    sleep 0.2
+  done
+  say "nexusgate is ready"
+}
+
+start_prometheus() {
+  local prometheus_port=$1 alertmanager_port=$2 folder=$data/prometheus
+  install_prometheus
+  mkdir -p "$folder/secrets" "$data/alertmanager"
+  printf %s "$(from_env METRICS_BEARER_TOKEN)" >"$folder/secrets/metrics_token"
+  ln -sfn "$repo/monitoring/prometheus/rules" "$folder/rules"
+  ln -sfn "$repo/monitoring/prometheus/targets" "$folder/targets"
+  sed -e "s/nexusgate:3000/127.0.0.1:$port/" \
+    -e "s/alertmanager:9093/127.0.0.1:$alertmanager_port/" \
+    -e "s/localhost:9090/127.0.0.1:$prometheus_port/" \
+    "$repo/monitoring/prometheus/prometheus.yml" >"$folder/prometheus.yml"
+  start alertmanager prometheus-alertmanager prometheus-alertmanager \
+    --config.file="$repo/monitoring/alertmanager/alertmanager.yml" --storage.path="$data/alertmanager" \
+    --web.listen-address="127.0.0.1:$alertmanager_port" --cluster.listen-address= ||
+    say "alertmanager runs already (pid $(cat "$data/alertmanager.pid"))"
+  start prometheus prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
+    --storage.tsdb.retention.time=45d --web.listen-address="127.0.0.1:$prometheus_port" ||
+    say "prometheus runs already (pid $(cat "$data/prometheus.pid"))"
+  wait_for prometheus 60 port_taken "$prometheus_port" || die "prometheus did not start: $data/prometheus.log"
+}
+
+# --- the work ------------------------------------------------------------------------------------------------------
+
+if $stop; then
+  [ -f "$env_file" ] || die "nothing was started from $home"
+  monitoring=yes
+  if compose_works; then
+    compose stop
+  fi
+  binary_name=$(basename "${NEXUSGATE_BIN:-nexusgate}")
+  stop_one prometheus prometheus
+  stop_one alertmanager prometheus-alertmanager
+  stop_one nexusgate "$binary_name"
+  exit 0
+fi
+
+if [ -f "$env_file" ]; then
+  say "using $env_file"
+  asked_port=$port
+  port=$(from_env PORT 3000)
+  if [ -n "$asked_port" ] && [ "$asked_port" != "$port" ]; then
+    say "note: PORT is $port in $env_file, so --port $asked_port is ignored"
+  fi
+  monitoring=${monitoring:-$(from_env MONITORING no)}
+else
+  write_env
+fi
+
+if compose_works; then
+  compose up --detach --build --wait
+  how="docker compose -f monitoring/docker-compose.yaml --env-file $env_file logs -f nexusgate"
+else
+  mkdir -p "$data"
+  binary=$(find_binary)
+  start_gateway "$binary"
+  [ "$monitoring" != yes ] || start_prometheus "$(from_env PROMETHEUS_PORT 9090)" "$(from_env ALERTMANAGER_PORT 9093)"
+  how="tail -f $data/nexusgate.log"
+fi
+
+say ""
+say "The gateway:    http://127.0.0.1:$port            (API docs: /api/docs, health: /readyz)"
+say "Metrics:        http://127.0.0.1:$port/metrics    (Bearer METRICS_BEARER_TOKEN)"
+if [ "$monitoring" = yes ]; then
+  say "Prometheus:     http://127.0.0.1:$(from_env PROMETHEUS_PORT 9090)"
+  say "Alertmanager:   http://127.0.0.1:$(from_env ALERTMANAGER_PORT 9093)"
+  if compose_works; then
+    say "Grafana:        http://127.0.0.1:$(from_env GRAFANA_PORT 3001)    (admin, GRAFANA_ADMIN_PASSWORD)"
+  fi
+fi
+say "Passwords:      $env_file"
+say "Log:            $how"
+say "Stop:           scripts/quick-start.sh --stop"
+say ""
+say "Next: make a provider, a model and a key with the admin API (Bearer ADMIN_SUPER_SECRET; see the API docs)."
