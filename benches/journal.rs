@@ -4,6 +4,8 @@
 //! that takes everything; `write/*` is the bare system call for the same bytes, the floor. `JOURNAL_BENCH_DIR` chooses the
 //! file system (default: the system's temporary folder).
 
+#![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
+
 use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! The composition root: builds everything, serves, drains.
 
 mod background;
+mod retention;
 mod serve;
 mod wiring;
 
@@ -18,10 +19,12 @@ use crate::domain::key::Secret;
 use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
 use crate::http::{self, HttpState};
-use crate::limit::{InvalidRedisUrl, LimitServices};
+use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
 use crate::store::request_log::LogRow;
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
+
+use retention::Retention;
 
 /// Why the gateway did not start. Displays as one line.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +53,13 @@ pub struct RunningApp {
     log: Arc<RequestLog<LogRow>>,
     limits: Arc<LimitServices>,
     shutdown_grace: Duration,
+    shutdown_delay: Duration,
     /// Ends the listeners.
     stop: CancellationToken,
     /// Ends the background tasks.
     stop_tasks: CancellationToken,
+    /// Hears of the other replicas' admin changes while it lives.
+    _subscription: Option<Subscription>,
     servers: TaskTracker,
     tasks: TaskTracker,
 }
@@ -118,6 +124,14 @@ impl RunningApp {
             // Until the very end: the last scrape is the one that sees the last requests.
             tasks.spawn(serve::serve(metrics, http::metrics_router(&state), stop_tasks.clone()));
         }
+        let subscription =
+            limits.coordination.as_ref().map(|coordination| background.follow(coordination, &tasks));
+        let coordination = limits.coordination.as_ref();
+        if let Some(retention) =
+            Retention::new(database.clone(), settings.request_log_retention, coordination)
+        {
+            tasks.spawn(retention.run(stop_tasks.clone()));
+        }
         background.spawn(&tasks, settings);
 
         let (admin_secret, admin_secret_made) = match &settings.admin_super_secret {
@@ -134,8 +148,10 @@ impl RunningApp {
             log,
             limits,
             shutdown_grace: settings.shutdown_grace,
+            shutdown_delay: settings.shutdown_delay,
             stop,
             stop_tasks,
+            _subscription: subscription,
             servers,
             tasks,
         })
@@ -175,7 +191,10 @@ impl RunningApp {
     /// was finished and written.
     pub async fn shutdown(self) -> bool {
         tracing::info!("shutting down");
-        let deadline = tokio::time::Instant::now() + self.shutdown_grace;
+        let deadline = tokio::time::Instant::now() + self.shutdown_delay + self.shutdown_grace;
+        // `/readyz` says so first, and load balancers get time to notice before anything is refused.
+        self.gateway.announce_shutdown();
+        tokio::time::sleep(self.shutdown_delay).await;
         self.gateway.drain();
         self.stop.cancel();
         self.servers.close();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use sea_orm::DatabaseConnection;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,6 +13,7 @@ use crate::config::Settings;
 use crate::domain::label::LogTable;
 use crate::gateway::Gateway;
 use crate::gateway::request_log::RequestLog;
+use crate::limit::{Coordination, Subscription};
 use crate::store::request_log::LogRow;
 use crate::store::{self, SnapshotStore};
 use crate::telemetry::gauges::{EntityCounts, KeyUsage, Used};
@@ -46,6 +48,22 @@ impl Background {
             this.show_log();
             this.gateway.sweep_ids();
         });
+    }
+
+    /// Reads keys and routes again as soon as another replica says that they changed.
+    pub(super) fn follow(&self, coordination: &Coordination, tasks: &TaskTracker) -> Subscription {
+        let changed = Arc::new(Notify::new());
+        let this = self.clone();
+        let heard = changed.clone();
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = heard.notified() => this.refresh_snapshot().await,
+                    () = this.stop.cancelled() => return,
+                }
+            }
+        });
+        coordination.on_announcement(move || changed.notify_one())
     }
 
     fn every<F>(&self, tasks: &TaskTracker, period: Duration, work: impl Fn(Self) -> F + Send + 'static)

@@ -134,7 +134,6 @@ mod tests {
             rpm_limit = 60
             "#,
         )
-        .ok()
         .expect("valid");
         assert_eq!(file.get("port").as_deref(), Some("8080"));
         assert_eq!(file.get("upstream_timeout").as_deref(), Some("1m"));

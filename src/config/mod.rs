@@ -146,6 +146,8 @@ settings! {
     max_body_size: ByteSize = "MAX_BODY_SIZE", "32MiB";
     /// Inference requests at one time; more are answered 503.
     max_in_flight: usize = "MAX_IN_FLIGHT", "10000";
+    /// How long the listener stays open after SIGTERM, with `/readyz` at 503, so that load balancers notice first.
+    shutdown_delay: Duration = "SHUTDOWN_DELAY", "0s";
     /// How many minutes' worth of a key's limit may be used at once.
     rate_limit_burst: f64 = "RATE_LIMIT_BURST", "3";
     /// What the request log keeps of requests and answers: `full` or `metadata`.

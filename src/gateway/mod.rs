@@ -103,6 +103,7 @@ struct Inner {
     ids: Arc<Ids>,
     /// Requests that go on after their client has left.
     tracker: TaskTracker,
+    leaving: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -114,6 +115,7 @@ impl Gateway {
             slots: Slots::new(parts.settings.max_in_flight),
             ids: Arc::default(),
             tracker: TaskTracker::new(),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             parts,
         }))
@@ -178,12 +180,23 @@ impl Gateway {
         Ok(Job { call, head, headers, body, stream, targets })
     }
 
-    /// From now on new requests are refused, and `/readyz` says so.
+    /// From now on `/readyz` says that the gateway is going; requests are still taken.
+    pub fn announce_shutdown(&self) {
+        self.0.leaving.store(true, Ordering::Release);
+    }
+
+    /// From now on new requests are refused.
     pub fn drain(&self) {
+        self.announce_shutdown();
         self.0.draining.store(true, Ordering::Release);
     }
 
-    pub fn is_draining(&self) -> bool {
+    /// Whether the gateway wants no more traffic.
+    pub fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Acquire)
+    }
+
+    fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
     }
 

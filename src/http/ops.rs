@@ -24,7 +24,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// The gateway can take traffic: it is not shutting down, and the database answers.
 pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
-    if state.gateway.is_draining() {
+    if state.gateway.is_leaving() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
     match tokio::time::timeout(READY_TIMEOUT, connect::ping(&state.database)).await {

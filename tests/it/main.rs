@@ -3,11 +3,16 @@
 //! With `NEXUSGATE_TEST_POSTGRES` (a superuser's URL) every app gets a database of its own on that server; without, SQLite
 //! files in a temporary folder.
 
+#![expect(unreachable_pub, reason = "nobody outside a test binary reaches anything in it")]
+#![expect(clippy::expect_used, reason = "a helper that cannot do its part fails the test")]
+
 mod architecture;
 mod endings;
 mod failover;
 mod idempotency;
 mod metrics;
+mod outage;
 mod settings;
+mod soak;
 mod streams;
 mod support;

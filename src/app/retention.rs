@@ -1,0 +1,78 @@
+//! Forgetting old rows of the request log.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use sea_orm::DatabaseConnection;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::label::LogTable;
+use crate::limit::{Coordination, Lease};
+use crate::store::request_log;
+
+/// How often old rows are looked for. Retention is counted in days, so minutes do not matter.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Rows deleted in one statement: locks and the write-ahead log stay short.
+const BATCH: u64 = 1000;
+/// A rest between two statements, so that requests' rows get their turn.
+const REST: Duration = Duration::from_millis(50);
+
+/// Deletes rows older than `keep`, in small batches, in one replica at a time.
+pub(super) struct Retention {
+    pub(super) database: DatabaseConnection,
+    pub(super) keep: TimeDelta,
+    /// `None` without Redis: every replica looks, and finds what the others left.
+    pub(super) lease: Option<Lease>,
+}
+
+impl Retention {
+    /// `None` when rows are kept for ever.
+    pub(super) fn new(
+        database: DatabaseConnection,
+        keep: Duration,
+        coordination: Option<&Coordination>,
+    ) -> Option<Self> {
+        let keep = TimeDelta::from_std(keep).ok().filter(|keep| *keep > TimeDelta::zero())?;
+        let lease = coordination.map(|coordination| coordination.lease("retention", INTERVAL * 3));
+        Some(Self { database, keep, lease })
+    }
+
+    /// Runs until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.prune() => {}
+                () = stop.cancelled() => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        if let Some(lease) = &self.lease {
+            lease.release().await;
+        }
+    }
+
+    async fn prune(&self) {
+        let older_than = Utc::now() - self.keep;
+        for table in LogTable::ALL {
+            loop {
+                // Another replica has the lease; without Redis nobody knows, and deleting twice does no harm.
+                if let Some(lease) = &self.lease
+                    && lease.hold().await == Some(false)
+                {
+                    return;
+                }
+                match request_log::prune(&self.database, *table, older_than, BATCH).await {
+                    Ok(deleted) if deleted < BATCH => break,
+                    Ok(_) => tokio::time::sleep(REST).await,
+                    Err(error) => {
+                        tracing::warn!(%error, table = table.as_str(), "old rows could not be deleted");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

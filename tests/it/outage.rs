@@ -1,0 +1,35 @@
+//! The database is away: requests do not notice, and every row arrives when it is back.
+
+use sea_orm::ConnectionTrait as _;
+
+use crate::support::TestApp;
+use crate::support::app::MODEL;
+
+#[tokio::test]
+async fn inserts_fail_and_recover() {
+    let app = TestApp::spawn().await;
+    app.chat(MODEL).send().await.bytes().await.expect("an answer");
+    app.settled().await;
+    let database = app.running().database();
+    database.execute_unprepared("ALTER TABLE completions RENAME TO completions_away").await.expect("renamed");
+
+    for _ in 0..20 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200, "requests go on");
+    }
+    let pending = |scrape: &crate::support::scrape::Scrape| {
+        scrape.metric("nexusgate_request_log_pending").label("table", "completions").value()
+    };
+    let scrape = app
+        .eventually("rows are pending and tried again", |scrape| {
+            pending(scrape) == 20.0 && scrape.metric("nexusgate_request_log_retries_total").value() >= 1.0
+        })
+        .await;
+    assert!(scrape.metric("nexusgate_database_up").is(0.0));
+    assert!(scrape.metric("nexusgate_audit_mismatch").is(0.0), "pending rows are accounted for");
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(21.0));
+
+    database.execute_unprepared("ALTER TABLE completions_away RENAME TO completions").await.expect("renamed");
+    let scrape = app.eventually("the rows arrive", |scrape| pending(scrape) == 0.0).await;
+    assert!(scrape.metric("nexusgate_database_up").is(1.0));
+    assert_eq!(app.log_rows().await.len(), 21);
+}
