@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<ConfigFile, String> {
-        ConfigFile::parse(text, |name| (name == "SECRET").then(|| "s3cret-value".to_owned()))
+        ConfigFile::parse(text, |name| (name == "SECRET").then(|| "s3cret-value-0123456789".to_owned()))
     }
 
     #[test]
@@ -139,9 +139,9 @@ mod tests {
         assert_eq!(file.get("upstream_timeout").as_deref(), Some("1m"));
         assert_eq!(
             file.declared.providers[0].api_key.as_ref().map(|key| key.expose().to_owned()),
-            Some("s3cret-value".to_owned())
+            Some("s3cret-value-0123456789".to_owned())
         );
-        assert_eq!(file.declared.api_keys[0].key.expose(), "sk-s3cret-value");
+        assert_eq!(file.declared.api_keys[0].key.expose(), "sk-s3cret-value-0123456789");
         assert_eq!(file.declared.models[0].weight, 1);
     }
 

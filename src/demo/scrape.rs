@@ -42,7 +42,10 @@ impl Scrape {
         include: impl Fn(&dyn Fn(&str) -> Option<&'a str>) -> bool,
     ) -> f64 {
         let chosen = self.samples.iter().filter(|sample| sample.name == name);
-        chosen.filter(|sample| include(&|key| sample.label(key))).map(|sample| sample.value).sum()
+        chosen
+            .filter(|sample| include(&|key| sample.label(key)))
+            .map(|sample| sample.value)
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// The `share`-quantile of a histogram's samples since `earlier`, over all its series, interpolated within the bucket as

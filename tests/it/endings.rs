@@ -203,6 +203,7 @@ async fn a_handler_panics() {
     }
 }
 
+#[expect(clippy::panic, reason = "the handler has to panic")]
 fn panicking(builder: Builder) -> Builder {
     builder.hooks(Hooks { before_attempt: Some(Box::new(|_| panic!("injected by the test"))) })
 }

@@ -5,6 +5,12 @@
 
 #![expect(unreachable_pub, reason = "nobody outside a test binary reaches anything in it")]
 #![expect(clippy::expect_used, reason = "a helper that cannot do its part fails the test")]
+#![expect(clippy::cast_precision_loss, reason = "samples are floats, and the counts of a test are small")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a test measured or left out stands in its output"
+)]
 
 mod architecture;
 mod endings;

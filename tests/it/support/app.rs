@@ -35,13 +35,16 @@ pub struct TestApp {
     _folder: TempDir,
 }
 
+/// A last change to the settings.
+type Adjustment = Box<dyn FnOnce(&mut Settings)>;
+
 /// How the app is to be.
 pub struct Builder {
     settings: Vec<(String, String)>,
     providers: Vec<(String, ProviderKind, Option<String>)>,
     keys: Vec<DeclaredKey>,
     hooks: Hooks,
-    adjust: Vec<Box<dyn FnOnce(&mut Settings)>>,
+    adjust: Vec<Adjustment>,
 }
 
 impl Builder {
@@ -53,12 +56,6 @@ impl Builder {
     /// Offers the models through these providers instead of one called `alpha`.
     pub fn providers(mut self, names: &[&str]) -> Self {
         self.providers = names.iter().map(|name| ((*name).to_owned(), ProviderKind::OpenAi, None)).collect();
-        self
-    }
-
-    /// One provider of this kind.
-    pub fn kind(mut self, kind: ProviderKind) -> Self {
-        self.providers = vec![("alpha".to_owned(), kind, None)];
         self
     }
 
