@@ -120,8 +120,11 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
             Part::Image(_) | Part::File(_) | Part::Audio { .. } | Part::ToolResult(_) => {}
         }
     }
-    let or_null = |text: String| if text.is_empty() { Value::Null } else { text.into() };
-    let mut message = json!({"role": "assistant", "content": or_null(text), "refusal": or_null(refusal)});
+    // `null` says that something else stands in the place of words; an answer of nothing is an empty text.
+    let instead = !calls.is_empty() || !refusal.is_empty();
+    let content = if text.is_empty() && instead { Value::Null } else { text.into() };
+    let refusal = if refusal.is_empty() { Value::Null } else { refusal.into() };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": refusal});
     if !thought.is_empty() {
         message["reasoning_content"] = thought.into();
     }

@@ -218,10 +218,13 @@ fn merge_list(list: &mut Vec<Value>, more: Vec<Value>) {
 fn finish_choice(mut choice: Object) -> Value {
     if let Some(Value::Object(message)) = choice.get_mut("message") {
         message.entry("role").or_insert_with(|| "assistant".into());
+        // Streams begin with an empty text; whole answers say `null` where a call or a refusal stands in its place.
         let has_calls =
             message.get("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|c| !c.is_empty()));
+        let has_refusal =
+            message.get("refusal").is_some_and(|text| text.as_str().is_some_and(|text| !text.is_empty()));
         let content = message.entry("content").or_insert(Value::Null);
-        if has_calls && content == "" {
+        if (has_calls || has_refusal) && content == "" {
             *content = Value::Null;
         }
         if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
