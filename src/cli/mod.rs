@@ -4,6 +4,7 @@ mod catalog;
 mod demo;
 mod healthcheck;
 mod migrate;
+mod rotate;
 mod serve;
 
 use std::ffi::OsString;
@@ -57,7 +58,9 @@ fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         Some(("migrate", matches)) => migrate::run(matches),
         Some(("check-config", matches)) => serve::check(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
-        Some(("metrics-catalog", matches)) => catalog::run(matches),
+        Some(("rotate-encryption-key", matches)) => rotate::run(matches),
+        Some(("metrics-catalog", matches)) => catalog::metrics(matches),
+        Some(("settings-reference", _)) => catalog::settings(),
         _ => Err(CliError::Other("no such command".to_owned())),
     }
 }
@@ -93,6 +96,18 @@ fn command() -> Command {
                 .help("Where the gateway listens [default: http://127.0.0.1:$PORT]"),
         )
         .arg(Arg::new("port").long("port").env("PORT").default_value("3000").hide(true));
+    let rotate = Settings::add_flags(Command::new("rotate-encryption-key"))
+        .about("Encrypt every stored secret under a new key; stop the gateway first")
+        .arg(
+            Arg::new("new-key")
+                .long("new-encryption-key")
+                .env("NEW_ENCRYPTION_KEY")
+                .hide_env_values(true)
+                .value_name("VALUE")
+                .help("The new key, like ENCRYPTION_KEY; without either the key file is replaced"),
+        );
+    let settings =
+        Command::new("settings-reference").about("Print every setting: the source of docs/SETTINGS.md");
     let catalog = Command::new("metrics-catalog")
         .about("Print every metric: docs/METRICS.md, or JSON for tools")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"));
@@ -101,7 +116,7 @@ fn command() -> Command {
         .about("An LLM gateway whose metrics are live and right")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, demo, migrate, check, healthcheck, catalog])
+        .subcommands([serve, demo, migrate, check, healthcheck, rotate, catalog, settings])
 }
 
 /// A runtime with one worker for each core.

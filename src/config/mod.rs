@@ -5,6 +5,7 @@
 //! one line that names the setting, the value and what it takes.
 
 mod declared;
+pub mod docs;
 mod file;
 mod value;
 

@@ -96,3 +96,55 @@ fn migrations_go_up_and_down() {
     assert!(run("down").contains("pending"));
     assert!(!run("up").contains("pending"));
 }
+
+#[test]
+fn the_reference_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SETTINGS.md");
+    let written = std::fs::read_to_string(path).expect("docs/SETTINGS.md");
+    assert!(
+        written == nexusgate::config::docs::markdown(),
+        "run: cargo run -- settings-reference > docs/SETTINGS.md"
+    );
+}
+
+#[test]
+fn the_encryption_key_is_rotated() {
+    const OLD: &str = "0000000000000000000000000000000000000000000000000000000000000001";
+    const NEW: &str = "0000000000000000000000000000000000000000000000000000000000000002";
+    const OTHER: &str = "0000000000000000000000000000000000000000000000000000000000000003";
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = "[[providers]]\nname = \"p\"\ntype = \"openai\"\nbase_url = \"http://127.0.0.1:9/v1\"\n\
+                api_key = \"sk-upstream-0123456789\"";
+    std::fs::write(folder.path().join("nexusgate.toml"), file).expect("written");
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+        .args(["serve", "--config", "nexusgate.toml", "--port", "0"])
+        .env_clear()
+        .env("ENCRYPTION_KEY", OLD)
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // The admin secret is printed when everything is ready; what was declared is in the database then.
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(gateway.stdout.as_mut().expect("piped")),
+        &mut line,
+    )
+    .expect("a line");
+    gateway.kill().expect("killed");
+    gateway.wait().expect("ended");
+
+    let rotate =
+        |environment: &[(&str, &str)]| nexusgate(&["rotate-encryption-key"], environment, folder.path());
+    assert!(complaint(&rotate(&[("ENCRYPTION_KEY", OLD)])).contains("NEW_ENCRYPTION_KEY"));
+    assert!(complaint(&rotate(&[("NEW_ENCRYPTION_KEY", NEW)])).contains("ENCRYPTION_KEY"));
+    let wrong = rotate(&[("ENCRYPTION_KEY", OTHER), ("NEW_ENCRYPTION_KEY", NEW)]);
+    assert!(!complaint(&wrong).contains(OTHER), "a key that opens nothing is refused, and not repeated");
+    let both = [("ENCRYPTION_KEY", OLD), ("NEW_ENCRYPTION_KEY", NEW)];
+    let said = String::from_utf8(rotate(&both).stdout).expect("UTF-8");
+    assert!(said.starts_with("1 secrets"), "{said}");
+    let again = String::from_utf8(rotate(&both).stdout).expect("UTF-8");
+    assert!(again.starts_with("0 secrets"), "repeating it is harmless: {again}");
+    let old = nexusgate(&["serve", "--port", "0"], &[("ENCRYPTION_KEY", OLD)], folder.path());
+    assert!(complaint(&old).contains("ENCRYPTION_KEY"), "the old key opens nothing");
+}
