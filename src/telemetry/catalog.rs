@@ -309,9 +309,9 @@ catalog! {
     // The runtime.
 
     /// Worker threads of the tokio runtime.
-    TOKIO_WORKERS: Gauge, Count = "tokio_workers_count";
+    TOKIO_WORKERS: Gauge, Count = "tokio_workers";
     /// Tasks that are alive in the tokio runtime.
-    TOKIO_LIVE_TASKS: Gauge, Count = "tokio_live_tasks_count";
+    TOKIO_LIVE_TASKS: Gauge, Count = "tokio_live_tasks";
     /// Tasks waiting in the tokio runtime's shared queue.
     TOKIO_GLOBAL_QUEUE_DEPTH: Gauge, Count = "tokio_global_queue_depth";
     /// Seconds that tokio workers were busy.

@@ -146,7 +146,7 @@ def process():
         lines(
             "Busy workers",
             "Share of the time that tokio's workers were busy.",
-            [(ratio(rate("tokio_busy_seconds_total"), sel("tokio_workers_count")), "{{instance}}")],
+            [(ratio(rate("tokio_busy_seconds_total"), sel("tokio_workers")), "{{instance}}")],
             unit="percentunit",
             bounds=(0, None),
             width=8,
@@ -154,7 +154,7 @@ def process():
         lines(
             "Tasks",
             "Alive in tokio: connections, streams and background work.",
-            [(sel("tokio_live_tasks_count"), "{{instance}}")],
+            [(sel("tokio_live_tasks"), "{{instance}}")],
             unit="short",
             width=8,
         ),
@@ -229,14 +229,24 @@ def dependencies():
             "As every instance sees them.",
             [
                 (sel("nexusgate_database_up"), "database {{instance}}"),
-                (f"{sel('nexusgate_redis_up')} or on () vector(-1)", "redis {{instance}}"),
+                (
+                    f"max by (instance) ({sel('nexusgate_redis_up')}) or"
+                    f" max by (instance) ({sel('nexusgate_info')}) - 2",
+                    "redis {{instance}}",
+                ),
             ],
             UP_DOWN,
         ),
         lines(
             "Redis errors",
             "Calls that failed, by what they were for.",
-            [(f"{total(rate('nexusgate_redis_errors_total'), 'op')} or on () vector(0)", "{{op}}")],
+            [
+                (
+                    f"{total(rate('nexusgate_redis_errors_total'), 'op')} or on ()"
+                    ' label_replace(vector(0), "op", "no Redis", "", "")',
+                    "{{op}}",
+                )
+            ],
             unit="cps",
             height=6,
         ),

@@ -172,16 +172,18 @@ def traffic():
 def latency():
     bands = [
         ("≤ 0.5 s", "0.5", None),
-        ("0.5 – 1 s", "1|1.0", "0.5"),
-        ("1 – 2.5 s", "2.5", "1|1.0"),
-        ("2.5 – 5 s", "5|5.0", "2.5"),
-        ("5 – 10 s", "10|10.0", "5|5.0"),
-        ("10 – 30 s", "30|30.0", "10|10.0"),
-        ("> 30 s", r"\\+Inf", "30|30.0"),
+        ("0.5 – 1 s", "1", "0.5"),
+        ("1 – 2.5 s", "2.5", "1"),
+        ("2.5 – 5 s", "5", "2.5"),
+        ("5 – 10 s", "10", "5"),
+        ("10 – 30 s", "30", "10"),
+        ("> 30 s", "+Inf", "30"),
     ]
 
     def below(bound):
-        return total(rate(DURATION + "_bucket", MODEL, f'le=~"{bound}"'))
+        # Prometheus 3 writes `1` as `1.0`. The dot has to be escaped: "1.0" is a pattern that 120 fits too.
+        matcher = rf'le=~"{bound}|{bound}\\.0"' if bound.isdigit() else f'le="{bound}"'
+        return total(rate(DURATION + "_bucket", MODEL, matcher))
 
     return [
         lines(
