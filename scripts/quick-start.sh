@@ -195,13 +195,22 @@ install_prometheus() { # Debian's packages, where they are missing
   if command -v prometheus >/dev/null && command -v prometheus-alertmanager >/dev/null; then
     return
   fi
-  local sudo=()
+  local sudo=() policy=/usr/sbin/policy-rc.d made=""
   [ "$(id -u)" = 0 ] || sudo=(sudo)
   command -v apt-get >/dev/null || die "please install prometheus and alertmanager (there is no apt-get to do it with)"
   say "installing prometheus and prometheus-alertmanager"
-  "${sudo[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends \
-    prometheus prometheus-alertmanager >/dev/null
+  # The packages would start servers of their own, on the ports that ours are about to take.
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
+    "${sudo[@]}" chmod 755 $policy
+    made=yes
+  fi
+  local status=0
+  "${sudo[@]}" apt-get update -qq &&
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      prometheus prometheus-alertmanager >/dev/null || status=$?
+  [ -z "$made" ] || "${sudo[@]}" rm -f $policy
+  [ "$status" = 0 ] || die "prometheus cannot be installed"
 }
 
 start_gateway() {
@@ -254,6 +263,7 @@ start_prometheus() {
   start prometheus prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
     --storage.tsdb.retention.time=45d --web.listen-address="127.0.0.1:$prometheus_port" ||
     say "prometheus runs already (pid $(cat "$data/prometheus.pid"))"
+  wait_for alertmanager 60 port_taken "$alertmanager_port" || die "alertmanager did not start: $data/alertmanager.log"
   wait_for prometheus 60 port_taken "$prometheus_port" || die "prometheus did not start: $data/prometheus.log"
 }
 

@@ -15,7 +15,7 @@ if [ $# -eq 0 ]; then
     exit 2
 fi
 
-bin=${PG_BIN:-$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)}
+bin=${PG_BIN:-$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)}
 if [ ! -x "$bin/postgres" ]; then
     echo "$0: no PostgreSQL server found; install postgresql-15 or set PG_BIN" >&2
     exit 1
@@ -29,6 +29,7 @@ if [ "$(id -u)" -eq 0 ]; then
     as_owner=(setpriv --reuid "$owner" --regid "$(id -g "$owner")" --clear-groups env HOME="$folder")
 fi
 
+# shellcheck disable=SC2329 # The trap below calls it.
 cleanup() {
     status=$?
     trap - EXIT
@@ -59,7 +60,7 @@ shared_buffers = 256MB
 log_min_messages = fatal
 CONF
 
-for attempt in 1 2 3 4 5 6 7 8; do
+for _ in 1 2 3 4 5 6 7 8; do
     port=$((20000 + (RANDOM * 32768 + RANDOM) % 40000))
     if owned "$bin/pg_ctl" -D "$folder/data" -o "-p $port" -l "$folder/data/server.log" -w start >/dev/null 2>&1; then
         export NEXUSGATE_TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres"

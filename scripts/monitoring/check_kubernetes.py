@@ -59,9 +59,29 @@ def check_references(by_kind: dict[str, dict[str, Any]]) -> list[str]:
         problems.append(f"HorizontalPodAutoscaler: scales {target['name']}")
     if metric not in catalog.load():
         problems.append(f"HorizontalPodAutoscaler: no metric {metric}")
-    grace = next(item["value"] for item in container["env"] if item["name"] == "SHUTDOWN_GRACE")
-    if int(grace.removesuffix("s")) >= pod["spec"]["terminationGracePeriodSeconds"]:
-        problems.append("Deployment: the pod is killed before SHUTDOWN_GRACE is over")
+    environment = {item["name"]: item.get("value", "") for item in container["env"]}
+    stopping = sum(int(environment[name].removesuffix("s")) for name in ("SHUTDOWN_DELAY", "SHUTDOWN_GRACE"))
+    if stopping >= pod["spec"]["terminationGracePeriodSeconds"]:
+        problems.append(f"Deployment: stopping takes up to {stopping} s, and the pod is killed before")
+    # A pod that is told to stop is still sent requests until its readiness has failed.
+    readiness = container["readinessProbe"]
+    if int(environment["SHUTDOWN_DELAY"].removesuffix("s")) < readiness["periodSeconds"] * readiness["failureThreshold"]:
+        problems.append("Deployment: SHUTDOWN_DELAY is over before the readiness probe has failed")
+    confined = {**pod["spec"]["securityContext"], **container["securityContext"]}
+    for setting, wanted in {
+        "runAsNonRoot": True,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }.items():
+        if confined.get(setting) != wanted:
+            problems.append(f"Deployment: {setting} is {confined.get(setting)}")
+    metrics_port = next(port["containerPort"] for port in container["ports"] if port["name"] == "metrics")
+    if not environment["METRICS_ADDR"].endswith(f":{metrics_port}"):
+        problems.append("Deployment: METRICS_ADDR is not the port called metrics")
+    for rule in by_kind["NetworkPolicy"]["spec"]["ingress"]:
+        if any(port["port"] == "metrics" for port in rule["ports"]) and not rule.get("from"):
+            problems.append("NetworkPolicy: everybody may scrape")
     return problems
 
 

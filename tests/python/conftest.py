@@ -18,6 +18,9 @@ BINARY = os.environ.get("NEXUSGATE_BIN") or str(
 )
 KEY = "sk-python-0123456789abcdef"
 SMALL_KEY = "sk-python-small-0123456789"
+#: Keys whose comments are hard to write as a label value, or are not theirs alone.
+ODD_KEY, ODD_COMMENT = "sk-python-odd-0123456789ab", 'team:"a\\b"\n,{}=é'
+SHARING_KEYS, SHARED_COMMENT = ("sk-python-first-0123456789", "sk-python-second-012345678"), "shared"
 #: The provider kinds by the name of the model that is offered through each.
 KINDS = {"via-chat": "openai", "via-responses": "openai-responses", "via-anthropic": "anthropic"}
 
@@ -78,6 +81,19 @@ def stop(process):
         process.wait()
 
 
+def dismiss(demo):
+    """Ends a demo that was called by others: the first signal has it wait for an account that cannot add up."""
+    deadline = time.monotonic() + 30
+    while demo.poll() is None and time.monotonic() < deadline:
+        demo.send_signal(signal.SIGTERM)
+        try:
+            demo.wait(timeout=0.2)
+        except subprocess.TimeoutExpired:
+            pass
+    demo.kill()
+    demo.wait()
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -91,7 +107,7 @@ def provider():
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     ready = json.loads(process.stdout.readline())
     yield Provider(ready["providers"][0]["control_url"])
-    stop(process)
+    dismiss(process)
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +117,9 @@ def gateway(provider):
         config = pathlib.Path(folder) / "nexusgate.toml"
         lines = [f'[[api_keys]]\nkey = "{KEY}"\ncomment = "python"\n']
         lines.append(f'[[api_keys]]\nkey = "{SMALL_KEY}"\ncomment = "small"\nrpm_limit = 1\n')
+        for key, comment in ((ODD_KEY, ODD_COMMENT), *((key, SHARED_COMMENT) for key in SHARING_KEYS)):
+            # A basic string of TOML is escaped as one of JSON is.
+            lines.append(f'[[api_keys]]\nkey = "{key}"\ncomment = {json.dumps(comment)}\n')
         for model, kind in KINDS.items():
             base = provider.root if kind == "anthropic" else f"{provider.root}/v1"
             lines.append(
@@ -117,6 +136,7 @@ def gateway(provider):
             "DATABASE_URL": f"sqlite://{folder}/test.db",
             "DATA_DIR": f"{folder}/data",
             "RATE_LIMIT_BURST": "1",
+            "GAUGE_REFRESH_INTERVAL": "1s",
             "ADMIN_SUPER_SECRET": "python-tests-admin-secret",
             "RUST_LOG": "error",
         }
