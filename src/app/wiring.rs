@@ -35,7 +35,9 @@ pub(super) async fn limits(
         instance_id: settings.instance(),
     };
     let exposed = telemetry.clone();
+    let seeded = telemetry.clone();
     let mut observer = Observer {
+        rejections_seeded: Arc::new(move || seeded.rejections_seeded()),
         rejections_exposed: Arc::new(move |limit_type, comment, count| {
             RateLimitRejectionsExposed { telemetry: &exposed, comment, limit_type, count }.emit();
         }),

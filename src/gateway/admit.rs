@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::domain::key::ApiKey;
+use crate::domain::key::{ApiKey, Limits};
 use crate::domain::label::{LimitType, RejectReason};
 use crate::limit::{headers as limit_headers, state_headers};
 
@@ -38,6 +38,9 @@ impl Gateway {
             return Err(Refusal::new(RejectReason::Overloaded, message).with_retry_after(OVERLOAD_RETRY));
         }
         let key = self.authenticate(headers)?;
+        if key.limits != Limits::default() {
+            self.telemetry().limited_key_seen(&key.comment);
+        }
         let decision = self.limiter().admit(&key).await;
         match decision.refused_by {
             None => Ok(Caller { limit_headers: state_headers(&decision.state), key }),

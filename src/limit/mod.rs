@@ -61,6 +61,8 @@ pub struct Observer {
     /// So many more rejections of this type and comment are to be exposed. The first call for a pair may be a seed from
     /// before the restart: a series must not have been exposed, at 0, before it.
     pub rejections_exposed: ExposeRejections,
+    /// No seed will come any more: what is exposed from now on may begin at 0.
+    pub rejections_seeded: Arc<dyn Fn() + Send + Sync>,
     /// Redis came (true) or went.
     pub redis_up: Arc<dyn Fn(bool) + Send + Sync>,
     /// An operation failed.
@@ -72,6 +74,7 @@ impl Default for Observer {
     fn default() -> Self {
         Self {
             rejections_exposed: Arc::new(|_, _, _| {}),
+            rejections_seeded: Arc::new(|| {}),
             redis_up: Arc::new(|_| {}),
             redis_error: Arc::new(|_| {}),
         }

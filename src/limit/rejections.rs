@@ -111,6 +111,7 @@ struct Batch {
 impl Rejections {
     /// Counts that live and die with the process: exposed at once.
     pub fn in_memory(observer: Observer) -> Self {
+        (observer.rejections_seeded)();
         Self { backend: Backend::Memory(observer) }
     }
 
@@ -268,6 +269,7 @@ impl Sender {
         for (series, count) in &seeds {
             self.shared.expose(series, *count);
         }
+        (self.shared.observer.rejections_seeded)();
     }
 
     /// Sends what waits; exposes it when Redis has it, or will not have it soon.

@@ -19,7 +19,7 @@ pub mod series;
 mod surface;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -55,6 +55,8 @@ pub struct Telemetry {
     /// Gauges and counters of the request log, the database and Redis.
     pub operations: OperationGauges,
     rate_limit_rejections: papaya::HashMap<LabelValue, Arc<RejectionCounters>>,
+    /// Whether a key's rejections may begin at 0, or a stored count may still have to come first.
+    rejections_seeded: AtomicBool,
     runtime: RuntimeCollector,
 }
 
@@ -74,6 +76,7 @@ impl Telemetry {
             keys: KeyGauges::new(registry.clone()),
             operations: OperationGauges::new(&registry),
             rate_limit_rejections: papaya::HashMap::new(),
+            rejections_seeded: AtomicBool::new(false),
             runtime: RuntimeCollector::new(&registry),
             registry,
         })
@@ -120,6 +123,19 @@ impl Telemetry {
             }
         }
         self.series.upstream(&target.system_name, &target.provider.name);
+    }
+
+    /// Makes the series of a limited key's rejections exist, at 0, so that the first one is visible to `increase()`. Until
+    /// the stored counts are read nothing happens: a seed that came later would look like a spike.
+    pub fn limited_key_seen(&self, comment: &LabelValue) {
+        if self.rejections_seeded.load(Ordering::Acquire) {
+            self.rate_limit_rejections(comment);
+        }
+    }
+
+    /// No stored rejection count will be exposed any more.
+    pub fn rejections_seeded(&self) {
+        self.rejections_seeded.store(true, Ordering::Release);
     }
 
     /// Shows a provider as up, before its circuit breaker has had anything to say.

@@ -244,6 +244,9 @@ async fn refusals() {
         app.http.post(&url).bearer_auth(&app.key).body("{\"model\":").send().await.expect("an answer");
     assert_eq!(broken.status(), 400);
     assert_eq!(chat().key("sk-small-limit-0123456789").send().await.status(), 200);
+    let before = app.settled().await;
+    let limited = before.metric("nexusgate_rate_limit_rejections_total");
+    assert!(limited.exists() && limited.is(0.0), "a limited key's series begin at 0, before it is refused");
     let limited = chat().key("sk-small-limit-0123456789").send().await;
     assert_eq!(limited.status(), 429);
     assert!(limited.headers().contains_key("retry-after"));

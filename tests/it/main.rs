@@ -13,6 +13,7 @@
 )]
 
 mod architecture;
+mod demo;
 mod endings;
 mod failover;
 mod idempotency;

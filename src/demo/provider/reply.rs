@@ -395,6 +395,8 @@ impl Reply {
         let parts = if !is_stream && disturbed && parts.len() == 1 { halves(parts) } else { parts };
 
         let end = match self.ending {
+            // A whole body that is cut lacks at least its last piece: with all of them it would be an answer.
+            Ending::CutAfter(at) if !is_stream => at.min(parts.len().saturating_sub(1)),
             Ending::CutAfter(at) | Ending::StopAfter(at) => at.min(parts.len()),
             _ => parts.len(),
         };

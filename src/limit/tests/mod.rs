@@ -59,6 +59,7 @@ impl Witness {
                 counter.fetch_add(1, Ordering::SeqCst);
             }),
             redis_error: Arc::new(move |op| *errors.lock().unwrap().entry(op).or_default() += 1),
+            ..Observer::default()
         }
     }
 
