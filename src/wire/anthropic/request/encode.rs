@@ -100,8 +100,9 @@ fn sampling(request: &ChatRequest, traits: Traits, thinking: bool, body: &mut Ob
     if let Some(temperature) = temperature {
         put("temperature", temperature.into(), temperature == 1.0 || (temperature < 1.0 && !thinking));
     }
-    if let Some(top_p) = request.top_p.filter(|top_p| *top_p != 1.0 || traits.sampling) {
-        let alone = traits.both_temperature_and_top_p || request.temperature.is_none();
+    let alone = traits.both_temperature_and_top_p || request.temperature.is_none();
+    // 1 is the default: to leave it out changes nothing.
+    if let Some(top_p) = request.top_p.filter(|top_p| *top_p != 1.0 || (traits.sampling && alone)) {
         // While it thinks, Claude takes only values from 0.95 on.
         put("top_p", top_p.into(), alone && (!thinking || top_p >= 0.95));
     }

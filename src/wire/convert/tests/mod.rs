@@ -1,6 +1,8 @@
 //! What must hold for every format.
 
 mod garbage;
+mod golden;
+mod grammar;
 mod requests;
 mod strategy;
 mod streams;

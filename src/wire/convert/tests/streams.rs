@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::strategy::answer;
-use super::{answer_of, context, encode_answer, events, stream_of};
+use super::{answer_of, context, encode_answer, events, grammar, stream_of};
 use crate::domain::chat::ChatAnswer;
 use crate::domain::label::ApiFormat;
 use crate::wire::convert::{StreamConverter, convert_answer};
@@ -21,7 +21,9 @@ pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
     }
     converter.finish(&mut out);
     assert!(converter.is_done());
-    String::from_utf8(out.to_vec()).unwrap()
+    let stream = String::from_utf8(out.to_vec()).unwrap();
+    grammar::check(to, &stream).unwrap_or_else(|error| panic!("{error} in {stream}"));
+    stream
 }
 
 /// A whole answer, converted, is the converted stream, folded.

@@ -104,7 +104,7 @@ fn messages(request: &ChatRequest, model: &str, dropped: &mut Dropped) -> Result
             Role::Developer if models::is_openai(model) => instructions("developer", message)?,
             Role::Developer => instructions("system", message)?,
             Role::User => json!({"role": "user", "content": content(&message.parts)?}),
-            Role::Assistant => match assistant(message, dropped)? {
+            Role::Assistant => match assistant(message, model, dropped)? {
                 Some(written) => written,
                 None => continue,
             },
@@ -189,14 +189,17 @@ fn upload(file: &Upload) -> Result<Value, ConvertError> {
 }
 
 /// An assistant's turn; nothing if nothing of it can be said here.
-fn assistant(message: &Message, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
+fn assistant(message: &Message, model: &str, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
     let (mut said, mut calls, mut thought, mut refusal) =
         (Vec::new(), Vec::new(), String::new(), String::new());
     for part in &message.parts {
         match part {
             Part::ToolCall(call) => calls.push(tool_call(call)),
-            // Reasoning without a seal came from a provider of this kind, and some want it back (DeepSeek after tool calls).
-            Part::Reasoning(reasoning) if reasoning.seal.is_none() => thought.push_str(&reasoning.text),
+            // Reasoning without a seal came from a provider of this kind, and some want it back (DeepSeek after tool calls);
+            // OpenAI itself has no such field.
+            Part::Reasoning(reasoning) if reasoning.seal.is_none() && !models::is_openai(model) => {
+                thought.push_str(&reasoning.text);
+            }
             Part::Reasoning(_) => dropped.add("messages.reasoning"),
             Part::Refusal(text) => refusal.push_str(text),
             other => said.push(other.clone()),
