@@ -77,6 +77,13 @@ LINK = re.compile(r"/d/([\w-]+)")
 CARRIED = re.compile(r"var-(\w+)=\$\{__field\.labels\.(\w+)\}")
 
 
+def expected_values(panel: dashboards.Panel) -> frozenset[str]:
+    """What Grafana calls the columns of values: by the query's letter, unless there is only one query."""
+    if len(panel.targets) == 1:
+        return frozenset({"Value"})
+    return frozenset(f"Value #{chr(ord('A') + index)}" for index in range(len(panel.targets)))
+
+
 def check_panel(panel: dashboards.Panel, known: dict[str, frozenset[str]], variables: set[str]) -> list[str]:
     problems = []
     if not panel.description:
@@ -100,6 +107,8 @@ def check_panel(panel: dashboards.Panel, known: dict[str, frozenset[str]], varia
             problems.append(f"columns {sorted(panel.columns - shape)} are not in the result of {target.expr}")
         if panel.type == "table" and shape - panel.columns:
             problems.append(f"labels without a heading: {sorted(shape - panel.columns)}")
+        if panel.type == "table" and panel.values != expected_values(panel):
+            problems.append(f"the columns of values are {sorted(panel.values)}, not {sorted(expected_values(panel))}")
         if panel.type == "heatmap" and shape != {"le"}:
             problems.append("a heat map wants buckets and nothing else")
         if unknown := set(re.findall(r"\$(\w+)", target.expr)) - variables - {"__range", "__rate_interval"}:

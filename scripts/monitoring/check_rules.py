@@ -5,7 +5,8 @@
 * recording rules are named level:metric:operation, alerts have a severity, a summary, a description and a runbook entry
   that exists, and name only labels that the alert has;
 * every alert has a test in which it fires, a group of healthy series and a group with counter resets that leave it
-  quiet, and those two groups feed every series that the alert reads.
+  quiet, and those two groups feed every series that the alert reads;
+* every recording rule is read by such an alert, or its value is asserted.
 
 promtool runs the tests; this script sees to it that there are enough of them.
 """
@@ -128,6 +129,12 @@ def raw_series(rule: Rule, by_name: dict[str, Rule]) -> set[str]:
     return found
 
 
+def reads(rule: Rule, by_name: dict[str, Rule]) -> set[str]:
+    """The recording rules that a rule reads, through others too."""
+    found = rule.used & by_name.keys()
+    return found.union(*(reads(by_name[name], by_name) for name in found))
+
+
 @dataclass
 class Counts:
     """What the tests hold."""
@@ -154,6 +161,7 @@ def check_tests(rules: list[Rule], metrics: dict[str, catalog.Metric]) -> tuple[
     counters = {name for metric in metrics.values() if metric.type != "gauge" for name in metric.series_names()}
     fires: set[str] = set()
     quiet: dict[str, set[str]] = {"healthy": set(), "reset": set()}
+    asserted: set[str] = set()
     problems: list[str] = []
     counts = Counts()
     for path in sorted((PROMETHEUS / "tests").glob("*.test.yml")):
@@ -163,6 +171,8 @@ def check_tests(rules: list[Rule], metrics: dict[str, catalog.Metric]) -> tuple[
             counts.assertions += len(group.get("alert_rule_test", [])) + len(group.get("promql_expr_test", []))
             kind = next((kind for kind in quiet if group["name"].startswith(f"{kind} ")), None)
             fed = {series_name(series["series"]) for series in group["input_series"]}
+            for test in group.get("promql_expr_test", []):
+                asserted.update(re.findall(r"nexusgate:\w+:\w+", test["expr"]))
             for test in group.get("alert_rule_test", []):
                 name = test["alertname"]
                 where = f"{path.name}: {group['name']}: {name}"
@@ -184,6 +194,9 @@ def check_tests(rules: list[Rule], metrics: dict[str, catalog.Metric]) -> tuple[
                 for series in group["input_series"]:
                     if series_name(series["series"]) in counters and not resets(series["values"]):
                         problems.append(f"{path.name}: {group['name']}: {series['series']} does not reset")
+    read = set().union(*(reads(alert, by_name) for alert in alerts.values()))
+    for name in sorted(by_name.keys() - read - asserted):
+        problems.append(f"{name}: no alert reads it, and no test asserts it")
     for name in alerts:
         if name not in fires:
             problems.append(f"{name}: no group '{name} fires …' in which it does")

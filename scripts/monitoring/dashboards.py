@@ -42,6 +42,8 @@ class Panel:
     targets: tuple[Target, ...]
     # Labels that a table shows as columns.
     columns: frozenset[str]
+    # What its columns of values are called before they are renamed.
+    values: frozenset[str]
     raw: dict[str, Any] = field(hash=False, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -68,10 +70,11 @@ class Dashboard:
 
 def _panel(name: str, raw: dict[str, Any]) -> Panel:
     defaults = raw.get("fieldConfig", {}).get("defaults", {})
-    renamed: set[str] = set()
+    renamed: frozenset[str] = frozenset()
     for transformation in raw.get("transformations", []):
         if transformation["id"] == "organize":
-            renamed = {key for key in transformation["options"]["renameByName"] if not key.startswith("Value #")}
+            renamed = frozenset(transformation["options"]["renameByName"])
+    values = frozenset(name for name in renamed if name.startswith("Value"))
     grid = raw["gridPos"]
     return Panel(
         dashboard=name,
@@ -86,7 +89,8 @@ def _panel(name: str, raw: dict[str, Any]) -> Panel:
             Target(t["expr"], t.get("legendFormat", ""), bool(t.get("instant")), t.get("format", "time_series"))
             for t in raw["targets"]
         ),
-        columns=frozenset(renamed),
+        columns=renamed - values,
+        values=values,
         raw=raw,
     )
 

@@ -340,7 +340,8 @@ def grid(
         panel.footer(common.TableFooterOptions().show(True).reducer(["sum"]).fields(list(totals)))
     renamed = dict(labels)
     for index, column in enumerate(columns):
-        renamed[f"Value #{chr(ord('A') + index)}"] = column.name
+        # What Grafana calls the values of a query; where there is only one, it leaves the letter out.
+        renamed["Value" if len(columns) == 1 else f"Value #{chr(ord('A') + index)}"] = column.name
         values = [
             dm.DynamicConfigValue(id_val="unit", value=column.unit),
             dm.DynamicConfigValue(id_val="decimals", value=column.decimals),

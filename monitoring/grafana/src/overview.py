@@ -516,7 +516,8 @@ def models():
         total(growth(COMPLETIONS, MODEL, KEY, FAILED), "model"), total(growth(COMPLETIONS, MODEL, KEY, DECIDED), "model")
     )
     requests = total(growth(COMPLETIONS, MODEL, KEY), "model")
-    cost_by_model = total(growth(COST, MODEL, PROVIDER, KEY), "model")
+    # Embedding models cost something too, and have no row here.
+    cost_by_model = f"{total(growth(COST, MODEL, PROVIDER, KEY), 'model')} and on (model) {requests}"
     prompt = total(growth("nexusgate_tokens_prompt_total", MODEL), "model")
     completion = total(growth("nexusgate_tokens_completion_total", MODEL), "model")
     return [

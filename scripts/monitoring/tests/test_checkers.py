@@ -80,7 +80,7 @@ def panel(**changes: object) -> dashboards.Panel:
     common = {
         "dashboard": "Test", "title": "Test", "type": "timeseries", "description": "What it shows.", "unit": "short",
         "minimum": 0, "maximum": 1, "grid": (0, 0, 12, 8), "targets": (target,), "columns": frozenset(),
-        "raw": {"datasource": {"uid": "${datasource}"}},
+        "values": frozenset(), "raw": {"datasource": {"uid": "${datasource}"}},
     }  # fmt: skip
     return dashboards.Panel(**{**common, **changes})
 
@@ -137,6 +137,14 @@ def test_what_is_wrong_with_a_panel(changes: dict, wrong: str) -> None:
     assert wrong in problem
 
 
+def test_a_table_whose_values_grafana_calls_otherwise_is_found() -> None:
+    target = dashboards.Target("sum by (model) (requests_total)", "", True, "table")
+    one = panel(type="table", targets=(target,), columns=frozenset({"model"}), values=frozenset({"Value"}))
+    assert check_dashboards.check_panel(one, KNOWN, set()) == []
+    [problem] = check_dashboards.check_panel(dataclasses.replace(one, values=frozenset({"Value #A"})), KNOWN, set())
+    assert "columns of values" in problem
+
+
 def test_panels_that_lie_on_each_other_are_found() -> None:
     raws = [{"title": f"P{x}", "id": x, "type": "stat", "gridPos": {"x": x, "y": 0, "w": 12, "h": 4}} for x in (0, 6, 18)]
     board = dashboards.Dashboard("uid", "Board", (), (), {"panels": raws})
@@ -176,6 +184,16 @@ def test_an_alert_without_all_three_tests_is_found(
     problems, counts = check_rules.check_tests([ALERT], {"requests_total": REQUESTS})
     assert counts.groups == len(groups)
     assert problems == [] if wrong is None else any(wrong in problem for problem in problems)
+
+
+def test_a_recording_rule_that_nothing_tests_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = check_rules.Rule("f.yml", "nexusgate:a:b", "requests_total", False, {}, {}, used=frozenset({"requests_total"}))
+    (tmp_path / "tests").mkdir()
+    monkeypatch.setattr(check_rules, "PROMETHEUS", tmp_path)
+    assert any("no test asserts it" in problem for problem in check_rules.check_tests([recorded], {})[0])
+    group = {"name": "values", "input_series": [], "promql_expr_test": [{"expr": "round(nexusgate:a:b, 0.1)"}]}
+    (tmp_path / "tests" / "f.test.yml").write_text(yaml.safe_dump({"tests": [group]}))
+    assert check_rules.check_tests([recorded], {})[0] == []
 
 
 def test_a_rule_of_unknown_series_or_without_a_runbook_is_found() -> None:
