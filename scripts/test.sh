@@ -52,9 +52,13 @@ check_rust() {
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
     step "tests on SQLite; compiles the benches too"
     cargo test --workspace --all-targets --quiet --no-run
-    cargo test --workspace
+    cargo test --workspace --lib --bins --test it
+    step "killed processes, stopped databases, a hurt Redis, replicas behind haproxy (about four minutes)"
+    cargo test --test resilience -- --nocapture
+    # Of tests/resilience, what depends on the kind of the database: the rest would only say the same again.
     step "tests on PostgreSQL"
     scripts/with-postgres.sh cargo test --test it
+    scripts/with-postgres.sh cargo test --test resilience -- --nocapture crash:: replicas::
     scripts/with-postgres.sh cargo test --lib store::
 }
 

@@ -22,6 +22,10 @@ use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 /// How often the gauges of the request log are set. It costs a lock and no I/O.
 const LOG_GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a refresh may take. A database whose machine vanished answers nothing for a quarter of an hour, until TCP gives
+/// up; meanwhile the refresh counts as failed, and the next one tries a new connection.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// What the timers work on.
 #[derive(Clone)]
 pub(super) struct Background {
@@ -85,8 +89,8 @@ impl Background {
 
     /// Sets the gauges of keys, providers and models. A failure keeps their last values.
     pub(super) async fn refresh_gauges(&self) {
-        match store::counts(&self.database).await {
-            Ok(counts) => {
+        match tokio::time::timeout(REFRESH_TIMEOUT, store::counts(&self.database)).await {
+            Ok(Ok(counts)) => {
                 let keys = self.key_usage().await;
                 let counts = EntityCounts {
                     api_keys: counts.keys,
@@ -96,7 +100,8 @@ impl Background {
                 };
                 self.telemetry.keys.refreshed(counts, &keys);
             }
-            Err(error) => self.telemetry.keys.refresh_failed(&error),
+            Ok(Err(error)) => self.telemetry.keys.refresh_failed(&error),
+            Err(late) => self.telemetry.keys.refresh_failed(&late),
         }
     }
 
@@ -121,11 +126,13 @@ impl Background {
 
     /// Reads keys and routes again.
     pub(super) async fn refresh_snapshot(&self) {
-        match self.snapshots.refresh(&self.database).await {
-            Ok(snapshot) => self.gateway.announce(&snapshot),
-            Err(error) => {
-                tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use")
-            }
+        let failed = |error: &dyn std::fmt::Display| {
+            tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use");
+        };
+        match tokio::time::timeout(REFRESH_TIMEOUT, self.snapshots.refresh(&self.database)).await {
+            Ok(Ok(snapshot)) => self.gateway.announce(&snapshot),
+            Ok(Err(error)) => failed(&error),
+            Err(late) => failed(&late),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::domain::model::Slo;
 use crate::domain::usage::Price;
 use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
-use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
+use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer, Op};
 use crate::store::declared::{Declared, DeclaredModel};
 use crate::store::keys::NewApiKey;
 use crate::store::models::NewModel;
@@ -45,6 +45,7 @@ pub(super) async fn limits(
     };
     if settings.redis_url.is_some() {
         let redis = Arc::new(RedisGauges::new(telemetry));
+        redis.expect_errors(Op::ALL.iter().map(|op| op.as_str()));
         let errors = redis.clone();
         observer.redis_up = Arc::new(move |up| redis.up(up));
         observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));

@@ -58,8 +58,9 @@ pub type ExposeRejections = Arc<dyn Fn(LimitType, &LabelValue, u64) + Send + Syn
 /// panic.
 #[derive(Clone)]
 pub struct Observer {
-    /// So many more rejections of this type and comment are to be exposed. The first call for a pair may be a seed from
-    /// before the restart: a series must not have been exposed, at 0, before it.
+    /// So many more rejections of this type and comment are to be exposed; the comment's other type may begin, at 0, beside
+    /// it. The first call for a comment may be a seed from before the restart: its series must not have been exposed, at 0,
+    /// before it.
     pub rejections_exposed: ExposeRejections,
     /// No seed will come any more: what is exposed from now on may begin at 0.
     pub rejections_seeded: Arc<dyn Fn() + Send + Sync>,

@@ -17,8 +17,8 @@
 
 mod hash;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -254,10 +254,17 @@ impl Sender {
         self.seeded = true;
         let mut seeds = Vec::new();
         let mut counts = self.shared.counts();
+        // Whoever exposes one type of a comment shows the other at 0 beside it.
+        let begun: HashSet<LabelValue> = (counts.series.iter())
+            .filter(|(_, count)| count.exposed)
+            .map(|((_, comment), _)| comment.clone())
+            .collect();
         for (series, stored) in stored {
+            let has_begun = begun.contains(&series.1);
             let count = counts.series.entry(series.clone()).or_default();
             count.stored = stored.count;
-            if count.exposed {
+            if has_begun {
+                count.exposed = true;
                 count.hidden = stored.count;
             } else {
                 count.hidden = stored.hidden;

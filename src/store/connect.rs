@@ -1,7 +1,7 @@
 //! Opening the database.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{
@@ -152,11 +152,31 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
     };
     if file.is_some() {
         // The pool would swallow the cause in a timeout; one connection of our own tells it.
-        let connection = SqliteConnection::connect_with(&options).await.map_err(|error| fail(&error))?;
+        let connection = first_sqlite_connection(&options).await.map_err(|error| fail(&error))?;
         connection.close().await.map_err(|error| fail(&error))?;
     }
     let pool = pool.connect_with(options).await.map_err(|error| fail(&error))?;
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+}
+
+/// Opens the file, which makes it a WAL database if it was none. SQLite lets nobody wait for the lock that this takes, so
+/// whoever starts beside another replica on a new file has to come again.
+async fn first_sqlite_connection(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let start = Instant::now();
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if is_busy(&error) && start.elapsed() < SQLITE_BUSY_TIMEOUT => {
+                tokio::time::sleep(Duration::from_millis(rand::random_range(5..25))).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Primary result codes 5 `BUSY` and 6 `LOCKED`.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 fn sqlite_options(database_url: &str) -> StoreResult<SqliteConnectOptions> {

@@ -261,6 +261,30 @@ async fn a_start_without_redis_makes_no_spike_later() {
     assert_eq!(Replica::start(server.url(), "a").await.exposed("busy"), 4);
 }
 
+/// The first rejection of a comment shows both types, one of them at 0: neither may be seeded after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_seed_spares_both_types_of_a_comment() {
+    let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let replica = Replica::start(server.url(), "a").await;
+    replica.reject("k", 1000);
+    replica.services.rejections.rejected(LimitType::Tpm, &LabelValue::new("k"));
+    replica.services.flush().await;
+    drop(replica);
+    server.kill();
+
+    let replica = Replica::start(server.url(), "a").await;
+    replica.reject("k", 1);
+    replica.services.rejections.flush().await;
+    server.restart_empty(); // which is not empty: it reads its log
+    eventually("it is stored", async || stored(&server, "a", "rpm:k") == 1001).await;
+    assert_eq!(replica.exposed("k"), 1);
+    assert_eq!(replica.witness.exposed(LimitType::Tpm, "k"), 0);
+    replica.services.rejections.rejected(LimitType::Tpm, &LabelValue::new("k"));
+    replica.services.flush().await;
+    assert_eq!(replica.witness.exposed(LimitType::Tpm, "k"), 1);
+    assert_eq!(stored(&server, "a", "tpm:k"), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_that_share_a_name_lose_nothing() {
     let server = RedisServer::start();

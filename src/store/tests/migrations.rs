@@ -44,6 +44,23 @@ async fn replicas_that_start_at_once_do_not_race() {
     .await;
 }
 
+/// Who opens a new SQLite file first makes it a WAL database, for which SQLite lets nobody wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn opening_a_new_sqlite_file_at_once_does_not_race() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("new.db").display());
+        let settings = settings(&url);
+        let opening = (0..4).map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { connect(&settings).await })
+        });
+        for opened in futures_util::future::join_all(opening).await {
+            opened.unwrap().unwrap().close().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_database_of_a_newer_version_is_refused() {
     on_each_empty(async |t| {

@@ -1,0 +1,134 @@
+//! The database is away under load: requests do not notice, and every row arrives when it is back.
+//!
+//! PostgreSQL is stopped (SIGSTOP: connections stay open and nothing is answered) and killed, for
+//! `NEXUSGATE_TEST_OUTAGE_SECONDS` each (10 if not set).
+
+use std::time::{Duration, Instant};
+
+use entity::{completions, embeddings};
+use sea_orm::{ConnectOptions, Database, EntityTrait, PaginatorTrait};
+
+use crate::support::load::{failed, p99, with_status};
+use crate::support::postgres::PostgresServer;
+use crate::support::{Load, PATIENCE, Replica, Site, machine};
+
+/// Requests per second.
+const RATE: u32 = 100;
+
+/// How many calls make a phase before and after.
+const CALLS: usize = 400;
+
+fn length() -> Duration {
+    let given = std::env::var("NEXUSGATE_TEST_OUTAGE_SECONDS");
+    Duration::from_secs(given.map_or(10, |seconds| seconds.parse().expect("a number of seconds")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_is_stopped() {
+    go_through(Harm::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_is_killed_and_restarted() {
+    go_through(Harm::Killed).await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    Stopped,
+    Killed,
+}
+
+async fn go_through(harm: Harm) {
+    let _machine = machine().await;
+    let mut postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let mut replica = site.replica("a").started().await;
+    let load = Load::on(&[replica.url("")], RATE).start();
+    // The first requests open the connections.
+    load.more(CALLS / 4).await;
+    let before = Instant::now();
+    load.more(CALLS).await;
+
+    let began = Instant::now();
+    let oldest = match harm {
+        Harm::Stopped => {
+            let family = postgres.pause();
+            let oldest = rows_wait(&replica).await;
+            postgres.resume(&family);
+            oldest
+        }
+        Harm::Killed => {
+            postgres.kill();
+            let oldest = rows_wait(&replica).await;
+            assert!(replica.scrape().await.metric("nexusgate_database_up").is(0.0));
+            postgres.resume_from_disk().await;
+            oldest
+        }
+    };
+    let back = Instant::now();
+    replica
+        .eventually("the backlog is written", |scrape| {
+            scrape.metric("nexusgate_request_log_oldest_pending_seconds").value() < 2.0
+        })
+        .await;
+    let caught_up = Instant::now();
+    load.more(CALLS).await;
+    let end = Instant::now();
+    let seen = load.stop().await;
+
+    let scrape = replica.settled().await;
+    let counted = scrape.metric("nexusgate_completions_total").value()
+        + scrape.metric("nexusgate_embeddings_total").value();
+    let retries = scrape.metric("nexusgate_request_log_retries_total").value();
+    assert!(scrape.metric("nexusgate_database_up").is(1.0));
+    assert!(replica.terminate().await.success(), "everything was written:\n{}", replica.output());
+    let rows = count_rows(&postgres.url()).await;
+    let failed = failed(&seen, &[200]);
+    println!(
+        "PostgreSQL {harm:?} for {:.0} s at {RATE} requests/s: {} requests, {} failed; p99 before {:.1} ms, during \
+         {:.1} ms, while catching up {:.1} ms ({:.1} s), after {:.1} ms; the oldest row waited {oldest:.0} s; {retries} \
+         inserts tried again; {rows} rows, audit mismatch 0",
+        (back - began).as_secs_f64(),
+        seen.len(),
+        failed.len(),
+        p99(&seen, before..began),
+        p99(&seen, began..back),
+        p99(&seen, back..caught_up),
+        (caught_up - back).as_secs_f64(),
+        p99(&seen, caught_up..end),
+    );
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(rows, with_status(&seen, 200), "every row is there");
+    assert_eq!(counted, rows as f64);
+}
+
+/// Waits until the oldest row has waited for the length of the outage, and returns how long that was. Meanwhile rows are
+/// pending and accounted for.
+async fn rows_wait(replica: &Replica) -> f64 {
+    let length = length();
+    let start = Instant::now();
+    let mut oldest = 0.0_f64;
+    while oldest < length.as_secs_f64() {
+        assert!(start.elapsed() < length + PATIENCE, "the rows do not wait: {oldest} s");
+        let scrape = replica.scrape().await;
+        oldest = oldest.max(scrape.metric("nexusgate_request_log_oldest_pending_seconds").value());
+        // One thread or two may be between counting and appending.
+        let mismatch = scrape.metric("nexusgate_audit_mismatch").value();
+        assert!(mismatch.abs() <= 4.0, "{mismatch} rows are unaccounted for");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let scrape = replica.scrape().await;
+    assert!(scrape.metric("nexusgate_request_log_pending").value() > 0.0, "rows are waiting");
+    oldest
+}
+
+async fn count_rows(database_url: &str) -> usize {
+    let mut options = ConnectOptions::new(database_url);
+    options.sqlx_logging(false);
+    let database = Database::connect(options).await.expect("the database answers");
+    let completions = completions::Entity::find().count(&database).await.expect("a count");
+    let embeddings = embeddings::Entity::find().count(&database).await.expect("a count");
+    usize::try_from(completions + embeddings).expect("few")
+}
