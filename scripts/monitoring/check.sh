@@ -76,15 +76,13 @@ job rules "$python" scripts/monitoring/check_rules.py
 job kubernetes "$python" scripts/monitoring/check_kubernetes.py
 job configuration "$python" scripts/monitoring/check_config.py
 job checkers "$venv/bin/pytest" -q -p no:cacheprovider scripts/monitoring/tests
-for rules in monitoring/prometheus/tests/*.test.yml; do
-    job "promtool-$(basename "$rules" .test.yml)" promtool test rules "$rules"
-done
+job promtool promtool test rules monitoring/prometheus/tests/*.test.yml
 
 failed=()
 for name in "${names[@]}"; do
     wait "${pids[$name]}" || failed+=("$name")
     unset "pids[$name]"
-    sed "s/^/$name: /" "$folder/$name.log"
+    sed -e '/^$/d' -e "/^$name: /!s/^/$name: /" "$folder/$name.log"
 done
 
 if [ ${#failed[@]} -gt 0 ]; then

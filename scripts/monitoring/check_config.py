@@ -178,6 +178,29 @@ def check_grafana(service: dict[str, Any]) -> list[str]:
     return problems
 
 
+def check_image() -> list[str]:
+    """What .dockerignore lets into the image's build is a whole workspace, and the compiler there is new enough."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    wanted = re.search(r'(?m)^rust-version = "([\d.]+)"', (ROOT / "Cargo.toml").read_text())[1]
+    problems = []
+    if not re.search(rf"(?m)^FROM rust:{re.escape(wanted)}(\.\d+)?-", dockerfile):
+        problems.append(f"Dockerfile: builds with another Rust than the {wanted} of Cargo.toml")
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    with tempfile.TemporaryDirectory() as name:
+        for entry in let_in:
+            source, there = ROOT / entry, Path(name) / entry
+            shutil.copytree(source, there) if source.is_dir() else shutil.copy(source, there)
+        problems.append(
+            run("cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version=1", cwd=name)
+        )
+    for source in sorted((ROOT / "src").rglob("*.rs")):
+        for included in re.findall(r'include_(?:str|bytes|dir)!\(\s*"([^"]+)"', source.read_text()):
+            path = (source.parent / included).resolve()
+            if not any(path.is_relative_to(ROOT / entry) for entry in let_in):
+                problems.append(f"Dockerfile: {source.relative_to(ROOT)} includes {included}, which .dockerignore keeps out")
+    return [problem for problem in problems if problem]
+
+
 def check_files() -> tuple[list[str], str]:
     """Linters, and what they have seen."""
     problems = []
@@ -198,7 +221,7 @@ def check_files() -> tuple[list[str], str]:
 
 def main() -> int:
     problems, seen = check_files()
-    problems += check_prometheus() + check_alertmanager()
+    problems += check_prometheus() + check_alertmanager() + check_image()
     found, services = check_compose()
     problems += found
     for problem in problems:

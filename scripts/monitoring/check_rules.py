@@ -3,7 +3,7 @@
 
 * every series and label in a rule exists in the catalogue (or is recorded by another rule);
 * recording rules are named level:metric:operation, alerts have a severity, a summary, a description and a runbook entry
-  that exists, and name only labels that the alert has;
+  that exists, and name only labels that the alert has; the table of alerts in the docs is theirs;
 * every alert has a test in which it fires, a group of healthy series and a group with counter resets that leave it
   quiet, and those two groups feed every series that the alert reads;
 * every recording rule is read by such an alert, or its value is asserted.
@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+import build_alert_table
 import catalog
 import promql
 
@@ -217,6 +219,8 @@ def main() -> int:
     problems += check_shape_of_rules(rules)
     test_problems, counts = check_tests(rules, metrics)
     problems += test_problems
+    if subprocess.run([sys.executable, build_alert_table.__file__, "--check"], check=False).returncode:
+        problems.append("docs/MONITORING.md: the table of alerts is not made from the rules")
     for problem in problems:
         print(problem, file=sys.stderr)
     alerts = sum(rule.alert for rule in rules)

@@ -165,6 +165,24 @@ def test_prometheus_and_alertmanager_beside_it(home: Home) -> None:
     assert home.kept() == before
 
 
+def test_it_asks_a_person(home: Home) -> None:
+    """On a terminal, without --yes: port, monitoring, and a secret that may be one's own."""
+    keyboard, terminal = os.openpty()
+    command = [str(SCRIPT), "--no-docker", "--dir", str(home.path)]
+    environment = {**ENVIRONMENT, "NEXUSGATE_BIN": str(stack.find_binary())}
+    os.write(keyboard, f"{home.port}\nn\nmy-own_secret\n".encode())
+    done = subprocess.run(
+        command, stdin=terminal, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+    os.close(keyboard)
+    os.close(terminal)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Port of the gateway" in done.stderr
+    settings = home.settings()
+    assert (settings["PORT"], settings["MONITORING"], settings["ADMIN_SUPER_SECRET"]) == (str(home.port), "no", "my-own_secret")
+    assert status_of(f"{home.url()}/readyz") == 200
+
+
 def test_a_port_that_is_taken_is_said(home: Home) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", home.port))
