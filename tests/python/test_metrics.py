@@ -11,6 +11,7 @@ and given some traffic, and more is known of it: those tests are skipped for an 
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -118,7 +119,8 @@ def some_traffic(gateway):
             json={"model": "via-chat", "messages": [{"role": "user", "content": "Hi."}]},
             timeout=10,
         )
-    gateway.wait_for(lambda text: 'rejections_total{api_key_comment="small",limit_type="rpm"} ' in text, "a rejection")
+    rejected = re.compile(r'rejections_total\{api_key_comment="small",limit_type="rpm"\} [1-9]')
+    gateway.wait_for(rejected.search, "a rejection")
     gateway.wait_for(lambda text: 'nexusgate_api_key_rpm_limit{api_key_comment="small"} 1' in text, "a refreshed gauge")
 
 
