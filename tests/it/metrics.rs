@@ -3,11 +3,13 @@
 use std::io::Read as _;
 
 use nexusgate::domain::label::Status;
+use nexusgate::store::keys;
 use nexusgate::telemetry::{catalog, docs};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::TestApp;
 use crate::support::app::{EMBEDDING_MODEL, MODEL};
+use crate::support::scrape::Scrape;
 
 #[tokio::test]
 async fn counters_equal_what_the_provider_reported() {
@@ -100,6 +102,40 @@ async fn comments_become_labels_safely() {
             .count(),
         1
     );
+}
+
+#[tokio::test]
+async fn a_revoked_keys_gauges_disappear() {
+    const KEYS: [&str; 2] = ["sk-leaving-0123456789", "sk-staying-0123456789"];
+    let app = TestApp::builder()
+        .key(KEYS[0], "leaving", Some(6000), Some(60_000))
+        .key(KEYS[1], "staying", Some(6000), None)
+        .setting("GAUGE_REFRESH_INTERVAL", "50ms")
+        .setting("SNAPSHOT_REFRESH_INTERVAL", "50ms")
+        .spawn()
+        .await;
+    for key in KEYS {
+        assert_eq!(app.chat(MODEL).key(key).send().await.status(), 200);
+    }
+    let has = |scrape: &Scrape, metric: &str, comment: &str| {
+        scrape.text.contains(&format!("nexusgate_api_key_{metric}{{api_key_comment=\"{comment}\"}}"))
+    };
+    let all = ["rpm_usage", "rpm_limit", "tpm_usage", "tpm_limit"];
+    app.eventually("both are shown", |scrape| {
+        all.iter().all(|metric| has(scrape, metric, "leaving")) && has(scrape, "rpm_limit", "staying")
+    })
+    .await;
+    let database = app.running().database();
+    let leaving = keys::find_by_key(database, KEYS[0]).await.expect("declared");
+    keys::revoke(database, leaving.id).await.expect("revoked");
+    let scrape = app
+        .eventually("they are gone", |scrape| all.iter().all(|metric| !has(scrape, metric, "leaving")))
+        .await;
+    assert!(
+        scrape.metric("nexusgate_completions_total").label("api_key_comment", "leaving").is(1.0),
+        "counted"
+    );
+    assert!(scrape.metric("nexusgate_active_api_keys").is(2.0));
 }
 
 /// What clients make up never becomes a series, however much of it there is.

@@ -3,7 +3,7 @@
 use sea_orm::ConnectionTrait as _;
 
 use crate::support::TestApp;
-use crate::support::app::MODEL;
+use crate::support::app::{EMBEDDING_MODEL, MODEL};
 
 #[tokio::test]
 async fn inserts_fail_and_recover() {
@@ -32,4 +32,20 @@ async fn inserts_fail_and_recover() {
     let scrape = app.eventually("the rows arrive", |scrape| pending(scrape) == 0.0).await;
     assert!(scrape.metric("nexusgate_database_up").is(1.0));
     assert_eq!(app.log_rows().await.len(), 21);
+}
+
+/// `LOG_PAYLOADS=metadata`: everything is counted and logged but what was said.
+#[tokio::test]
+async fn metadata_alone_can_be_kept() {
+    let app = TestApp::builder().setting("LOG_PAYLOADS", "metadata").spawn().await;
+    app.chat(MODEL).send().await.bytes().await.expect("an answer");
+    app.chat(MODEL).streamed().send().await.bytes().await.expect("an answer");
+    app.embeddings(EMBEDDING_MODEL).send().await.bytes().await.expect("an answer");
+    app.settled().await;
+    let rows = app.log_rows().await;
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row.prompt_tokens.is_some() && row.status == "completed"));
+    assert!(rows.iter().all(|row| row.request_body.is_none() && row.response_body.is_none()));
+    let rows = app.embedding_rows().await;
+    assert!(rows.len() == 1 && rows[0].request_body.is_none() && rows[0].response_body.is_none());
 }

@@ -1,13 +1,12 @@
 //! `kill -9` under load: what a client has, the request log has, once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use entity::{completions, embeddings};
 use nexusgate::demo::provider::{Mix, Reply};
 use rand::RngExt as _;
-use sea_orm::{ConnectOptions, Database, EntityTrait};
 
+use crate::support::database::rows_by_marker;
 use crate::support::load::{End, Seen};
 use crate::support::{Load, Site, machine};
 
@@ -44,7 +43,7 @@ async fn ten_kills_lose_nothing_and_double_nothing() {
     let torn = scrape.metric("nexusgate_journal_damaged_records_total").value();
     assert!(replica.terminate().await.success(), "everything was written:\n{}", replica.output());
 
-    let rows = rows(&site.database_url).await;
+    let rows = rows_by_marker(&site.database_url).await;
     let mut broken = 0;
     let mut lost = Vec::new();
     for Seen { marker, end, .. } in &seen {
@@ -76,21 +75,4 @@ async fn ten_kills_lose_nothing_and_double_nothing() {
     assert!(rows.keys().all(|marker| sent.contains(marker)));
     assert!(broken > 0, "the kills came under load");
     assert!(answered > KILLS * 50, "there was a load");
-}
-
-/// How many rows there are for each marker.
-async fn rows(database_url: &str) -> BTreeMap<String, usize> {
-    let mut options = ConnectOptions::new(database_url);
-    options.sqlx_logging(false);
-    let database = Database::connect(options).await.expect("the database answers");
-    let completions = completions::Entity::find().all(&database).await.expect("rows");
-    let embeddings = embeddings::Entity::find().all(&database).await.expect("rows");
-    let bodies = completions.into_iter().map(|row| row.request_body);
-    let bodies = bodies.chain(embeddings.into_iter().map(|row| row.request_body));
-    let mut rows = BTreeMap::new();
-    for body in bodies {
-        let body: serde_json::Value = serde_json::from_str(&body.expect("a body")).expect("JSON");
-        *rows.entry(body["user"].as_str().expect("a marker").to_owned()).or_default() += 1;
-    }
-    rows
 }

@@ -6,11 +6,13 @@
 use std::time::{Duration, Instant};
 
 use entity::{completions, embeddings};
-use sea_orm::{ConnectOptions, Database, EntityTrait, PaginatorTrait};
+use sea_orm::{EntityTrait, PaginatorTrait, QueryOrder};
 
-use crate::support::load::{failed, p99, with_status};
+use crate::support::database::{connect, rows_by_marker};
+use crate::support::gateway::{KEY, MODEL};
+use crate::support::load::{End, Seen, failed, p99, with_status};
 use crate::support::postgres::PostgresServer;
-use crate::support::{Load, PATIENCE, Replica, Site, machine};
+use crate::support::{Load, PATIENCE, Replica, Site, eventually, machine};
 
 /// Requests per second.
 const RATE: u32 = 100;
@@ -104,6 +106,78 @@ async fn go_through(harm: Harm) {
     assert_eq!(counted, rows as f64);
 }
 
+/// The gateway is killed while the database is away: what its clients got is in the journal, and goes in once when both are
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_during_an_outage_loses_nothing() {
+    let _machine = machine().await;
+    let mut postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let mut replica = site.replica("a").started().await;
+    let load = Load::on(&[replica.url("")], RATE).start();
+    load.more(CALLS / 4).await;
+    postgres.kill();
+    load.more(CALLS / 2).await;
+    replica.kill();
+    let seen = load.stop().await;
+    postgres.resume_from_disk().await;
+    replica.start().await;
+    replica.settled().await;
+    assert!(replica.terminate().await.success());
+
+    let rows = rows_by_marker(&postgres.url()).await;
+    let answered: Vec<&Seen> = seen.iter().filter(|one| one.end == End::Answered(200)).collect();
+    let lost = answered.iter().filter(|one| !rows.contains_key(&one.marker)).count();
+    let doubled = rows.values().filter(|count| **count > 1).count();
+    println!("killed while PostgreSQL was away: {} answered, {lost} lost, {doubled} doubled", answered.len());
+    assert_eq!((lost, doubled), (0, 0));
+    assert!(answered.len() >= CALLS / 2);
+}
+
+/// With little room the oldest bodies go, and every row stays, over a crash too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_journal_gives_up_bodies_and_no_rows() {
+    const REQUESTS: u64 = 60;
+    let _machine = machine().await;
+    let mut postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let mut replica = site.replica("a").setting("JOURNAL_MAX_SIZE", "256KiB").started().await;
+    postgres.kill();
+    let prompt = "x".repeat(16 << 10);
+    for _ in 0..REQUESTS {
+        let messages = serde_json::json!([{ "role": "user", "content": prompt }]);
+        let body = serde_json::json!({ "model": MODEL, "messages": messages });
+        let request = site.http.post(replica.url("/v1/chat/completions")).bearer_auth(KEY).json(&body);
+        assert_eq!(request.send().await.expect("an answer").status(), 200);
+    }
+    let journal = site.folder.path().join("a/journal");
+    let size = || -> u64 {
+        let files = std::fs::read_dir(&journal).expect("the journal").filter_map(Result::ok);
+        files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+    };
+    eventually("the journal is within its size", async || size() <= 256 << 10).await;
+    let scrape = replica.scrape().await;
+    assert!(scrape.metric("nexusgate_request_log_rows_dropped_total").is(0.0));
+    replica.kill();
+    postgres.resume_from_disk().await;
+    replica.start().await;
+    replica.settled().await;
+    assert!(replica.terminate().await.success());
+
+    let database = connect(&postgres.url()).await;
+    let rows =
+        completions::Entity::find().order_by_asc(completions::Column::Id).all(&database).await.expect("rows");
+    assert_eq!(rows.len() as u64, REQUESTS);
+    let bare = rows.iter().take_while(|row| row.request_body.is_none()).count();
+    assert!((1..rows.len()).contains(&bare), "{bare}");
+    assert!(rows[bare..].iter().all(|row| row.request_body.is_some()), "the oldest lost theirs");
+    println!(
+        "a journal of 256 KiB for 960 KiB: {REQUESTS} rows kept, the oldest {bare} without their bodies"
+    );
+}
+
 /// Waits until the oldest row has waited for the length of the outage, and returns how long that was. Meanwhile rows are
 /// pending and accounted for.
 async fn rows_wait(replica: &Replica) -> f64 {
@@ -125,9 +199,7 @@ async fn rows_wait(replica: &Replica) -> f64 {
 }
 
 async fn count_rows(database_url: &str) -> usize {
-    let mut options = ConnectOptions::new(database_url);
-    options.sqlx_logging(false);
-    let database = Database::connect(options).await.expect("the database answers");
+    let database = connect(database_url).await;
     let completions = completions::Entity::find().count(&database).await.expect("a count");
     let embeddings = embeddings::Entity::find().count(&database).await.expect("a count");
     usize::try_from(completions + embeddings).expect("few")

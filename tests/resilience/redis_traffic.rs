@@ -120,7 +120,7 @@ async fn a_huge_answer_blocks_its_key_for_the_computed_time() {
         match refused(turn.next().expect("endless")).await {
             Some(told) => {
                 let end = asked.duration_since(aged).as_secs_f64() + told as f64;
-                assert!((left - 0.5..=left + 1.5).contains(&end), "told at {asked:?}: {told} s");
+                assert!((left - 1.0..=left + 1.5).contains(&end), "told at {asked:?}: {told} s");
                 (last_refusal, last_told) = (asked, told);
             }
             None => break,
@@ -129,8 +129,9 @@ async fn a_huge_answer_blocks_its_key_for_the_computed_time() {
     }
     let blocked = aged.elapsed().as_secs_f64();
     assert_eq!(last_told, 1);
-    assert!(last_refusal.duration_since(aged).as_secs_f64() <= left + 0.05, "not longer than computed");
-    assert!(blocked >= left - 0.05, "not shorter: {blocked} s");
+    // What lies between reading a clock and writing by it, on a busy machine.
+    assert!(last_refusal.duration_since(aged).as_secs_f64() <= left + 0.5, "not longer than computed");
+    assert!(blocked >= left - 0.5, "not shorter: {blocked} s");
     println!(
         "TPM debt of 10 × the limit: told 540 s; aged to {left} s before its end, the key was blocked for {blocked:.2} s more"
     );

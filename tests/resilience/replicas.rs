@@ -7,8 +7,9 @@ use nexusgate::demo::provider::{Gate, Reply};
 use nexusgate::domain::key::Secret;
 use nexusgate::limit::{Coordination, Observer, RedisLink};
 use nexusgate::store::keys;
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, EntityTrait, PaginatorTrait};
+use sea_orm::{DatabaseConnection, EntityTrait, PaginatorTrait};
 
+use crate::support::database::connect;
 use crate::support::gateway::{KEY, Key};
 use crate::support::haproxy::Haproxy;
 use crate::support::load::{failed, p99};
@@ -20,12 +21,6 @@ const SLOW: &str = "sk-slow-0123456789";
 /// Far beyond what a busy machine makes of a round trip: these tests are about what replicas agree on, and
 /// [`chaos`](crate::chaos) is about what they do when Redis is late.
 const UNHURRIED: &str = "5s";
-
-async fn database(site: &Site) -> DatabaseConnection {
-    let mut options = ConnectOptions::new(&site.database_url);
-    options.sqlx_logging(false);
-    Database::connect(options).await.expect("the database answers")
-}
 
 async fn sum(replicas: &[Replica], name: &str, labels: &[(&str, &str)]) -> f64 {
     let mut sum = 0.0;
@@ -106,7 +101,7 @@ async fn six_hundred_at_once_pass_as_often_as_one_limit_allows() {
         replica.settled().await;
         assert!(replica.terminate().await.success());
     }
-    let rows = completions::Entity::find().count(&database(&site).await).await.expect("a count");
+    let rows = completions::Entity::find().count(&connect(&site.database_url).await).await.expect("a count");
     assert_eq!(rows, u64::from(allowed + slow_allowed));
     println!(
         "600 at once through haproxy to 3 replicas, limit 60: took {took:.2} s by Redis' clock, {} passed (60 to {most} \
@@ -130,11 +125,10 @@ async fn retry_after_is_neither_too_short_nor_too_long(site: &Site, haproxy: &Ha
     };
     let (mut allowed, mut refused) = (0, 0);
     let (told, at) = loop {
-        let asked = Instant::now();
         let answer = ask().await;
         if answer.status() == 429 {
             refused += 1;
-            break (retry_after(&answer), asked);
+            break (retry_after(&answer), Instant::now());
         }
         allowed += 1;
     };
@@ -169,7 +163,7 @@ async fn a_change_reaches_every_replica() {
     let interval = humantime::format_duration(INTERVAL).to_string();
     let settings = [("SNAPSHOT_REFRESH_INTERVAL", interval.as_str()), ("REDIS_TIMEOUT", UNHURRIED)];
     let replicas = site.three_replicas(&redis.url(), &settings).await;
-    let database = database(&site).await;
+    let database = connect(&site.database_url).await;
     let id = keys::find_by_key(&database, LIMITED).await.expect("the declared key").id;
     let link = RedisLink::start(&Secret::new(redis.url()), Duration::from_secs(5), Observer::default()).await;
     let coordination = Coordination::new(link.expect("a URL"));
@@ -266,7 +260,7 @@ async fn one_replica_at_a_time_forgets_old_rows() {
         first.chat(KEY).send().await.expect("an answer").bytes().await.expect("bytes");
     }
     assert!(first.terminate().await.success());
-    let database = database(&site).await;
+    let database = connect(&site.database_url).await;
     let rows = async || completions::Entity::find().count(&database).await.expect("a count");
     assert_eq!(rows().await, 20);
 
@@ -339,7 +333,7 @@ async fn a_rolling_restart_fails_no_request() {
     for replica in &replicas {
         replica.settled().await;
     }
-    let database = database(&site).await;
+    let database = connect(&site.database_url).await;
     let completions = completions::Entity::find().count(&database).await.expect("a count");
     let embeddings = embeddings::Entity::find().count(&database).await.expect("a count");
     assert_eq!(completions + embeddings, seen.len() as u64, "and every one is in the log");

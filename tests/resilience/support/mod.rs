@@ -1,6 +1,5 @@
 //! What the tests need around the gateway: processes, databases, Redis, haproxy, Prometheus, and clients.
 
-#[path = "../../it/support/database.rs"]
 pub mod database;
 pub mod gateway;
 pub mod haproxy;
