@@ -18,7 +18,7 @@ use crate::config::{ConfigError, LogPayloads, Settings};
 use crate::domain::key::Secret;
 use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
-use crate::http::{self, HttpState};
+use crate::http::{self, Admin, AdminParts, HttpState};
 use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
 use crate::store::request_log::LogRow;
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
@@ -75,7 +75,7 @@ impl RunningApp {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let telemetry = Telemetry::new(&telemetry_settings(settings), &settings.version());
         let (database, cipher) = open_store(settings).await?;
-        let snapshots = Arc::new(SnapshotStore::new(cipher));
+        let snapshots = Arc::new(SnapshotStore::new(cipher.clone()));
         let snapshot = snapshots.refresh(&database).await?;
         for problem in snapshot.problems() {
             tracing::warn!("{problem}");
@@ -99,17 +99,34 @@ impl RunningApp {
             gateway: gateway.clone(),
             telemetry,
             database: database.clone(),
-            snapshots,
+            snapshots: snapshots.clone(),
             log: log.clone(),
             stop: stop_tasks.clone(),
         };
         background.refresh_gauges().await;
 
+        let (admin_secret, admin_secret_made) = match &settings.admin_super_secret {
+            Some(secret) => (secret.clone(), false),
+            None => (store::keys::generate(), true),
+        };
+        let admin = Admin::new(AdminParts {
+            gateway: gateway.clone(),
+            database: database.clone(),
+            cipher,
+            snapshots,
+            limits: limits.clone(),
+            secret: admin_secret.clone(),
+            max_body_size: settings.max_body_size.bytes(),
+            version: settings.version(),
+            commit: settings.commit_sha.clone(),
+            tasks: tasks.clone(),
+        });
         let state = HttpState {
             gateway: gateway.clone(),
             database: database.clone(),
             max_body_size: settings.max_body_size.bytes(),
             metrics_token: settings.metrics_bearer_token.clone(),
+            admin,
         };
         let main = listen(SocketAddr::new(settings.listen_addr, settings.port)).await?;
         let metrics = match settings.metrics_addr {
@@ -134,10 +151,6 @@ impl RunningApp {
         }
         background.spawn(&tasks, settings);
 
-        let (admin_secret, admin_secret_made) = match &settings.admin_super_secret {
-            Some(secret) => (secret.clone(), false),
-            None => (store::keys::generate(), true),
-        };
         Ok(Self {
             address,
             metrics_address,
@@ -217,6 +230,11 @@ impl RunningApp {
         let _ = self.database.close().await;
         finished && closed.lost == 0
     }
+}
+
+/// The OpenAPI document of what the gateway serves.
+pub fn openapi() -> serde_json::Value {
+    http::openapi::document()
 }
 
 async fn open_store(settings: &Settings) -> Result<(DatabaseConnection, Arc<Cipher>), StartError> {

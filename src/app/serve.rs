@@ -1,5 +1,7 @@
 //! A listener and its connections.
 
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
@@ -13,6 +15,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
     });
+    // Handlers may ask who the peer is.
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "a listener failed");

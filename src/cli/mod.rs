@@ -4,6 +4,7 @@ mod catalog;
 mod demo;
 mod healthcheck;
 mod migrate;
+mod openapi;
 mod rotate;
 mod serve;
 
@@ -61,6 +62,7 @@ fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         Some(("rotate-encryption-key", matches)) => rotate::run(matches),
         Some(("metrics-catalog", matches)) => catalog::metrics(matches),
         Some(("settings-reference", _)) => catalog::settings(),
+        Some(("openapi", _)) => openapi::run(),
         _ => Err(CliError::Other("no such command".to_owned())),
     }
 }
@@ -111,12 +113,13 @@ fn command() -> Command {
     let catalog = Command::new("metrics-catalog")
         .about("Print every metric: docs/METRICS.md, or JSON for tools")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"));
+    let openapi = Command::new("openapi").about("Print the OpenAPI document: docs/openapi.json");
     Command::new("nexusgate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("An LLM gateway whose metrics are live and right")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([serve, demo, migrate, check, healthcheck, rotate, catalog, settings])
+        .subcommands([serve, demo, migrate, check, healthcheck, rotate, catalog, settings, openapi])
 }
 
 /// A runtime with one worker for each core.

@@ -15,6 +15,7 @@ mod health;
 pub mod journal;
 mod log_row;
 mod prepare;
+pub mod probe;
 pub mod refusal;
 mod relay;
 pub mod request_log;

@@ -1,10 +1,12 @@
 //! The HTTP surface: which paths there are, and in which order layers wrap them.
 
+mod admin;
 mod count;
 mod error;
 mod inference;
 mod instrument;
 mod models;
+pub mod openapi;
 mod ops;
 
 use axum::Router;
@@ -19,6 +21,8 @@ use crate::domain::label::ApiFormat;
 use crate::domain::record::Call;
 use crate::gateway::Gateway;
 
+pub use admin::{Admin, AdminParts};
+
 use count::CountLayer;
 use instrument::InstrumentLayer;
 
@@ -29,14 +33,18 @@ pub struct HttpState {
     pub database: DatabaseConnection,
     pub max_body_size: usize,
     pub metrics_token: Option<Secret>,
+    pub admin: Admin,
 }
 
-/// Everything the main listener serves. From the outside in: count, CORS, then the route's own layers.
+/// Everything the main listener serves. From the outside in: count, CORS, then the route's own layers:
+/// `instrument` on inference, `auth` on administration.
 pub fn router(state: &HttpState, origins: &Origins, with_metrics: bool) -> Router {
     let mut router = Router::new()
         .merge(inference(state))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::show))
+        .merge(admin::router(&state.admin))
+        .merge(openapi::router())
         .merge(health());
     if with_metrics {
         router = router.merge(metrics());

@@ -18,6 +18,15 @@ use super::HttpState;
 /// Anthropic's SDK asks for the same path, with this header.
 const ANTHROPIC_HEADER: &str = "anthropic-version";
 
+/// What may this key call? In Anthropic's shape when `anthropic-version` is given, else in OpenAI's.
+#[utoipa::path(
+    get, path = "/v1/models", tag = "Inference", security(("apiKey" = []), ("xApiKey" = [])),
+    params(("anthropic-version" = Option<String>, Header, description = "Asks for Anthropic's shape")),
+    responses(
+        (status = 200, description = "The models", body = Object),
+        (status = 401, description = "No API key, or one that is not valid", body = Object),
+    ),
+)]
 pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> Response {
     let format = format_of(&headers);
     let key = match state.gateway.authenticate(&headers) {
@@ -39,6 +48,20 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
     Json(body).into_response()
 }
 
+/// Is there this model, and may this key call it?
+#[utoipa::path(
+    get, path = "/v1/models/{id}", tag = "Inference", security(("apiKey" = []), ("xApiKey" = [])),
+    params(
+        ("id" = String, Path, description = "A system name; slashes may stand as they are"),
+        ("anthropic-version" = Option<String>, Header, description = "Asks for Anthropic's shape"),
+    ),
+    responses(
+        (status = 200, description = "The model", body = Object),
+        (status = 400, description = "The id is not UTF-8", content_type = "text/plain", body = String),
+        (status = 401, description = "No API key, or one that is not valid", body = Object),
+        (status = 404, description = "There is no such model", body = Object),
+    ),
+)]
 pub(super) async fn show(
     State(state): State<HttpState>,
     Path(id): Path<String>,

@@ -18,11 +18,22 @@ use super::HttpState;
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The process is alive.
+#[utoipa::path(
+    get, path = "/healthz", tag = "Operations",
+    responses((status = 200, description = "It is", content_type = "text/plain", body = String)),
+)]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// The gateway can take traffic: it is not shutting down, and the database answers.
+#[utoipa::path(
+    get, path = "/readyz", tag = "Operations",
+    responses(
+        (status = 200, description = "It can", content_type = "text/plain", body = String),
+        (status = 503, description = "It cannot; the body says why", content_type = "text/plain", body = String),
+    ),
+)]
 pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
     if state.gateway.is_leaving() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
@@ -34,6 +45,13 @@ pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
 }
 
 /// The exposition. Rendered off the async workers, from memory alone; recording never waits for it.
+#[utoipa::path(
+    get, path = "/metrics", tag = "Operations", security((), ("metricsToken" = [])),
+    responses(
+        (status = 200, description = "Prometheus' text format", content_type = "text/plain", body = String),
+        (status = 401, description = "A token is set, and this is not it", content_type = "text/plain", body = String),
+    ),
+)]
 pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {
     if !state.metrics_token.as_ref().is_none_or(|token| has_token(&headers, token)) {
         let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];

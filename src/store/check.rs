@@ -36,14 +36,41 @@ pub(super) fn text(field: &'static str, text: Option<&str>) -> StoreResult<()> {
     }
 }
 
-/// An HTTP or HTTPS URL with a host. The error does not repeat the text: it may hold a password.
-pub(super) fn http_url(field: &'static str, text: &str) -> StoreResult<Url> {
-    url(field, text, &["http", "https"])
+/// Text that travels in an HTTP header: printable ASCII.
+pub(super) fn header_text(field: &'static str, text: Option<&str>) -> StoreResult<()> {
+    match text {
+        Some(text) if !text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => {
+            Err(StoreError::invalid(field, "must be printable ASCII"))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// The URL of a proxy.
+/// At most `max` characters.
+pub(super) fn length(field: &'static str, text: Option<&str>, max: usize) -> StoreResult<()> {
+    match text {
+        Some(text) if text.chars().count() > max => {
+            Err(StoreError::invalid(field, format!("must not be longer than {max} characters")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An HTTP or HTTPS URL with a host. The error does not repeat the text: it may hold a password.
+pub(super) fn http_url(field: &'static str, text: &str) -> StoreResult<Url> {
+    let url = url(field, text, &["http", "https"])?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(StoreError::invalid(
+            field,
+            "must not carry user or password: lists show it, and calls do not send them",
+        ));
+    }
+    Ok(url)
+}
+
+/// The URL of a proxy, perhaps with user and password. HTTP proxies are what the upstream client speaks to.
 pub(super) fn proxy_url(field: &'static str, text: &str) -> StoreResult<Url> {
-    url(field, text, &["http", "https", "socks5", "socks5h"])
+    url(field, text, &["http"])
 }
 
 fn url(field: &'static str, text: &str, schemes: &[&str]) -> StoreResult<Url> {

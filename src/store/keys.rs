@@ -3,7 +3,7 @@
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::api_keys::{ActiveModel, Column as Field, Entity, Model};
 use sea_orm::ActiveValue::{NotSet, Set};
-use sea_orm::sea_query::OnConflict;
+use sea_orm::sea_query::{Expr, ExprTrait, Keyword, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait,
@@ -21,6 +21,8 @@ const KEY_BYTES: usize = 24;
 pub const KEY_MIN_CHARS: usize = 16;
 /// Characters of a key that lists show.
 const PREFIX_CHARS: usize = 7;
+/// The longest external id, in characters. External ids are indexed, and PostgreSQL refuses index rows above 2,704 bytes.
+pub const EXTERNAL_ID_MAX_CHARS: usize = 255;
 /// Ids in one statement of [`mark_seen`].
 const SEEN_PAGE: usize = 1000;
 
@@ -205,6 +207,10 @@ pub async fn find(db: &impl ConnectionTrait, key_or_id: &str) -> StoreResult<Sto
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn find_by_external_id(db: &impl ConnectionTrait, external_id: &str) -> StoreResult<StoredKey> {
+    // What cannot be stored was not stored.
+    if external_id.contains('\0') {
+        return Err(StoreError::NotFound);
+    }
     one(db, Condition::all().add(Field::ExternalId.eq(external_id))).await
 }
 
@@ -213,24 +219,8 @@ pub async fn find_by_external_id(db: &impl ConnectionTrait, external_id: &str) -
 /// # Errors
 /// [`StoreError::NotFound`], [`StoreError::Invalid`].
 pub async fn update(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) -> StoreResult<StoredKey> {
-    let ApiKeyChange { comment, rpm, tpm, expires_at, allowed_models, revoked } = change;
-    check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
-    let allowed_models = match allowed_models {
-        Some(names) => Set(names_json(names.as_deref())?),
-        None => NotSet,
-    };
-    let row = ActiveModel {
-        comment: comment.map_or(NotSet, Set),
-        rpm_limit: rpm.map_or(NotSet, |limit| Set(limit.map(i64::from))),
-        tpm_limit: tpm.map_or(NotSet, |limit| Set(limit.map(i64::from))),
-        expires_at: expires_at.map_or(NotSet, |at| Set(at.map(|at| at.trunc_subsecs(6)))),
-        allowed_models,
-        revoked: revoked.map_or(NotSet, Set),
-        updated_at: Set(now()),
-        ..Default::default()
-    };
     let updated = Entity::update_many()
-        .set(row)
+        .set(changed(change)?)
         .filter(Field::Id.eq(id))
         .filter(Field::DeletedAt.is_null())
         .exec(db)
@@ -239,6 +229,25 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) ->
         return Err(StoreError::NotFound);
     }
     get(db, id).await
+}
+
+fn changed(change: ApiKeyChange) -> StoreResult<ActiveModel> {
+    let ApiKeyChange { comment, rpm, tpm, expires_at, allowed_models, revoked } = change;
+    check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
+    let allowed_models = match allowed_models {
+        Some(names) => Set(names_json(names.as_deref())?),
+        None => NotSet,
+    };
+    Ok(ActiveModel {
+        comment: comment.map_or(NotSet, Set),
+        rpm_limit: rpm.map_or(NotSet, |limit| Set(limit.map(i64::from))),
+        tpm_limit: tpm.map_or(NotSet, |limit| Set(limit.map(i64::from))),
+        expires_at: expires_at.map_or(NotSet, |at| Set(at.map(|at| at.trunc_subsecs(6)))),
+        allowed_models,
+        revoked: revoked.map_or(NotSet, Set),
+        updated_at: Set(now()),
+        ..Default::default()
+    })
 }
 
 /// Takes a key out of use; it stays in lists that ask for revoked keys.
@@ -274,15 +283,15 @@ pub async fn delete(db: &impl ConnectionTrait, id: i64) -> StoreResult<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upserted {
     Created,
-    /// It was revoked or deleted and lives again, with its former text.
+    /// It was revoked, deleted or expired and lives again, with its former text.
     Reactivated,
     /// It was there; nothing changed.
     Existing,
 }
 
-/// Makes sure that a live key with this external id exists. Many callers at once get one and the same key. A key that
-/// comes back to life takes the comment, limits, expiry and models that `new` names and keeps the others; one that
-/// lives is left as it is.
+/// Makes sure that a live key with this external id exists. Many callers at once get one and the same key. One that is
+/// made is as `new` says; one that comes back to life takes what `change` names and keeps the rest, except an expiry
+/// that has passed; one that lives is left as it is.
 ///
 /// # Errors
 /// [`StoreError::Invalid`]; [`StoreError::Duplicate`] of `key` when `new` brings a key that another row has.
@@ -291,15 +300,17 @@ pub async fn upsert_by_external_id(
     cipher: &Cipher,
     external_id: &str,
     new: &NewApiKey,
+    change: &ApiKeyChange,
 ) -> StoreResult<(StoredKey, Secret, Upserted)> {
+    check_external_id(Some(external_id))?;
     let new = NewApiKey { external_id: Some(external_id.to_owned()), ..new.clone() };
     // Each turn of the loop ends it, unless somebody else changed the row between two statements.
     loop {
         let row = Entity::find().filter(Field::ExternalId.eq(external_id)).one(db).await?;
         let (id, done) = match row {
-            Some(row) if !row.revoked && row.deleted_at.is_none() => (row.id, Upserted::Existing),
+            Some(row) if is_live(&row) => (row.id, Upserted::Existing),
             Some(row) => {
-                if !reactivate(db, row.id, &new).await? {
+                if !reactivate(db, row.id, change.clone()).await? {
                     continue;
                 }
                 (row.id, Upserted::Reactivated)
@@ -327,25 +338,25 @@ pub async fn upsert_by_external_id(
     }
 }
 
-async fn reactivate(db: &impl ConnectionTrait, id: i64, new: &NewApiKey) -> StoreResult<bool> {
-    check_new(new)?;
-    let given = |limit: Option<u32>| limit.map_or(NotSet, |limit| Set(Some(i64::from(limit))));
-    let row = ActiveModel {
-        revoked: Set(false),
-        deleted_at: Set(None),
-        comment: new.comment.clone().map_or(NotSet, |comment| Set(Some(comment))),
-        rpm_limit: given(new.limits.rpm),
-        tpm_limit: given(new.limits.tpm),
-        expires_at: new.expires_at.map_or(NotSet, |at| Set(Some(at.trunc_subsecs(6)))),
-        allowed_models: match &new.allowed_models {
-            Some(names) => Set(names_json(Some(names))?),
-            None => NotSet,
-        },
-        updated_at: Set(now()),
-        ..Default::default()
-    };
-    let dead = Condition::any().add(Field::Revoked.eq(true)).add(Field::DeletedAt.is_not_null());
-    let updated = Entity::update_many().set(row).filter(Field::Id.eq(id)).filter(dead).exec(db).await?;
+fn is_live(row: &Model) -> bool {
+    !row.revoked && row.deleted_at.is_none() && row.expires_at.is_none_or(|at| at > now())
+}
+
+async fn reactivate(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) -> StoreResult<bool> {
+    let expired = Expr::col(Field::ExpiresAt).lte(now());
+    let dead = Condition::any()
+        .add(Field::Revoked.eq(true))
+        .add(Field::DeletedAt.is_not_null())
+        .add(expired.clone());
+    let keeps_expiry = change.expires_at.is_none();
+    let row =
+        ActiveModel { deleted_at: Set(None), ..changed(ApiKeyChange { revoked: Some(false), ..change })? };
+    let mut update = Entity::update_many().set(row);
+    if keeps_expiry {
+        let kept = Expr::case(expired, Keyword::Null).finally(Expr::col(Field::ExpiresAt));
+        update = update.col_expr(Field::ExpiresAt, kept.into());
+    }
+    let updated = update.filter(Field::Id.eq(id)).filter(dead).exec(db).await?;
     Ok(updated.rows_affected == 1)
 }
 
@@ -414,10 +425,15 @@ fn check_new(new: &NewApiKey) -> StoreResult<()> {
         }
     }
     check::text("comment", new.comment.as_deref())?;
-    match new.external_id.as_deref() {
-        Some("") => Err(StoreError::invalid("external_id", "must not be empty")),
-        external_id => check::text("external_id", external_id),
+    check_external_id(new.external_id.as_deref())
+}
+
+fn check_external_id(external_id: Option<&str>) -> StoreResult<()> {
+    if external_id == Some("") {
+        return Err(StoreError::invalid("external_id", "must not be empty"));
     }
+    check::length("external_id", external_id, EXTERNAL_ID_MAX_CHARS)?;
+    check::text("external_id", external_id)
 }
 
 fn names_json(names: Option<&[String]>) -> StoreResult<Option<serde_json::Value>> {

@@ -133,6 +133,10 @@ pub async fn create(db: &impl ConnectionTrait, provider_id: i64, new: &NewModel)
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn list(db: &impl ConnectionTrait, filter: &ModelFilter) -> StoreResult<Vec<StoredModel>> {
+    // What cannot be stored was not stored.
+    if filter.system_name.as_deref().is_some_and(|name| name.contains('\0')) {
+        return Ok(Vec::new());
+    }
     let rows = Entity::find()
         .filter(Field::DeletedAt.is_null())
         .apply_if(filter.provider_id, |query, id| query.filter(Field::ProviderId.eq(id)))
@@ -237,6 +241,9 @@ pub async fn set_weights(
     weights: &[(i64, u32)],
 ) -> StoreResult<Vec<StoredModel>> {
     use sea_orm::TransactionSession as _;
+    if system_name.contains('\0') && !weights.is_empty() {
+        return Err(StoreError::NotFound);
+    }
     // In the order of ids, so that two calls at once cannot wait for each other.
     let mut weights = weights.to_vec();
     weights.sort_unstable();

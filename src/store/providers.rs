@@ -26,7 +26,7 @@ pub struct NewProvider {
     pub api_key: Option<Secret>,
     pub api_version: Option<String>,
     pub comment: Option<String>,
-    /// `http://`, `https://` or `socks5://`; may carry user and password.
+    /// `http://`; may carry user and password.
     pub proxy_url: Option<Secret>,
     /// Whether `proxy_url` is used.
     pub proxy_enabled: bool,
@@ -231,7 +231,8 @@ pub async fn update(
     if let Some(base_url) = &base_url {
         check::http_url("base_url", base_url)?;
     }
-    check::text("api_version", api_version.as_ref().and_then(Option::as_deref))?;
+    check_credential(api_key.as_ref().and_then(Option::as_ref))?;
+    check::header_text("api_version", api_version.as_ref().and_then(Option::as_deref))?;
     check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
     let row = ActiveModel {
         name: name.map_or(NotSet, Set),
@@ -308,7 +309,8 @@ pub(super) fn row_of(cipher: &Cipher, new: &NewProvider) -> StoreResult<ActiveMo
 pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
     check::name("name", &new.name)?;
     check::http_url("base_url", &new.base_url)?;
-    check::text("api_version", new.api_version.as_deref())?;
+    check_credential(new.api_key.as_ref())?;
+    check::header_text("api_version", new.api_version.as_deref())?;
     check::text("comment", new.comment.as_deref())?;
     Ok(ActiveModel {
         name: Set(new.name.clone()),
@@ -322,6 +324,11 @@ pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
         source: Set(new.source.as_str().to_owned()),
         ..Default::default()
     })
+}
+
+/// Upstream calls carry it in a header.
+fn check_credential(api_key: Option<&Secret>) -> StoreResult<()> {
+    check::header_text("api_key", api_key.map(Secret::expose))
 }
 
 pub(super) fn seal(cipher: &Cipher, column: Column, secret: Option<&Secret>) -> StoreResult<Option<String>> {

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use chrono::{DateTime, Utc};
@@ -271,14 +272,22 @@ fn keys_query() -> SelectStatement {
 pub struct SnapshotStore {
     current: ArcSwap<Snapshot>,
     cipher: Arc<Cipher>,
-    /// Refreshes are one at a time, so that an older reading never replaces a newer one.
-    refreshing: tokio::sync::Mutex<()>,
+    /// Refreshes that were asked for.
+    asked: AtomicU64,
+    /// How many of them the current snapshot answers. Refreshes are one at a time, so that an older reading never replaces
+    /// a newer one.
+    answered: tokio::sync::Mutex<u64>,
 }
 
 impl SnapshotStore {
     /// A store with an empty snapshot; [`refresh`](Self::refresh) fills it.
     pub fn new(cipher: Arc<Cipher>) -> Self {
-        Self { current: ArcSwap::default(), cipher, refreshing: tokio::sync::Mutex::new(()) }
+        Self {
+            current: ArcSwap::default(),
+            cipher,
+            asked: AtomicU64::new(0),
+            answered: tokio::sync::Mutex::new(0),
+        }
     }
 
     /// The current snapshot, for as long as one request needs it. Costs no lock; keep it short-lived or use
@@ -292,14 +301,22 @@ impl SnapshotStore {
         self.current.load_full()
     }
 
-    /// Reads the database and swaps the new snapshot in. What was committed before this call is in it.
+    /// Reads the database and swaps the new snapshot in. What was committed before this call is in it. Callers that waited
+    /// for another's reading share the next one: fifty changes at once are read twice, not fifty times.
     ///
     /// # Errors
     /// As [`Snapshot::load`]; the current snapshot stays.
     pub async fn refresh(&self, db: &DatabaseConnection) -> StoreResult<Arc<Snapshot>> {
-        let _one_at_a_time = self.refreshing.lock().await;
+        let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut answered = self.answered.lock().await;
+        if *answered >= mine {
+            return Ok(self.load_full());
+        }
+        // Whoever asked until now had committed before.
+        let asked = self.asked.load(Ordering::SeqCst);
         let snapshot = Arc::new(Snapshot::load(db, &self.cipher).await?);
         self.current.store(Arc::clone(&snapshot));
+        *answered = asked;
         Ok(snapshot)
     }
 

@@ -12,6 +12,7 @@
     reason = "what a test measured or left out stands in its output"
 )]
 
+mod admin;
 mod architecture;
 mod demo;
 mod endings;

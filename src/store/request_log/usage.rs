@@ -6,8 +6,8 @@ use chrono::NaiveDate;
 use entity::usage_daily::{ActiveModel, Column, Entity, Model};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IntoActiveModel,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic,
+    IntoActiveModel, QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
 };
 
 use super::row::LogRow;
@@ -69,23 +69,156 @@ pub struct UsageFilter {
     pub limit: Option<u64>,
 }
 
+/// What usage can be summed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UsageGroup {
+    Day,
+    ApiKey,
+    Model,
+    Provider,
+    Table,
+}
+
+impl UsageGroup {
+    const fn column(self) -> Column {
+        match self {
+            Self::Day => Column::Day,
+            Self::ApiKey => Column::ApiKeyId,
+            Self::Model => Column::Model,
+            Self::Provider => Column::Provider,
+            Self::Table => Column::Kind,
+        }
+    }
+}
+
+/// Usage of one group: what it was not summed by is `None`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UsageSum {
+    pub day: Option<NaiveDate>,
+    pub api_key_id: Option<i64>,
+    pub model: Option<String>,
+    /// Empty: no provider was reached.
+    pub provider: Option<String>,
+    pub table: Option<LogTable>,
+    pub sums: Sums,
+}
+
+/// Requests, tokens and money.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sums {
+    pub completed: u64,
+    pub failed: u64,
+    pub aborted: u64,
+    pub cache_hit: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub cached_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub reasoning_tokens: u64,
+    /// USD.
+    pub prompt_cost: f64,
+    /// USD.
+    pub completion_cost: f64,
+}
+
+/// Usage summed by `by`, the latest day first. Summed by nothing it is one group, also of nothing.
+///
+/// # Errors
+/// [`StoreError::Database`](crate::store::StoreError::Database).
+pub async fn usage_by(
+    db: &impl ConnectionTrait,
+    filter: &UsageFilter,
+    by: &[UsageGroup],
+) -> StoreResult<Vec<UsageSum>> {
+    const COUNTS: [Column; 9] = [
+        Column::Completed,
+        Column::Failed,
+        Column::Aborted,
+        Column::CacheHit,
+        Column::PromptTokens,
+        Column::CompletionTokens,
+        Column::CachedTokens,
+        Column::CacheWriteTokens,
+        Column::ReasoningTokens,
+    ];
+    let mut query = filtered(filter).select_only();
+    for group in by {
+        query = query.column(group.column()).group_by(group.column());
+        query = match group {
+            UsageGroup::Day => query.order_by_desc(group.column()),
+            _ => query.order_by_asc(group.column()),
+        };
+    }
+    // Sums of integers are `numeric` on PostgreSQL, and null over nothing.
+    let sum = |column: Column, sql_type: &str| {
+        Expr::cust(format!("CAST(coalesce(sum({}), 0) AS {sql_type})", column.as_str()))
+    };
+    for column in COUNTS {
+        query = query.expr(sum(column, "bigint"));
+    }
+    for column in [Column::PromptCost, Column::CompletionCost] {
+        query = query.expr(sum(column, "double precision"));
+    }
+    let rows = db.query_all(&query.into_query()).await?;
+    rows.iter().map(|row| read_sum(row, by)).collect()
+}
+
+fn read_sum(row: &QueryResult, by: &[UsageGroup]) -> StoreResult<UsageSum> {
+    let mut sum = UsageSum::default();
+    for (index, group) in by.iter().enumerate() {
+        match group {
+            UsageGroup::Day => sum.day = row.try_get_by_index(index)?,
+            UsageGroup::ApiKey => sum.api_key_id = row.try_get_by_index(index)?,
+            UsageGroup::Model => sum.model = row.try_get_by_index(index)?,
+            UsageGroup::Provider => sum.provider = row.try_get_by_index(index)?,
+            UsageGroup::Table => {
+                sum.table = LogTable::parse(&row.try_get_by_index::<String>(index)?);
+            }
+        }
+    }
+    let count = |index: usize| -> StoreResult<u64> {
+        Ok(u64::try_from(row.try_get_by_index::<i64>(by.len() + index)?).unwrap_or(0))
+    };
+    sum.sums = Sums {
+        completed: count(0)?,
+        failed: count(1)?,
+        aborted: count(2)?,
+        cache_hit: count(3)?,
+        prompt_tokens: count(4)?,
+        completion_tokens: count(5)?,
+        cached_tokens: count(6)?,
+        cache_write_tokens: count(7)?,
+        reasoning_tokens: count(8)?,
+        prompt_cost: row.try_get_by_index(by.len() + 9)?,
+        completion_cost: row.try_get_by_index(by.len() + 10)?,
+    };
+    Ok(sum)
+}
+
+fn filtered(filter: &UsageFilter) -> Select<Entity> {
+    // Model names were stored without NUL.
+    let model = filter.model.as_deref().map(|model| model.replace('\0', "\u{fffd}"));
+    Entity::find()
+        .apply_if(filter.from, |query, day| query.filter(Column::Day.gte(day)))
+        .apply_if(filter.to, |query, day| query.filter(Column::Day.lte(day)))
+        .apply_if(filter.api_key_id, |query, id| query.filter(Column::ApiKeyId.eq(id)))
+        .apply_if(model, |query, model| query.filter(Column::Model.eq(model)))
+        // SQLite has no OFFSET without LIMIT.
+        .limit(filter.limit.unwrap_or(u64::try_from(i64::MAX).unwrap_or(u64::MAX)))
+        .offset(filter.offset)
+}
+
 /// Usage by day, key, model and provider, the latest day first. Known also for days whose rows retention has pruned.
 ///
 /// # Errors
 /// [`StoreError::Database`](crate::store::StoreError::Database).
 pub async fn usage(db: &impl ConnectionTrait, filter: &UsageFilter) -> StoreResult<Vec<Usage>> {
-    let rows = Entity::find()
-        .apply_if(filter.from, |query, day| query.filter(Column::Day.gte(day)))
-        .apply_if(filter.to, |query, day| query.filter(Column::Day.lte(day)))
-        .apply_if(filter.api_key_id, |query, id| query.filter(Column::ApiKeyId.eq(id)))
-        .apply_if(filter.model.as_deref(), |query, model| query.filter(Column::Model.eq(model)))
+    let rows = filtered(filter)
         .order_by_desc(Column::Day)
         .order_by_asc(Column::ApiKeyId)
         .order_by_asc(Column::Model)
         .order_by_asc(Column::Provider)
         .order_by_asc(Column::Kind)
-        .limit(filter.limit.unwrap_or(u64::try_from(i64::MAX).unwrap_or(u64::MAX)))
-        .offset(filter.offset)
         .all(db)
         .await?;
     Ok(rows.into_iter().map(Usage::from).collect())

@@ -286,16 +286,16 @@ async fn providers_and_models_are_kept_and_changed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_ask_for_an_external_id_all_get_one_key() {
     on_each(async |t| {
-        let ask = |new: NewApiKey| {
+        let ask = |new: NewApiKey, change: ApiKeyChange| {
             let (db, cipher) = (t.db.clone(), t.cipher.clone());
             tokio::spawn(async move {
-                keys::upsert_by_external_id(&db, &cipher, "k8s/ns/app", &new).await.unwrap()
+                keys::upsert_by_external_id(&db, &cipher, "k8s/ns/app", &new, &change).await.unwrap()
             })
         };
         let new = NewApiKey { comment: Some("first".to_owned()), ..NewApiKey::new(Source::Operator) };
         let mut made = None;
         for turn in [Upserted::Created, Upserted::Reactivated] {
-            let asked: Vec<_> = (0..32).map(|_| ask(new.clone())).collect();
+            let asked: Vec<_> = (0..32).map(|_| ask(new.clone(), ApiKeyChange::default())).collect();
             let mut did = Vec::new();
             for answer in asked {
                 let (key, secret, upserted) = answer.await.unwrap();
@@ -311,9 +311,16 @@ async fn of_many_that_ask_for_an_external_id_all_get_one_key() {
         let (id, secret) = made.unwrap();
         keys::delete(&t.db, id).await.unwrap();
         let limits = Limits { rpm: Some(5), tpm: None };
-        let (key, again, upserted) = ask(NewApiKey { limits, comment: None, ..new }).await.unwrap();
-        assert_eq!((key.id, upserted, again), (id, Upserted::Reactivated, secret));
+        let change = ApiKeyChange { rpm: Some(Some(5)), ..ApiKeyChange::default() };
+        let (key, again, upserted) = ask(new.clone(), change).await.unwrap();
+        assert_eq!((key.id, upserted, &again), (id, Upserted::Reactivated, &secret));
         assert_eq!((key.limits, key.comment.as_deref()), (limits, Some("first")));
+
+        let past = ApiKeyChange { expires_at: Some(Some(Utc::now())), ..ApiKeyChange::default() };
+        keys::update(&t.db, id, past).await.unwrap();
+        let (key, again, upserted) = ask(new, ApiKeyChange::default()).await.unwrap();
+        assert_eq!((key.id, upserted, &again), (id, Upserted::Reactivated, &secret));
+        assert_eq!((key.expires_at, key.limits), (None, limits), "an expiry that has passed is gone");
     })
     .await;
 }

@@ -1,0 +1,84 @@
+//! Who may administer, and what every admin request goes through.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::Admin;
+use super::error::{AdminError, AdminResult};
+
+/// How long an administrator waits before he is told that the database does not answer. Longer than the pool's wait for a
+/// connection (10 s) and than a test of a provider.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Asks for the secret, then sees the request through: also when its client leaves half way, so that a change is never
+/// made without taking effect. Answers are never cached.
+pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let mut response = match check(&admin, &request) {
+        Err(error) => error.into_response(),
+        Ok(()) => {
+            let work = admin.0.tasks.spawn(next.run(request));
+            match tokio::time::timeout(PATIENCE, work).await {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "an admin handler panicked");
+                    AdminError::Internal.into_response()
+                }
+                Err(_) => AdminError::DatabaseAway.into_response(),
+            }
+        }
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn check(admin: &Admin, request: &Request) -> AdminResult<()> {
+    let Some(given) = bearer(request.headers()) else { return Err(AdminError::Unauthorized) };
+    // Hashing first hides the length; the comparison takes as long for any two hashes.
+    if Sha256::digest(given).ct_eq(&admin.0.secret_hash).into() {
+        return Ok(());
+    }
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
+    match admin.0.guesses.wrong(peer) {
+        Some(wait) => Err(AdminError::TooManyGuesses(wait)),
+        None => {
+            tracing::warn!(peer = peer.as_ref().map(IpAddr::to_string), "a wrong admin secret was given");
+            Err(AdminError::Unauthorized)
+        }
+    }
+}
+
+/// Credentials of the Bearer scheme (RFC 6750 § 2.1), as bytes: a secret need not be ASCII.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, given) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
+    let given = given.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer") && !given.is_empty()).then_some(given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_is_a_bearer_token() {
+        for (value, found) in [
+            ("Bearer hush", Some("hush")),
+            ("bearer   hush ", Some("hush")),
+            ("Basic aHVzaA==", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("hush", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer(&headers), found.map(str::as_bytes), "{value}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The admin API: keys, providers, models, the request log and its sums, under `/api/admin`.
+//!
+//! Paths and names follow the reference system, so that its clients work unchanged. From the outside in, a request meets
+//! [`auth`] (the secret, no caching), then its handler: [`extract`] and [`fields`] read and check it, the store carries it
+//! out, [`Admin::changed`] makes it take effect, [`error`] says what went wrong.
+
+mod auth;
+mod error;
+mod extract;
+mod fields;
+mod guesses;
+mod keys;
+mod meta;
+mod models;
+mod operator_keys;
+mod provider_test;
+mod providers;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware};
+use sea_orm::DatabaseConnection;
+use sha2::{Digest as _, Sha256};
+use tokio_util::task::TaskTracker;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::domain::key::Secret;
+use crate::gateway::Gateway;
+use crate::limit::LimitServices;
+use crate::store::{Cipher, SnapshotStore};
+
+pub(super) use error::AdminError;
+
+use guesses::Guesses;
+
+/// What the admin API leans on.
+pub struct AdminParts {
+    pub gateway: Gateway,
+    pub database: DatabaseConnection,
+    pub cipher: Arc<Cipher>,
+    pub snapshots: Arc<SnapshotStore>,
+    pub limits: Arc<LimitServices>,
+    /// `ADMIN_SUPER_SECRET`.
+    pub secret: Secret,
+    pub max_body_size: usize,
+    pub version: String,
+    pub commit: Option<String>,
+    /// Owns what goes on after an answer.
+    pub tasks: TaskTracker,
+}
+
+/// The admin API's state. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    gateway: Gateway,
+    database: DatabaseConnection,
+    cipher: Arc<Cipher>,
+    snapshots: Arc<SnapshotStore>,
+    limits: Arc<LimitServices>,
+    secret_hash: sha2::digest::Output<Sha256>,
+    guesses: Guesses,
+    max_body_size: usize,
+    version: String,
+    commit: Option<String>,
+    tasks: TaskTracker,
+}
+
+impl Admin {
+    pub fn new(parts: AdminParts) -> Self {
+        let AdminParts {
+            gateway,
+            database,
+            cipher,
+            snapshots,
+            limits,
+            secret,
+            max_body_size,
+            version,
+            commit,
+            tasks,
+        } = parts;
+        Self(Arc::new(Inner {
+            gateway,
+            database,
+            cipher,
+            snapshots,
+            limits,
+            secret_hash: Sha256::digest(secret.expose().as_bytes()),
+            guesses: Guesses::new(),
+            max_body_size,
+            version,
+            commit,
+            tasks,
+        }))
+    }
+
+    fn db(&self) -> &DatabaseConnection {
+        &self.0.database
+    }
+
+    fn cipher(&self) -> &Cipher {
+        &self.0.cipher
+    }
+
+    /// Something was written: the next request of this process sees it, the other replicas hear of it.
+    async fn changed(&self) {
+        match self.0.snapshots.refresh(self.db()).await {
+            Ok(snapshot) => self.0.gateway.announce(&snapshot),
+            // The change stands. The timer reads it when the database is back.
+            Err(error) => tracing::warn!(%error, "a change is made, but not yet in use"),
+        }
+        if let Some(coordination) = self.0.limits.coordination.clone() {
+            self.0.tasks.spawn(async move { coordination.announce().await });
+        }
+    }
+}
+
+/// The routes under `/api/admin`, each with its documentation.
+fn routes() -> OpenApiRouter<Admin> {
+    OpenApiRouter::default()
+        .routes(routes!(meta::check))
+        .routes(routes!(meta::revision))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::show, keys::change, keys::revoke))
+        .routes(routes!(keys::change_limits))
+        .routes(routes!(keys::usage))
+        .routes(routes!(operator_keys::show, operator_keys::ensure))
+        .routes(routes!(operator_keys::list))
+        .routes(routes!(providers::list, providers::create))
+        .routes(routes!(providers::show, providers::change, providers::delete))
+        .routes(routes!(providers::models))
+        .routes(routes!(provider_test::test))
+        .routes(routes!(provider_test::remote_models))
+        .routes(routes!(models::list, models::create))
+        .routes(routes!(models::show, models::change, models::delete))
+        .routes(routes!(models::system_names))
+        .routes(routes!(models::by_system_name))
+        .routes(routes!(models::change_weights))
+}
+
+/// The routes, asking for the secret.
+pub(super) fn router<S>(admin: &Admin) -> Router<S> {
+    let (router, _) = routes().split_for_parts();
+    router
+        // Scripts write the root with a slash and without.
+        .route("/api/admin/", axum::routing::get(meta::check))
+        .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
+        .with_state(admin.clone())
+}
+
+/// What the routes say of themselves.
+pub(super) fn documentation() -> OpenApi {
+    routes().into_openapi()
+}

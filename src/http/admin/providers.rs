@@ -1,0 +1,345 @@
+//! Providers.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use utoipa::ToSchema;
+
+use super::Admin;
+use super::error::{AdminError, AdminResult, ErrorBody};
+use super::extract::{Body, Id};
+use super::fields::{COMMENT_MAX, Deleted, ProviderType, at_most, given, in_range, not_empty};
+use super::models::ModelView;
+use crate::domain::key::Secret;
+use crate::store::models::{self, ModelFilter};
+use crate::store::providers::{self, NewProvider, ProviderChange, StoredProvider};
+use crate::store::{Cipher, Source};
+
+pub(super) const NOUN: &str = "provider";
+
+/// What stands for the parts of a secret that are not shown.
+const HIDDEN: &str = "…";
+/// A key shorter than this is not shown in part: too little of it would be left.
+const SHOWN_MIN_CHARS: usize = 16;
+/// The longest base URL and key, in characters.
+const URL_MAX: usize = 2000;
+const CREDENTIAL_MAX: usize = 4000;
+
+/// A provider: an upstream account.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Provider)]
+pub(super) struct ProviderView {
+    pub(super) id: i64,
+    name: String,
+    #[serde(rename = "type")]
+    #[schema(value_type = ProviderType)]
+    kind: String,
+    base_url: String,
+    /// The first and the last characters; null: there is none.
+    api_key: Option<String>,
+    /// `api-version` of Azure, `anthropic-version` of Anthropic.
+    api_version: Option<String>,
+    comment: Option<String>,
+    /// Without its password.
+    proxy_url: Option<String>,
+    proxy_enabled: bool,
+    /// Whether streams are asked for their usage when the client did not.
+    ask_stream_usage: bool,
+    /// Calls at one time; null: unlimited.
+    max_concurrency: Option<u32>,
+    /// Who made it: `manual` or `config`.
+    source: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl ProviderView {
+    pub(super) fn new(stored: StoredProvider, cipher: &Cipher) -> Self {
+        let api_key = shown_key(&stored, cipher);
+        let proxy_url = shown_proxy(&stored, cipher);
+        Self {
+            id: stored.id,
+            name: stored.name,
+            kind: stored.kind,
+            base_url: stored.base_url,
+            api_key,
+            api_version: stored.api_version,
+            comment: stored.comment,
+            proxy_url,
+            proxy_enabled: stored.proxy_enabled,
+            ask_stream_usage: stored.ask_stream_usage,
+            max_concurrency: stored.max_concurrency,
+            source: stored.source,
+            created_at: stored.created_at,
+            updated_at: stored.updated_at,
+        }
+    }
+}
+
+/// A secret under another `ENCRYPTION_KEY` is there, but cannot be read: a list is no place to fail for it.
+fn shown_key(stored: &StoredProvider, cipher: &Cipher) -> Option<String> {
+    stored.api_key(cipher).map_or_else(|_| Some(HIDDEN.to_owned()), |key| key.as_ref().map(mask_key))
+}
+
+fn shown_proxy(stored: &StoredProvider, cipher: &Cipher) -> Option<String> {
+    stored.proxy_url(cipher).map_or_else(|_| Some(HIDDEN.to_owned()), |url| url.as_ref().map(mask_url))
+}
+
+fn mask_key(key: &Secret) -> String {
+    let characters: Vec<char> = key.expose().chars().collect();
+    match characters.as_slice() {
+        [first @ .., a, b, c, d] if characters.len() >= SHOWN_MIN_CHARS => {
+            let first: String = first.iter().take(3).collect();
+            format!("{first}{HIDDEN}{a}{b}{c}{d}")
+        }
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+fn mask_url(url: &Secret) -> String {
+    match Url::parse(url.expose()) {
+        Ok(mut url) if url.password().is_some() => match url.set_password(Some("***")) {
+            Ok(()) => url.into(),
+            Err(()) => HIDDEN.to_owned(),
+        },
+        Ok(url) => url.into(),
+        Err(_) => HIDDEN.to_owned(),
+    }
+}
+
+/// List the providers, without their secrets.
+#[utoipa::path(
+    get, path = "/api/admin/providers", tag = "Providers",
+    responses((status = 200, description = "The providers", body = Vec<ProviderView>)),
+)]
+pub(super) async fn list(State(admin): State<Admin>) -> AdminResult<Json<Vec<ProviderView>>> {
+    let found = providers::list(admin.db()).await.map_err(AdminError::about(NOUN))?;
+    Ok(Json(found.into_iter().map(|stored| ProviderView::new(stored, admin.cipher())).collect()))
+}
+
+/// Show one provider, without its secrets.
+#[utoipa::path(
+    get, path = "/api/admin/providers/{id}", tag = "Providers",
+    params(("id" = i64, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The provider", body = ProviderView),
+        (status = 404, description = "There is no such provider", body = ErrorBody),
+    ),
+)]
+pub(super) async fn show(State(admin): State<Admin>, Id(id): Id) -> AdminResult<Json<ProviderView>> {
+    let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
+    Ok(Json(ProviderView::new(stored, admin.cipher())))
+}
+
+/// A provider to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = NewProvider)]
+pub(super) struct ProviderBody {
+    /// Unique; becomes a label of metrics.
+    #[schema(min_length = 1, max_length = 128)]
+    name: String,
+    /// `openai` when left out.
+    #[serde(rename = "type")]
+    #[schema(default = "openai")]
+    kind: Option<ProviderType>,
+    /// What the provider's SDK calls a base URL, without user and password.
+    #[schema(min_length = 1, max_length = 2000, example = "https://api.openai.com/v1")]
+    base_url: String,
+    #[schema(max_length = 4000)]
+    api_key: Option<String>,
+    /// `api-version` of Azure, `anthropic-version` of Anthropic.
+    #[schema(max_length = 128)]
+    api_version: Option<String>,
+    #[schema(max_length = 1000)]
+    comment: Option<String>,
+    /// An HTTP proxy for this provider alone, perhaps with user and password.
+    #[schema(max_length = 2000, example = "http://user:password@proxy:3128")]
+    proxy_url: Option<String>,
+    /// Whether the proxy is used; it is, unless this says otherwise.
+    proxy_enabled: Option<bool>,
+    /// Whether streams are asked for their usage when the client did not; they are, unless this says otherwise.
+    #[schema(default = true)]
+    ask_stream_usage: Option<bool>,
+    /// Calls at one time; unlimited when left out.
+    #[schema(minimum = 1)]
+    max_concurrency: Option<u32>,
+}
+
+/// Add a provider.
+#[utoipa::path(
+    post, path = "/api/admin/providers", tag = "Providers", request_body = ProviderBody,
+    responses(
+        (status = 200, description = "The provider, without its secrets", body = ProviderView),
+        (status = 400, description = "A field is wrong", body = ErrorBody),
+        (status = 409, description = "Another provider has this name", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
+        (status = 415, description = "The body is not JSON", body = ErrorBody),
+    ),
+)]
+pub(super) async fn create(
+    State(admin): State<Admin>,
+    Body(body): Body<ProviderBody>,
+) -> AdminResult<Json<ProviderView>> {
+    check_texts(&[
+        ("baseUrl", Some(&body.base_url), URL_MAX),
+        ("apiKey", body.api_key.as_ref(), CREDENTIAL_MAX),
+        ("apiVersion", body.api_version.as_ref(), 128),
+        ("comment", body.comment.as_ref(), COMMENT_MAX),
+        ("proxyUrl", body.proxy_url.as_ref(), URL_MAX),
+    ])?;
+    in_range("maxConcurrency", body.max_concurrency, 1..=u32::MAX)?;
+    let proxy_url = not_empty(body.proxy_url).map(Secret::new);
+    let kind = body.kind.unwrap_or(ProviderType::OpenAi).into();
+    let new = NewProvider {
+        api_key: not_empty(body.api_key).map(Secret::new),
+        api_version: not_empty(body.api_version),
+        comment: body.comment,
+        proxy_enabled: body.proxy_enabled.unwrap_or(proxy_url.is_some()),
+        proxy_url,
+        ask_stream_usage: body.ask_stream_usage.unwrap_or(true),
+        max_concurrency: body.max_concurrency,
+        ..NewProvider::new(body.name, kind, body.base_url, Source::Manual)
+    };
+    let stored =
+        providers::create(admin.db(), admin.cipher(), &new).await.map_err(AdminError::about(NOUN))?;
+    admin.changed().await;
+    Ok(Json(ProviderView::new(stored, admin.cipher())))
+}
+
+fn check_texts(texts: &[(&'static str, Option<&String>, usize)]) -> AdminResult<()> {
+    texts.iter().try_for_each(|(field, text, max)| at_most(field, text.map(String::as_str), *max))
+}
+
+/// What to change of a provider; what is left out stays, what is null or empty is cleared.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ProviderChange)]
+pub(super) struct ChangeBody {
+    #[schema(min_length = 1, max_length = 128)]
+    name: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<ProviderType>,
+    #[schema(min_length = 1, max_length = 2000)]
+    base_url: Option<String>,
+    /// The masked key that an answer showed leaves the key as it is.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 4000)]
+    api_key: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 128)]
+    api_version: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 1000)]
+    comment: Option<Option<String>>,
+    /// The masked URL that an answer showed leaves the URL as it is.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 2000)]
+    proxy_url: Option<Option<String>>,
+    proxy_enabled: Option<bool>,
+    ask_stream_usage: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_concurrency: Option<Option<u32>>,
+}
+
+/// Change a provider. Takes effect with the next request.
+#[utoipa::path(
+    put, path = "/api/admin/providers/{id}", tag = "Providers", request_body = ChangeBody,
+    params(("id" = i64, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The provider, without its secrets", body = ProviderView),
+        (status = 400, description = "A field is wrong", body = ErrorBody),
+        (status = 404, description = "There is no such provider", body = ErrorBody),
+        (status = 409, description = "Another provider has this name", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
+        (status = 415, description = "The body is not JSON", body = ErrorBody),
+    ),
+)]
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    Body(body): Body<ChangeBody>,
+) -> AdminResult<Json<ProviderView>> {
+    let texts = |text: &Option<Option<String>>| text.clone().flatten();
+    check_texts(&[
+        ("baseUrl", body.base_url.as_ref(), URL_MAX),
+        ("apiKey", texts(&body.api_key).as_ref(), CREDENTIAL_MAX),
+        ("apiVersion", texts(&body.api_version).as_ref(), 128),
+        ("comment", texts(&body.comment).as_ref(), COMMENT_MAX),
+        ("proxyUrl", texts(&body.proxy_url).as_ref(), URL_MAX),
+    ])?;
+    in_range("maxConcurrency", body.max_concurrency.flatten(), 1..=u32::MAX)?;
+    let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
+    let shown = (shown_key(&stored, admin.cipher()), shown_proxy(&stored, admin.cipher()));
+    let secret = |given: Option<Option<String>>, shown: Option<String>| {
+        given.filter(|given| given.is_none() || *given != shown).map(|text| not_empty(text).map(Secret::new))
+    };
+    let change = ProviderChange {
+        name: body.name,
+        kind: body.kind.map(Into::into),
+        base_url: body.base_url,
+        api_key: secret(body.api_key, shown.0),
+        api_version: body.api_version.map(not_empty),
+        comment: body.comment,
+        proxy_url: secret(body.proxy_url, shown.1),
+        proxy_enabled: body.proxy_enabled,
+        ask_stream_usage: body.ask_stream_usage,
+        max_concurrency: body.max_concurrency,
+    };
+    let stored =
+        providers::update(admin.db(), admin.cipher(), id, change).await.map_err(AdminError::about(NOUN))?;
+    admin.changed().await;
+    Ok(Json(ProviderView::new(stored, admin.cipher())))
+}
+
+/// Remove a provider and its models. The request log keeps their names.
+#[utoipa::path(
+    delete, path = "/api/admin/providers/{id}", tag = "Providers",
+    params(("id" = i64, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 404, description = "There is no such provider", body = ErrorBody),
+    ),
+)]
+pub(super) async fn delete(State(admin): State<Admin>, Id(id): Id) -> AdminResult<Json<Deleted>> {
+    providers::delete(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
+    admin.changed().await;
+    Ok(Json(Deleted::new()))
+}
+
+/// List the models that are offered through a provider.
+#[utoipa::path(
+    get, path = "/api/admin/providers/{id}/models", tag = "Providers",
+    params(("id" = i64, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The models", body = Vec<ModelView>),
+        (status = 404, description = "There is no such provider", body = ErrorBody),
+    ),
+)]
+pub(super) async fn models(State(admin): State<Admin>, Id(id): Id) -> AdminResult<Json<Vec<ModelView>>> {
+    providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
+    let filter = ModelFilter { provider_id: Some(id), ..ModelFilter::default() };
+    let found = models::list(admin.db(), &filter).await.map_err(AdminError::about(NOUN))?;
+    Ok(Json(found.into_iter().map(ModelView::from).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_of_a_secret_is_shown() {
+        let key = |text: &str| mask_key(&Secret::new(text));
+        assert_eq!(key("sk-0123456789abcdef"), "sk-…cdef");
+        assert_eq!(key("short-key"), "…");
+        assert_eq!(key("ключ-ключ-ключ-ключ"), "клю…ключ");
+        let url = |text: &str| mask_url(&Secret::new(text));
+        assert_eq!(url("http://user:hush@proxy:3128"), "http://user:***@proxy:3128/");
+        assert_eq!(url("http://proxy:3128/"), "http://proxy:3128/");
+        assert_eq!(url("nonsense hush"), "…");
+    }
+}

@@ -1,0 +1,234 @@
+//! The OpenAPI document of everything the gateway serves, and Swagger UI to read it with.
+//!
+//! Admin handlers document themselves where they are routed. The inference routes share handlers and pass bodies through,
+//! so their documentation stands here.
+
+use axum::Router;
+use axum::routing::get;
+use http::{HeaderValue, header};
+use serde_json::Value;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{Content, Ref, ResponseBuilder, path::Operation};
+use utoipa::{OpenApi, ToSchema};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{admin, models, ops};
+
+const JSON_PATH: &str = "/api/openapi.json";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "nexusgate",
+        description = "An LLM gateway: OpenAI's and Anthropic's inference APIs in front of any provider, and an API to \
+                       administer it.",
+    ),
+    paths(
+        inference::chat_completions, inference::responses, inference::messages, inference::count_tokens,
+        inference::embeddings, models::list, models::show, ops::healthz, ops::readyz, ops::metrics,
+    ),
+    tags(
+        (name = "Inference", description = "What applications call, with an API key"),
+        (name = "Keys", description = "Who may call"),
+        (name = "Providers", description = "Upstream accounts"),
+        (name = "Models", description = "Which names are offered, through whom, at what price"),
+        (name = "Request log", description = "What happened, request by request, and in sums"),
+        (name = "Administration", description = "About the admin API itself"),
+        (name = "Operations", description = "Health and metrics"),
+    ),
+)]
+struct Document;
+
+/// The document, as it is served and as it is kept in docs/openapi.json.
+pub fn document() -> Value {
+    let mut document = Document::openapi();
+    let mut administration = admin::documentation();
+    for item in administration.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.put, &mut item.post, &mut item.delete] {
+            operation.iter_mut().for_each(guarded);
+        }
+    }
+    document.merge(administration);
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("adminSecret", bearer("`ADMIN_SUPER_SECRET`"));
+    components.add_security_scheme("apiKey", bearer("An API key"));
+    components.add_security_scheme(
+        "xApiKey",
+        SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("x-api-key", "An API key"))),
+    );
+    components.add_security_scheme("metricsToken", bearer("`METRICS_BEARER_TOKEN`, when it is set"));
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+fn bearer(description: &str) -> SecurityScheme {
+    let mut scheme = Http::new(HttpAuthScheme::Bearer);
+    scheme.description = Some(description.to_owned());
+    SecurityScheme::Http(scheme)
+}
+
+/// What every admin operation has in common: the secret, and the errors that any of them may end in.
+fn guarded(operation: &mut Operation) {
+    operation.security = Some(vec![SecurityRequirement::new("adminSecret", Vec::<String>::new())]);
+    for (status, description) in [
+        ("401", "The admin secret is missing or wrong"),
+        (
+            "429",
+            "Too many wrong secrets; `Retry-After` says how long to wait. The right one is never refused",
+        ),
+        ("500", "The gateway failed; its log says why"),
+        ("503", "The database does not answer; try again"),
+    ] {
+        let content = Content::new(Some(Ref::from_schema_name("AdminError")));
+        let response =
+            ResponseBuilder::new().description(description).content("application/json", content).build();
+        operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
+    }
+}
+
+/// `/api/openapi.json` and `/api/docs`.
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let json: bytes::Bytes = format!("{:#}", document()).into();
+    let config = Config::new([JSON_PATH]).persist_authorization(true).try_it_out_enabled(true);
+    let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Router::from(SwaggerUi::new("/api/docs").config(config))
+        .route(JSON_PATH, get(move || std::future::ready(([json_type.clone()], json.clone()))))
+}
+
+/// An error in OpenAI's shape.
+#[derive(ToSchema)]
+#[schema(as = OpenAiError)]
+#[expect(dead_code, reason = "the shape of what the gateway writes as bytes")]
+pub(super) struct OpenAiError {
+    error: OpenAiErrorDetail,
+}
+
+/// What is wrong.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape of what the gateway writes as bytes")]
+struct OpenAiErrorDetail {
+    message: String,
+    r#type: String,
+    code: Option<String>,
+    param: Option<String>,
+}
+
+/// An error in Anthropic's shape.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape of what the gateway writes as bytes")]
+struct AnthropicError {
+    /// `error`.
+    r#type: String,
+    error: AnthropicErrorDetail,
+}
+
+/// What is wrong.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape of what the gateway writes as bytes")]
+struct AnthropicErrorDetail {
+    r#type: String,
+    message: String,
+}
+
+/// The inference routes. What the gateway does not read of a body is passed on, so only what it reads is described.
+#[expect(dead_code, reason = "documentation of routes whose handler is one for all formats")]
+mod inference {
+    use serde_json::Value;
+    use utoipa::ToSchema;
+
+    use super::{AnthropicError, OpenAiError};
+
+    macro_rules! inference_route {
+        (
+            $(#[doc = $doc:literal])+
+            $name:ident, $path:literal, $body:ident, $error:ident $(, $event_stream:literal)?
+        ) => {
+            $(#[doc = $doc])+
+            #[utoipa::path(
+                post, path = $path, tag = "Inference", request_body = $body,
+                params(
+                    ("X-NexusGate-Provider" = Option<String>, Header, description = "The provider to use"),
+                    ("X-NexusGate-ReqId" = Option<String>, Header,
+                        description = "Makes the request idempotent: one id, one answer"),
+                ),
+                security(("apiKey" = []), ("xApiKey" = [])),
+                responses(
+                    (status = 200, description = "The answer, or the stream that was asked for",
+                        content((Object = "application/json") $(, (String = $event_stream))?)),
+                    (status = 400, description = "The body cannot be routed, or the provider refused it", body = $error),
+                    (status = 401, description = "No API key, or one that is not valid", body = $error),
+                    (status = 404, description = "There is no such model", body = $error),
+                    (status = 409, description = "A request with this id is on its way", body = $error),
+                    (status = 413, description = "The body is too large", body = $error),
+                    (status = 429, description = "The key's limit, or the provider's, is reached", body = $error),
+                    (status = "4XX", description = "What the provider answered"),
+                    (status = 500, description = "The gateway, or the provider, failed", body = $error),
+                    (status = 502, description = "No provider answered", body = $error),
+                    (status = 503, description = "The gateway has too much to do, or is going", body = $error),
+                    (status = 504, description = "No provider answered in time", body = $error),
+                ),
+            )]
+            pub(super) fn $name() {}
+        };
+    }
+
+    inference_route!(
+        /// OpenAI Chat Completions.
+        chat_completions, "/v1/chat/completions", ChatRequest, OpenAiError, "text/event-stream"
+    );
+    inference_route!(
+        /// OpenAI Responses.
+        responses, "/v1/responses", ResponsesRequest, OpenAiError, "text/event-stream"
+    );
+    inference_route!(
+        /// Anthropic Messages.
+        messages, "/v1/messages", MessagesRequest, AnthropicError, "text/event-stream"
+    );
+    inference_route!(
+        /// Anthropic's token counting, where a provider of the model can. Neither limited nor logged.
+        count_tokens, "/v1/messages/count_tokens", MessagesRequest, AnthropicError
+    );
+    inference_route!(
+        /// OpenAI Embeddings.
+        embeddings, "/v1/embeddings", EmbeddingsRequest, OpenAiError
+    );
+
+    /// A Chat Completions request; all other fields are passed on.
+    #[derive(ToSchema)]
+    struct ChatRequest {
+        /// A system name, perhaps with `@provider` behind it.
+        model: String,
+        messages: Vec<Value>,
+        stream: Option<bool>,
+    }
+
+    /// A Responses request; all other fields are passed on.
+    #[derive(ToSchema)]
+    struct ResponsesRequest {
+        /// A system name, perhaps with `@provider` behind it.
+        model: String,
+        input: Value,
+        stream: Option<bool>,
+    }
+
+    /// A Messages request; all other fields are passed on.
+    #[derive(ToSchema)]
+    struct MessagesRequest {
+        /// A system name, perhaps with `@provider` behind it.
+        model: String,
+        #[schema(minimum = 1)]
+        max_tokens: u32,
+        messages: Vec<Value>,
+        stream: Option<bool>,
+    }
+
+    /// An Embeddings request; all other fields are passed on.
+    #[derive(ToSchema)]
+    struct EmbeddingsRequest {
+        /// A system name, perhaps with `@provider` behind it.
+        model: String,
+        /// A text, several, or tokens.
+        input: Value,
+    }
+}

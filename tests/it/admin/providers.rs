@@ -1,0 +1,142 @@
+//! Providers over HTTP.
+
+use serde_json::{Value, json};
+
+use super::Administrator;
+use crate::support::TestApp;
+use crate::support::app::MODEL;
+
+const KEY: &str = "sk-upstream-0123456789-tail";
+
+#[tokio::test]
+async fn a_provider_is_used_from_the_next_request_on() {
+    let app = TestApp::builder().setting("SNAPSHOT_REFRESH_INTERVAL", "1h").spawn().await;
+    let admin = Administrator(&app);
+    let body = json!({ "name": "beta", "baseUrl": app.provider().base_url(), "apiKey": KEY });
+    let made = admin.post("/providers", body).await.ok();
+    assert_eq!((&made["type"], &made["apiKey"]), (&json!("openai"), &json!("sk-…tail")));
+    assert_eq!((&made["askStreamUsage"], &made["proxyEnabled"]), (&json!(true), &json!(false)));
+    let id = &made["id"];
+    let model = admin
+        .post("/models", json!({ "providerId": id, "systemName": "fresh", "inputPrice": 1.5 }))
+        .await
+        .ok();
+    assert_eq!(
+        (&model["modelType"], &model["weight"], &model["remoteId"]),
+        (&json!("chat"), &json!(1), &Value::Null)
+    );
+    assert_eq!(app.chat("fresh").send().await.status(), 200);
+    let calls = app.provider().calls();
+    assert_eq!(calls.last().expect("a call").header("authorization"), Some(format!("Bearer {KEY}").as_str()));
+    let listed = admin.get(&format!("/providers/{id}/models")).await.ok();
+    assert_eq!(listed, json!([model]));
+
+    // The masked key keeps the key; another replaces it; null removes it.
+    for (given, sent) in [
+        (json!({ "apiKey": "sk-…tail", "comment": "changed" }), Some(KEY)),
+        (json!({ "comment": null }), Some(KEY)),
+        (json!({ "apiKey": "another" }), Some("another")),
+        (json!({ "apiKey": "" }), None),
+    ] {
+        let changed = admin.put(&format!("/providers/{id}"), given.clone()).await.ok();
+        assert_eq!(changed["apiKey"].is_null(), sent.is_none(), "{given}");
+        assert_eq!(app.chat("fresh").send().await.status(), 200);
+        let calls = app.provider().calls();
+        let sent = sent.map(|sent| format!("Bearer {sent}"));
+        assert_eq!(calls.last().expect("a call").header("authorization"), sent.as_deref(), "{given}");
+    }
+    assert_eq!(admin.get(&format!("/providers/{id}")).await.ok()["name"], "beta");
+
+    assert_eq!(admin.delete(&format!("/providers/{id}")).await.ok(), json!({ "success": true }));
+    assert_eq!(app.chat("fresh").send().await.status(), 404, "its models went with it");
+    admin.get(&format!("/providers/{id}")).await.refused(404, "not_found", None);
+    admin.get(&format!("/models/{}", model["id"])).await.refused(404, "not_found", None);
+    admin.delete(&format!("/providers/{id}")).await.refused(404, "not_found", None);
+    assert_eq!(app.chat(MODEL).send().await.status(), 200);
+}
+
+#[tokio::test]
+async fn proxies_are_shown_without_their_password() {
+    let app = TestApp::spawn().await;
+    let admin = Administrator(&app);
+    let body = json!({ "name": "beta", "baseUrl": "http://h/v1", "proxyUrl": "http://me:hush@proxy:3128" });
+    let made = admin.post("/providers", body).await.ok();
+    assert_eq!(
+        (&made["proxyUrl"], &made["proxyEnabled"]),
+        (&json!("http://me:***@proxy:3128/"), &json!(true))
+    );
+    let path = format!("/providers/{}", made["id"]);
+    let proxy = || async {
+        use nexusgate::store::crypt::EncryptionKey;
+        use nexusgate::store::{Cipher, providers};
+        let key = EncryptionKey::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+            .expect("the key of the tests");
+        let cipher = Cipher::new(&key);
+        let id = made["id"].as_i64().expect("an id");
+        let stored = providers::get(app.running().database(), id).await.expect("stored");
+        stored.proxy_url(&cipher).expect("readable").map(|url| url.expose().to_owned())
+    };
+    admin.put(&path, json!({ "proxyUrl": made["proxyUrl"], "proxyEnabled": false })).await.ok();
+    assert_eq!(proxy().await.as_deref(), Some("http://me:hush@proxy:3128"));
+    admin.put(&path, json!({ "proxyUrl": null })).await.ok();
+    assert_eq!(proxy().await, None);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let app = TestApp::spawn().await;
+    let admin = Administrator(&app);
+    let good = json!({ "name": "beta", "baseUrl": "https://api.example.com/v1" });
+    for (field, value) in [
+        ("name", json!("")),
+        ("name", json!("a\\b")),
+        ("name", json!(" a")),
+        ("name", json!("x".repeat(129))),
+        ("name", json!(null)),
+        ("type", json!("nonsense")),
+        ("baseUrl", json!("nonsense")),
+        ("baseUrl", json!("ftp://h")),
+        ("baseUrl", json!("https://user:hush@h/v1")),
+        ("baseUrl", json!(5)),
+        ("apiKey", json!("two\nlines")),
+        ("apiKey", json!(["list"])),
+        ("apiVersion", json!("ключ")),
+        ("comment", json!("\u{0}")),
+        ("proxyUrl", json!("socks5://proxy")),
+        ("proxyUrl", json!("proxy:3128")),
+        ("proxyEnabled", json!("yes")),
+        ("maxConcurrency", json!(0)),
+        ("maxConcurrency", json!(1.5)),
+    ] {
+        let mut body = good.clone();
+        body[field] = value.clone();
+        let said = admin.post("/providers", body.clone()).await.refused(400, "invalid_request", Some(field));
+        assert!(!said.contains("hush"), "{said}");
+        if !value.is_null() {
+            let id = admin.get("/providers").await.ok()[0]["id"].clone();
+            admin.put(&format!("/providers/{id}"), json!({ field: value })).await.refused(
+                400,
+                "invalid_request",
+                Some(field),
+            );
+        }
+    }
+    for missing in ["name", "baseUrl"] {
+        let mut body = good.clone();
+        body.as_object_mut().expect("an object").remove(missing);
+        admin.post("/providers", body).await.refused(400, "invalid_request", Some(missing));
+    }
+    admin.post("/providers", json!(["name"])).await.refused(400, "invalid_request", None);
+    admin.post("/providers", json!({ "name": "alpha", "baseUrl": "http://h" })).await.refused(
+        409,
+        "already_exists",
+        Some("name"),
+    );
+    let beta = admin.post("/providers", good).await.ok();
+    admin.put(&format!("/providers/{}", beta["id"]), json!({ "name": "alpha" })).await.refused(
+        409,
+        "already_exists",
+        Some("name"),
+    );
+    admin.put("/providers/999", json!({ "name": "x" })).await.refused(404, "not_found", None);
+}

@@ -1,0 +1,32 @@
+//! The OpenAPI document and Swagger UI.
+
+use std::path::Path;
+
+use crate::support::TestApp;
+
+#[test]
+fn the_document_is_checked_in() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let kept = std::fs::read_to_string(&path).expect("docs/openapi.json");
+    let now = format!("{:#}\n", nexusgate::app::openapi());
+    assert!(kept == now, "docs/openapi.json has drifted: nexusgate openapi > docs/openapi.json");
+}
+
+#[tokio::test]
+async fn it_is_served_and_can_be_read() {
+    let app = TestApp::spawn().await;
+    let response = app.http.get(app.url("/api/openapi.json")).send().await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let served: serde_json::Value = response.json().await.expect("JSON");
+    assert_eq!(served, nexusgate::app::openapi());
+    assert_eq!(served["openapi"], "3.1.0");
+    for path in ["/v1/chat/completions", "/v1/models", "/metrics", "/api/admin/apiKey"] {
+        assert!(served["paths"][path].is_object(), "{path}");
+    }
+    let page = app.http.get(app.url("/api/docs")).send().await.expect("an answer");
+    assert!(page.status().is_success());
+    assert!(page.text().await.expect("HTML").contains("swagger-ui"));
+    let script = app.http.get(app.url("/api/docs/swagger-ui-bundle.js")).send().await.expect("an answer");
+    assert!(script.status().is_success());
+    assert!(script.bytes().await.expect("a script").len() > 100_000);
+}
