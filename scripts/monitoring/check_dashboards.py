@@ -168,6 +168,10 @@ def main() -> int:
     overview = next(board for board in boards if board.uid == "nexusgate-overview")
     if len(overview.panels) < OVERVIEW_AT_LEAST:
         problems.append(f"Overview has {len(overview.panels)} panels; the reference has {OVERVIEW_AT_LEAST}")
+    page = catalog.ROOT / "docs" / "MONITORING.md"
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text()):
+        if not (page.parent / picture).exists():
+            problems.append(f"{page.name}: no picture {picture}")
     answers = {panel.title for panel in overview.panels}
     problems += [
         f"Overview does not answer the reference's {question!r}: no panel {answer!r}"

@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import dates, ticker  # noqa: E402
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.patches import Rectangle  # noqa: E402
 
 import dashboards  # noqa: E402
@@ -38,6 +39,9 @@ PALETTE = (
     "#e0b400", "#1f60c4", "#ca95e5", "#fa6400", "#96d98d",
 )  # fmt: skip
 
+#: Grafana's "Oranges" on a dark ground.
+EMBERS = LinearSegmentedColormap.from_list("embers", ["#33261c", "#8a4a12", "#ff9830", "#ffe3b8"])
+
 plt.rcParams.update({
     "font.family": "DejaVu Sans", "font.size": 7.5, "text.color": TEXT, "axes.edgecolor": EDGE, "axes.facecolor": CARD,
     "xtick.color": DIM, "ytick.color": DIM, "axes.labelcolor": DIM, "figure.facecolor": BACK, "timezone": "UTC",
@@ -47,9 +51,14 @@ plt.rcParams.update({
 # --- words and numbers ---------------------------------------------------------------------------------------------
 
 
+def significant(value: float) -> str:
+    """Three digits, and no powers of ten."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def scaled(value: float, steps: Sequence[tuple[float, str]]) -> str:
     factor, suffix = next((step for step in steps if abs(value) >= step[0]), steps[-1])
-    return f"{value / factor:.3g}{suffix}"
+    return f"{significant(value / factor)}{suffix}"
 
 
 def words(value: float, unit: str, decimals: int | None = None) -> str:
@@ -58,19 +67,21 @@ def words(value: float, unit: str, decimals: int | None = None) -> str:
         return "–"
     if unit in ("percentunit", "percent"):
         percent = value * 100 if unit == "percentunit" else value
-        return f"{percent:.{decimals}f} %" if decimals is not None else f"{percent:.3g} %"
+        return f"{percent:,.{decimals}f} %" if decimals is not None else f"{significant(percent)} %"
     if unit == "currencyUSD":
-        return f"${value:.{decimals}f}" if decimals is not None else f"${value:.3g}"
+        return f"${value:,.{decimals}f}" if decimals is not None else f"${significant(value)}"
     if unit == "s":
         return scaled(value, ((86400, " d"), (3600, " h"), (60, " min"), (1, " s"), (1e-3, " ms"), (1e-6, " µs"))) if value else "0 s"
     if unit == "bytes":
         return scaled(value, ((2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB"), (1, " B")))
     suffix = {"reqps": " req/s", "cps": " /s", "wps": " rows/s"}.get(unit, "")
-    if decimals is not None and abs(value) < 1e4:
+    if unit == "locale":
+        return f"{value:,.{decimals or 0}f}"
+    if decimals is not None and abs(value) < 1e3:
         return f"{value:.{decimals}f}{suffix}"
-    if abs(value) >= 1e4:
+    if abs(value) >= 1e3:
         return scaled(value, ((1e9, " G"), (1e6, " M"), (1e3, " K"))) + suffix
-    return f"{value:.3g}{suffix}"
+    return f"{significant(value)}{suffix}"
 
 
 def legend_of(target: dashboards.Target, one: dict[str, Any]) -> str:
@@ -88,9 +99,17 @@ def color_at(value: float, steps: Sequence[dict[str, Any]]) -> str:
     return COLORS.get(name, name)
 
 
-def points(one: dict[str, Any]) -> tuple[list[datetime], list[float]]:
-    moments = [datetime.fromtimestamp(float(moment), UTC) for moment, _ in one["values"]]
-    return moments, [float(value) for _, value in one["values"]]
+def points(one: dict[str, Any], step: float = math.inf) -> tuple[list[datetime], list[float]]:
+    """Moments and values; where more than a step is missing, NaN, so that no line crosses the gap."""
+    moments, values = [], []
+    for moment, value in one["values"]:
+        moment = datetime.fromtimestamp(float(moment), UTC)
+        if moments and (moment - moments[-1]).total_seconds() > 1.5 * step:
+            moments.append(moments[-1] + (moment - moments[-1]) / 2)
+            values.append(math.nan)
+        moments.append(moment)
+        values.append(float(value))
+    return moments, values
 
 
 class Style:
@@ -218,7 +237,8 @@ def number(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: f
 def lines(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: float, width: float, height: float) -> None:
     custom, style = defaults(panel).get("custom", {}), Style(panel)
     mode = custom.get("stacking", {}).get("mode", "none")
-    named = [(legend_of(target, one), *points(one)) for target, series in answers for one in series]
+    step = page.window.step if mode == "none" else math.inf
+    named = [(legend_of(target, one), *points(one, step)) for target, series in answers for one in series]
     per_row = 1 if width < 300 else 2 if width < 560 else 3
     shown = named[: per_row * (4 if width > 560 else 5)]
     legend_rows = math.ceil(len(shown) / per_row)
@@ -254,7 +274,7 @@ def lines(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: fl
         known = [value for value in values if not math.isnan(value)]
         mean = words(sum(known) / len(known), panel.unit) if known else "–"
         page.text(legend_x, legend_y + 1, "▬", size=6.5, color=style.color(name))
-        room = int((column - 20) / 5.3) - len(mean) - 2
+        room = int((column - 34) / 5.6) - len(mean) - 1
         label = name if len(name) <= room else name[: room - 1] + "…"
         page.text(legend_x + 13, legend_y, f"{label}", size=7)
         page.text(legend_x + column - 14, legend_y, mean, size=7, color=DIM, ha="right")
@@ -282,7 +302,9 @@ def stacked(axes: Axes, named: list, style: Style, *, share: bool, bars: bool) -
 def timeline(page: Page, axes: Axes, unit: str) -> None:
     start, end = (datetime.fromtimestamp(moment, UTC) for moment in (page.window.start, page.window.end))
     axes.set_xlim(start, end)
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=7))
+    minutes = (page.window.end - page.window.start) / 60
+    every = next((step for step in (1, 2, 5, 10, 15, 30, 60) if minutes / step <= 7), 120)
+    axes.xaxis.set_major_locator(dates.MinuteLocator(byminute=range(0, 60, every)) if every < 60 else dates.HourLocator())
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     if axes.get_yscale() == "log":
         axes.yaxis.set_minor_locator(ticker.NullLocator())
@@ -351,7 +373,7 @@ def heat(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: flo
         below = row
     axes = page.axes(x + 52, y + 4, width - 64, height - 30)
     edges = [*range(len(series) + 1)]
-    axes.pcolormesh(moments, edges[:-1], cells, cmap="inferno", shading="nearest", vmin=0)
+    axes.pcolormesh(moments, edges[:-1], cells, cmap=EMBERS, shading="nearest", vmin=0)
     timeline(page, axes, panel.unit)
     axes.set_yticks(edges[:-1], [one["metric"]["le"].replace("+Inf", "∞") for one in series], fontsize=5.5)
     axes.grid(False)
@@ -437,25 +459,17 @@ def alert_story(server: stack.Prometheus, window: grafana.Window, path: Path) ->
     page = type("Shared", (), {"window": window})
     bands(all_axes[0], ask("nexusgate_provider_up"), "provider", {1: COLORS["green"], 0: COLORS["red"]})
     all_axes[0].set_title("Circuit breaker: green while it lets traffic through", loc="left", size=8.5, weight="bold")
-    style = Style.__new__(Style)
-    style.fixed, style.dashed, style.next = {"completed": COLORS["green"], "failed": COLORS["red"]}, [], 0
-    named = [
-        (one["metric"]["provider"] + " (" + one["metric"]["outcome"] + ")", *points(one))
-        for one in ask("sum by (provider, outcome) (rate(nexusgate_failovers_total[30s])) > 0")
-    ]
-    for name, moments, values in named:
-        all_axes[1].plot(moments, values, ".-", markersize=3, color=style.color(name), linewidth=1, label=name)
-    all_axes[1].set_title("Failovers a second, by the provider that was left and why", loc="left", size=8.5, weight="bold")
+    calls = [(one["metric"]["provider"], *points(one)) for one in ask("sum by (provider) (rate(nexusgate_upstream_attempts_total[30s]))")]
+    graph(all_axes[1], calls, ("#5794f2", "#b877d9"))
+    all_axes[1].set_title("Calls a second, by provider", loc="left", size=8.5, weight="bold")
     statuses = [
-        (one["metric"]["status"], *points(one))
-        for one in ask('sum by (status) (rate(nexusgate_completions_total{status=~"completed|failed"}[30s]))')
+        (f"{one['metric']['model']} {one['metric']['status']}", *points(one))
+        for one in ask('sum by (model, status) (rate(nexusgate_completions_total{status=~"completed|failed"}[30s]))')
     ]
-    for name, moments, values in statuses:
-        all_axes[2].plot(moments, values, color=style.color(name), linewidth=1.2, label=name)
-    all_axes[2].set_title("What callers got: completions a second", loc="left", size=8.5, weight="bold")
-    for axes in all_axes[1:3]:
-        axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", fontsize=7, frameon=False, ncols=4)
+    colors = {"completed": iter(("#73bf69", "#37872d", "#96d98d")), "failed": iter(("#ff9830", "#f2495c", "#c4162a"))}
+    graph(all_axes[2], statuses, [next(colors[name.split()[-1]]) for name, _, _ in statuses])
+    title = "What callers got: completions a second (o4-mini has no other provider)"
+    all_axes[2].set_title(title, loc="left", size=8.5, weight="bold")
     alerts = ask('ALERTS{alertname=~"NexusGate(ProviderDown|ProviderErrors|FailoverStorm|ErrorBudgetFastBurn)"}')
     merged: dict[str, dict[str, Any]] = {}
     for one in alerts:
@@ -478,6 +492,13 @@ def alert_story(server: stack.Prometheus, window: grafana.Window, path: Path) ->
         axes.grid(False)
     figure.savefig(path, facecolor=BACK)
     plt.close(figure)
+
+
+def graph(axes: Axes, named: list, colors: Sequence[str]) -> None:
+    for (name, moments, values), color in zip(named, colors, strict=True):
+        axes.plot(moments, values, color=color, linewidth=1.3, label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", fontsize=7, frameon=False, ncols=4)
 
 
 def bands(axes: Axes, series: Series, label: str, colors: dict[int, str], step: float = 5) -> None:

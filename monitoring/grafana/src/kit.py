@@ -94,7 +94,13 @@ def _targets(panel, queries: Sequence[Query], *, instant: bool, fmt: prm.PromQue
         panel.with_target(query.instant() if instant else query.range())
 
 
+def _unit(unit: str, decimals: int | None) -> str:
+    """Whole numbers in full: `short` would write 9909 as 10 K."""
+    return "locale" if unit == "short" and decimals == 0 else unit
+
+
 def _base(panel, title: str, description: str, unit: str, width: int, height: int, decimals: int | None):
+    unit = _unit(unit, decimals)
     panel.title(title).description(description).unit(unit).span(width).height(height).datasource(SOURCE)
     if decimals is not None:
         panel.decimals(decimals)
@@ -343,7 +349,7 @@ def grid(
         # What Grafana calls the values of a query; where there is only one, it leaves the letter out.
         renamed["Value" if len(columns) == 1 else f"Value #{chr(ord('A') + index)}"] = column.name
         values = [
-            dm.DynamicConfigValue(id_val="unit", value=column.unit),
+            dm.DynamicConfigValue(id_val="unit", value=_unit(column.unit, column.decimals)),
             dm.DynamicConfigValue(id_val="decimals", value=column.decimals),
         ]
         if column.thresholds:

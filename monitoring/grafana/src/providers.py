@@ -41,6 +41,8 @@ FAULTS = 'outcome=~"connect|timeout|http_5xx|protocol|stream_cut"'
 COUNTED = 'outcome!="cancelled"'
 # Requests that were not answered from the request log.
 CALLED = 'status!="cache_hit"'
+# What a provider is left for (a 408 among the http_4xx); the others end the request there, and would only fill the legend.
+LEFT_FOR = 'outcome!~"ok|cancelled"'
 
 
 def at_a_glance():
@@ -184,7 +186,7 @@ def failover():
         lines(
             "Failovers by provider left",
             "Which provider requests leave, and why.",
-            [(total(rate(FAILOVERS, PROVIDER, MODEL), "provider", "outcome"), "{{provider}} ({{outcome}})")],
+            [(total(rate(FAILOVERS, PROVIDER, MODEL, LEFT_FOR), "provider", "outcome"), "{{provider}} ({{outcome}})")],
             unit="reqps",
             stacked=True,
         ),
