@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod catalog;
 mod demo;
 mod healthcheck;
@@ -56,6 +57,7 @@ fn execute(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(matches),
         Some(("demo", matches)) => demo::run(matches),
+        Some((name @ ("keys" | "providers" | "models"), matches)) => admin::run(name, matches),
         Some(("migrate", matches)) => migrate::run(matches),
         Some(("check-config", matches)) => serve::check(matches),
         Some(("healthcheck", matches)) => healthcheck::run(matches),
@@ -120,6 +122,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommands([serve, demo, migrate, check, healthcheck, rotate, catalog, settings, openapi])
+        .subcommands(admin::commands())
 }
 
 /// A runtime with one worker for each core.

@@ -1,0 +1,116 @@
+//! Talking to a gateway's admin API.
+
+use std::time::Duration;
+
+use clap::ArgMatches;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+use url::Url;
+
+use super::super::CliError;
+
+/// `providers test` waits for a provider; everything else answers at once.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Calls the admin API of one gateway.
+pub(super) struct AdminClient {
+    http: Client,
+    base: Url,
+    secret: String,
+}
+
+impl AdminClient {
+    /// Reads where the gateway is, and its secret, from the flags or the environment.
+    pub(super) fn new(matches: &ArgMatches) -> Result<Self, CliError> {
+        let text = matches.get_one::<String>("url").map_or("", String::as_str);
+        let base = Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| CliError::Other("NEXUSGATE_URL: expected http://… or https://…".to_owned()))?;
+        let secret = matches.get_one::<String>("admin-secret").filter(|secret| !secret.is_empty()).cloned();
+        let secret = secret.ok_or_else(|| {
+            CliError::Other("ADMIN_SUPER_SECRET is not set: the secret of the gateway's admin API".to_owned())
+        })?;
+        // reqwest takes the process' own TLS provider; a second call finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = Client::builder().timeout(TIMEOUT).build().map_err(unreachable)?;
+        Ok(Self { http, base, secret })
+    }
+
+    pub(super) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, CliError> {
+        self.call(Method::GET, path, query, None).await
+    }
+
+    pub(super) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, CliError> {
+        self.call(Method::POST, path, &[], Some(body)).await
+    }
+
+    /// Asks for a report, which is one whether it is good news (200) or not (502).
+    pub(super) async fn report(&self, path: &[&str]) -> Result<Value, CliError> {
+        let (status, answer) = self.send(Method::POST, path, &[], None).await?;
+        let is_report = answer["success"].is_boolean();
+        if status.is_success() || is_report { Ok(answer) } else { Err(refused(status, &answer)) }
+    }
+
+    pub(super) async fn delete(&self, path: &[&str]) -> Result<Value, CliError> {
+        self.call(Method::DELETE, path, &[], None).await
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Value, CliError> {
+        let (status, answer) = self.send(method, path, query, body).await?;
+        if status.is_success() { Ok(answer) } else { Err(refused(status, &answer)) }
+    }
+
+    /// `path` are segments below `/api/admin`, not yet escaped. What is not JSON is answered as null.
+    async fn send(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), CliError> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "admin"]).extend(path);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = self.http.request(method, url).bearer_auth(&self.secret);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+    }
+}
+
+/// The gateway's own words, if it had any.
+fn refused(status: StatusCode, answer: &Value) -> CliError {
+    let error = &answer["error"];
+    let message = error["message"].as_str().or_else(|| error.as_str()).or_else(|| answer["message"].as_str());
+    CliError::Other(match message {
+        Some(message) => format!("{message} ({status})"),
+        None => format!("the gateway answered {status}"),
+    })
+}
+
+/// Without the URL, which may name a key; with the causes, which say what is wrong.
+fn unreachable(error: reqwest::Error) -> CliError {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    CliError::Other(text)
+}
