@@ -19,13 +19,13 @@ use crate::domain::label::{ApiFormat, RejectReason, Status};
 use crate::domain::record::{Call, RequestRecord};
 use crate::limit::{Lock, LockGuard};
 use crate::store::request_log::{self, LogRow};
-use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
-use crate::wire::sse::SseScanner;
+use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer};
 
 use super::Gateway;
 use super::body::GatewayBody;
 use super::dispatch::Job;
 use super::finish::FinishGuard;
+use super::reading::fold;
 use super::refusal::Refusal;
 
 const HEADER: &str = "x-nexusgate-reqid";
@@ -273,16 +273,6 @@ fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
     let mut events = BytesMut::new();
     answer_to_stream(asked, &answer, include_usage, &mut events).ok()?;
     Some(events.freeze())
-}
-
-/// The whole answer that an event stream brought.
-fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
-    let mut read: Vec<(Option<String>, String)> = Vec::new();
-    let mut scanner = SseScanner::new();
-    scanner.feed(events, |event| read.push((event.event.map(str::to_owned), event.data.to_owned()))).ok()?;
-    scanner.finish(|event| read.push((event.event.map(str::to_owned), event.data.to_owned())));
-    let events = read.iter().map(|(event, data)| (event.as_deref(), data.as_str()));
-    stream_to_answer(format, events).ok().map(Bytes::from)
 }
 
 #[cfg(test)]

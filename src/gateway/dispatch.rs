@@ -16,7 +16,7 @@ use crate::wire::head::RequestHead;
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::exchange::{Answer, Failure, UpstreamAnswer};
+use super::exchange::{Answer, EVENT_STREAM, Failure, UpstreamAnswer};
 use super::finish::FinishGuard;
 use super::refusal::error_response;
 use super::relay::Relay;
@@ -139,10 +139,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
             let headers = response.headers_mut();
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
             if converts {
-                headers.insert(
-                    header::CONTENT_TYPE,
-                    HeaderValue::from_static("text/event-stream; charset=utf-8"),
-                );
+                headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
             }
             response
         }

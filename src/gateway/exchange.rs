@@ -12,8 +12,8 @@ use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
 use crate::provider::{SendError, classify, headers, is_retriable, outcome_of_status};
-use crate::wire::answer::{Observed, observe_answer};
-use crate::wire::convert::{AnswerContext, ConvertError, convert_answer, convert_error};
+use crate::wire::answer::Observed;
+use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
 
 use super::Gateway;
@@ -23,12 +23,16 @@ use super::dispatch::Job;
 use super::finish::FinishGuard;
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
+use super::reading::{as_stream, fails_at_once, fold, read_whole};
 use super::refusal::error_format;
 use super::transform::Transform;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
 pub(super) const MAX_ERROR: usize = 1 << 20;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// A good answer.
 #[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is moved twice")]
@@ -57,13 +61,13 @@ pub(super) struct Failure {
     pub(super) answer: Option<UpstreamAnswer>,
     /// No provider could even be tried.
     pub(super) no_provider: bool,
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     /// Instead of what follows from the outcome.
-    code: Option<&'static str>,
+    pub(super) code: Option<&'static str>,
 }
 
 impl Failure {
-    fn new(outcome: Outcome, retriable: bool) -> Self {
+    pub(super) fn new(outcome: Outcome, retriable: bool) -> Self {
         Self {
             outcome,
             retriable,
@@ -111,10 +115,10 @@ impl Failure {
 
 /// An answer that is passed on though it is an error.
 pub(super) struct UpstreamAnswer {
-    head: http::response::Parts,
-    body: Bytes,
+    pub(super) head: http::response::Parts,
+    pub(super) body: Bytes,
     /// The provider's format; `None`: it is in the caller's already.
-    format: Option<ApiFormat>,
+    pub(super) format: Option<ApiFormat>,
 }
 
 impl UpstreamAnswer {
@@ -123,6 +127,8 @@ impl UpstreamAnswer {
         let body = match (call, self.format) {
             (Call::Completion(client), Some(provider)) if error_shape(client) != error_shape(provider) => {
                 self.head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                // A proxy's error may be compressed in spite of what was asked; what is written here is not.
+                self.head.headers.remove(header::CONTENT_ENCODING);
                 convert_error(provider, client, self.head.status.as_u16(), &self.body).into()
             }
             _ => self.body,
@@ -160,14 +166,20 @@ impl Gateway {
             Ok(Received::Stream { head, first, upstream }) => {
                 Ok(Answer::Stream { head, first, upstream, transform, attempt })
             }
-            Ok(Received::Whole { head, body }) => match read_whole(job, target, context.as_ref(), body) {
-                Some((body, observed)) => {
+            Ok(Received::Whole { mut head, body }) => match read_whole(job, target, context.as_ref(), body) {
+                Ok((mut body, observed)) => {
                     attempt.finish(Outcome::Ok);
+                    if let Some(events) = as_stream(job, &body) {
+                        body = events;
+                        head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
+                    } else if context.is_some() {
+                        head.headers.insert(header::CONTENT_TYPE, JSON);
+                    }
                     Ok(Answer::Whole { head, body, observed })
                 }
-                None => {
-                    attempt.finish(Outcome::Protocol);
-                    Err(Failure::new(Outcome::Protocol, true))
+                Err(failure) => {
+                    attempt.finish(failure.outcome);
+                    Err(failure)
                 }
             },
             Err(failure) => {
@@ -207,11 +219,21 @@ impl Gateway {
             // The gateway asked for plain bytes and can read no others.
             return Err(Failure::new(Outcome::Protocol, true));
         }
-        if events && job.call != Call::Embedding {
-            let first = first_chunk(&mut upstream).await.ok_or(Failure::new(Outcome::StreamCut, true))?;
-            return Ok(Received::Stream { head, first, upstream });
+        let cut = || Failure::new(Outcome::StreamCut, true);
+        let format = target.provider.kind.chat_format();
+        if events && job.stream {
+            let first = first_chunk(&mut upstream).await.ok_or_else(cut)?;
+            return match fails_at_once(job.call, format, &first) {
+                Some(failure) => Err(failure),
+                None => Ok(Received::Stream { head, first, upstream }),
+            };
         }
-        let body = collect(upstream, MAX_ANSWER).await.ok_or(Failure::new(Outcome::StreamCut, true))?;
+        let mut body = collect(upstream, MAX_ANSWER).await.ok_or_else(cut)?;
+        if events && job.call != Call::Embedding {
+            // Some providers can only stream, whatever they are asked.
+            body = fold(format, &body).ok_or(Failure::new(Outcome::Protocol, true))?;
+            head.headers.insert(header::CONTENT_TYPE, JSON);
+        }
         Ok(Received::Whole { head, body })
     }
 }
@@ -242,24 +264,9 @@ async fn read_error(
         retry_after,
         answer: answer.filter(|_| outcome != Outcome::Protocol),
         status: Some(status),
-        ..Failure::new(outcome, is_retriable(status))
+        // A redirection is as good as no answer; another provider may give one.
+        ..Failure::new(outcome, outcome == Outcome::Protocol || is_retriable(status))
     }
-}
-
-/// What a whole answer says, and the answer as the client gets it; `None` when it is not what its format promises.
-fn read_whole(
-    job: &Job,
-    target: &Target,
-    context: Option<&AnswerContext>,
-    body: Bytes,
-) -> Option<(Bytes, Observed)> {
-    let (Call::Completion(client), Some(context)) = (job.call, context) else {
-        return observe_answer(job.call, &body).ok().map(|observed| (body, observed));
-    };
-    let provider = target.provider.kind.chat_format();
-    let observed = observe_answer(Call::Completion(provider), &body).ok()?;
-    let converted = convert_answer(provider, client, &body, context).ok()?;
-    Some((converted.into(), observed))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

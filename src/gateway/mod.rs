@@ -16,6 +16,7 @@ pub mod journal;
 mod log_row;
 mod prepare;
 pub mod probe;
+mod reading;
 pub mod refusal;
 mod relay;
 pub mod request_log;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, Limited};
 
 use crate::domain::label::{ApiFormat, RejectReason};
@@ -54,8 +54,24 @@ pub(super) async fn count_tokens(State(state): State<HttpState>, headers: Header
     answer.await.unwrap_or_else(|refusal| refusal.into_response(call)).map(Body::new)
 }
 
+/// Why a compressed body is not read: no SDK sends one, and a small one may unfold to any size (RFC 9110 § 15.5.16).
+fn encoded(headers: &HeaderMap) -> Option<Refusal> {
+    let coding = headers.get(header::CONTENT_ENCODING)?;
+    if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+        return None;
+    }
+    let mut refusal =
+        Refusal::new(RejectReason::InvalidRequest, "The request body must be sent without a content coding.");
+    refusal.error.status = 415;
+    refusal.headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    Some(refusal)
+}
+
 /// The whole body, of at most `max` bytes.
 async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Refusal> {
+    if let Some(refusal) = encoded(headers) {
+        return Err(refusal);
+    }
     let too_large =
         || Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."));
     let announced =

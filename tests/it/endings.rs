@@ -128,10 +128,19 @@ async fn malformed_answer() {
     for stream in [false, true] {
         let app = TestApp::spawn().await;
         app.provider().always(Reply::garbage());
-        send(&app, stream).await;
-        let error = if stream { "malformed_stream" } else { "protocol" };
-        check(&app, Expected { status: "failed", outcome: Some("protocol"), error: Some(error) }).await;
+        assert_eq!(send(&app, stream).await, Some(StatusCode::BAD_GATEWAY));
+        check(&app, Expected { status: "failed", outcome: Some("protocol"), error: Some("protocol") }).await;
     }
+}
+
+#[tokio::test]
+async fn malformed_in_the_middle() {
+    let app = TestApp::spawn().await;
+    let good = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"well\"}}]}\n\n";
+    app.provider().always(Reply::raw_stream([good, "data: {\"choices\":[{\"del\n\n", "data: [DONE]\n\n"]));
+    assert_eq!(send(&app, true).await, Some(StatusCode::OK));
+    check(&app, Expected { status: "failed", outcome: Some("protocol"), error: Some("malformed_stream") })
+        .await;
 }
 
 #[tokio::test]

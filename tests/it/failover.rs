@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use nexusgate::demo::provider::{Gate, Reply, ScriptedProvider};
+use nexusgate::demo::provider::{Gate, RefusedPort, Reply, ScriptedProvider};
+use nexusgate::domain::label::ApiFormat;
+use nexusgate::domain::provider::ProviderKind;
 use serde_json::Value;
 
 use crate::support::TestApp;
 use crate::support::app::MODEL;
+use crate::support::scrape::Scrape;
 
 /// A way for a provider to fail.
 struct Fault {
     name: &'static str,
-    reply: fn(&Gate) -> Reply,
+    /// `None`: nobody listens at its port.
+    reply: Option<fn(&Gate) -> Reply>,
     /// How the attempt is counted.
     outcome: &'static str,
     /// What the client gets when every provider fails like this.
@@ -25,8 +29,16 @@ struct Fault {
 
 const FAULTS: &[Fault] = &[
     Fault {
+        name: "refuses the connection",
+        reply: None,
+        outcome: "connect",
+        status: 502,
+        last_tries: 2.0,
+        too_late: false,
+    },
+    Fault {
         name: "drops the connection",
-        reply: |_| Reply::dropped(),
+        reply: Some(|_| Reply::dropped()),
         outcome: "stream_cut",
         status: 502,
         last_tries: 2.0,
@@ -34,7 +46,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "times out",
-        reply: |gate| Reply::text("late").held_by(gate),
+        reply: Some(|gate| Reply::text("late").held_by(gate)),
         outcome: "timeout",
         status: 504,
         last_tries: 1.0,
@@ -42,7 +54,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "429 with Retry-After",
-        reply: |_| Reply::rate_limited(Duration::from_secs(30)),
+        reply: Some(|_| Reply::rate_limited(Duration::from_secs(30))),
         outcome: "http_429",
         status: 429,
         last_tries: 1.0,
@@ -50,7 +62,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "500",
-        reply: |_| Reply::status(StatusCode::INTERNAL_SERVER_ERROR),
+        reply: Some(|_| Reply::status(StatusCode::INTERNAL_SERVER_ERROR)),
         outcome: "http_5xx",
         status: 500,
         last_tries: 2.0,
@@ -58,7 +70,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "503",
-        reply: |_| Reply::status(StatusCode::SERVICE_UNAVAILABLE),
+        reply: Some(|_| Reply::status(StatusCode::SERVICE_UNAVAILABLE)),
         outcome: "http_5xx",
         status: 503,
         last_tries: 2.0,
@@ -66,7 +78,15 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "garbage",
-        reply: |_| Reply::raw_json("{\"choices\": [oops"),
+        reply: Some(|_| Reply::raw_json("{\"choices\": [oops")),
+        outcome: "protocol",
+        status: 502,
+        last_tries: 1.0,
+        too_late: false,
+    },
+    Fault {
+        name: "garbage of its format",
+        reply: Some(|_| Reply::garbage()),
         outcome: "protocol",
         status: 502,
         last_tries: 1.0,
@@ -74,7 +94,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "cut before the first byte",
-        reply: |_| Reply::text("one two three").cut_after(0),
+        reply: Some(|_| Reply::text("one two three").cut_after(0)),
         outcome: "stream_cut",
         status: 502,
         last_tries: 2.0,
@@ -82,7 +102,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "cut after the first byte",
-        reply: |_| Reply::text("one two three four").cut_after(1),
+        reply: Some(|_| Reply::text("one two three four").cut_after(1)),
         outcome: "stream_cut",
         status: 200,
         last_tries: 2.0,
@@ -92,17 +112,35 @@ const FAULTS: &[Fault] = &[
 
 /// Two providers, of which the first in line is always asked first.
 async fn two_providers() -> TestApp {
+    providers_at(None, None).await
+}
+
+async fn providers_at(first: Option<String>, second: Option<String>) -> TestApp {
+    let kind = ProviderKind::OpenAi;
     TestApp::builder()
-        .providers(&["first", "second"])
+        .targets(vec![("first", kind, first), ("second", kind, second)])
         .setting("UPSTREAM_TIMEOUT", "300ms")
-        .adjust(|settings| {
-            // Weight 0 comes last.
-            for model in settings.declared.models.iter_mut().filter(|model| model.provider == "second") {
-                model.weight = 0;
-            }
-        })
         .spawn()
         .await
+}
+
+/// The app whose first provider fails like this, and perhaps the second; what must live as long as the failing.
+async fn failing(fault: &Fault, second_works: bool) -> (TestApp, Gate, Vec<RefusedPort>) {
+    let gate = Gate::new();
+    let Some(reply) = fault.reply else {
+        let nobody: Vec<RefusedPort> = (0..2)
+            .map(|_| RefusedPort::reserve().expect("a port"))
+            .take(2 - usize::from(second_works))
+            .collect();
+        let url = |index: usize| nobody.get(index).map(RefusedPort::base_url);
+        return (providers_at(url(0), url(1)).await, gate, nobody);
+    };
+    let app = two_providers().await;
+    provider(&app, "first").always(reply(&gate));
+    if !second_works {
+        provider(&app, "second").always(reply(&gate));
+    }
+    (app, gate, Vec::new())
 }
 
 fn provider<'a>(app: &'a TestApp, name: &str) -> &'a ScriptedProvider {
@@ -114,12 +152,7 @@ async fn matrix() {
     for fault in FAULTS {
         for stream in [false, true] {
             for second_works in [true, false] {
-                let app = two_providers().await;
-                let gate = Gate::new();
-                provider(&app, "first").always((fault.reply)(&gate));
-                if !second_works {
-                    provider(&app, "second").always((fault.reply)(&gate));
-                }
+                let (app, _gate, _nobody) = failing(fault, second_works).await;
                 check(&app, fault, stream, second_works).await;
             }
         }
@@ -152,19 +185,28 @@ async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
     assert_eq!(attempts("first", fault.outcome), 1.0, "{case}");
     let rows = app.log_rows().await;
     assert_eq!(rows.len(), 1, "{case}");
+    let all = scrape.metric("nexusgate_upstream_attempts_total").value();
+    for name in ["first", "second"] {
+        let up = scrape.metric("nexusgate_provider_up").label("provider", name);
+        assert!(up.is(1.0), "{case}: one failure, or two, open no breaker");
+    }
 
     if fault.too_late && stream {
         // The client has seen the beginning: nobody else can go on, and it is told by an error event.
         assert_eq!((status, failovers), (200, 0.0), "{case}");
         assert!(String::from_utf8_lossy(&body.expect("a body")).contains("\"error\""), "{case}");
         assert_eq!(counted("failed"), 1.0, "{case}");
-        assert_eq!(attempts("second", "ok"), 0.0, "{case}");
+        assert_eq!(all, 1.0, "{case}");
+        assert_eq!(rows[0].provider.as_deref(), Some("first"), "{case}");
+        assert_eq!(rows[0].error.as_deref(), Some(fault.outcome), "{case}");
     } else if second_works {
         assert_eq!((status, failovers), (200, 1.0), "{case}");
         assert_eq!(by.as_deref(), Some("second"), "{case}");
         assert_eq!(attempts("second", "ok"), 1.0, "{case}");
         assert_eq!(counted("completed"), 1.0, "{case}");
+        assert_eq!(all, 2.0, "{case}");
         assert_eq!(rows[0].provider.as_deref(), Some("second"), "{case}");
+        assert_eq!((rows[0].status.as_str(), rows[0].error.as_deref()), ("completed", None), "{case}");
         let cost =
             |provider| scrape.metric("nexusgate_cost_total_usd_total").label("provider", provider).value();
         assert!(cost("second") > 0.0 && cost("first") == 0.0, "{case}: who answered is who is paid");
@@ -173,6 +215,17 @@ async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
         assert_eq!((status, failovers), (expected, 1.0), "{case}");
         assert_eq!(attempts("second", fault.outcome), fault.last_tries, "{case}");
         assert_eq!(counted("failed"), 1.0, "{case}");
+        assert_eq!(all, 1.0 + fault.last_tries, "{case}");
+        let told = if fault.outcome.starts_with("http") {
+            format!("http_{expected}")
+        } else {
+            fault.outcome.to_owned()
+        };
+        assert_eq!(
+            (rows[0].status.as_str(), rows[0].error.as_deref()),
+            ("failed", Some(told.as_str())),
+            "{case}"
+        );
         if expected == 429 {
             assert_eq!(retry_after.expect("Retry-After"), "30", "{case}: as the provider said");
         }
@@ -181,6 +234,113 @@ async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
         if matches!(expected, 502 | 504) {
             assert_eq!(told["error"]["code"], "all_providers_failed", "{case}");
         }
+    }
+}
+
+/// Five failures in a row open the breaker, however the provider fails; a provider that limits its rate is well.
+#[tokio::test]
+async fn the_breaker_knows_every_fault() {
+    for fault in FAULTS {
+        let (app, _gate, _nobody) = failing(fault, true).await;
+        for _ in 0..5 {
+            // Whole answers: nobody else can go on with a stream that has begun.
+            assert_eq!(app.chat(MODEL).send().await.status(), 200, "{}", fault.name);
+        }
+        let up = if fault.outcome == "http_429" { 1.0 } else { 0.0 };
+        let attempts = |scrape: &Scrape, provider: &str| {
+            scrape.metric("nexusgate_upstream_attempts_total").label("provider", provider).value()
+        };
+        let scrape = app
+            .eventually(fault.name, |scrape| {
+                scrape.metric("nexusgate_provider_up").label("provider", "first").is(up)
+                    && scrape.metric("nexusgate_failovers_total").is(5.0)
+            })
+            .await;
+        assert_eq!((attempts(&scrape, "first"), attempts(&scrape, "second")), (5.0, 5.0), "{}", fault.name);
+        assert_eq!(app.chat(MODEL).send().await.status(), 200, "{}", fault.name);
+        let asked = attempts(&app.settled().await, "first");
+        assert_eq!(asked, 5.0 + up, "{}: an open breaker spares the provider", fault.name);
+    }
+}
+
+/// The next provider may speak another format than the first, and than the client.
+#[tokio::test]
+async fn across_formats() {
+    use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
+    for (first, second) in [(OpenAi, Anthropic), (Anthropic, OpenAiResponses), (OpenAiResponses, OpenAi)] {
+        let app =
+            TestApp::builder().targets(vec![("first", first, None), ("second", second, None)]).spawn().await;
+        provider(&app, "first").always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+        provider(&app, "second").always(Reply::text("from the second"));
+        for format in ApiFormat::ALL.iter().copied() {
+            for stream in [false, true] {
+                let case = format!("{} from {first:?} to {second:?}, stream: {stream}", format.as_str());
+                let call = app.ask(format, MODEL).with("vendor_field", 7.into());
+                let response = if stream { call.streamed() } else { call }.send().await;
+                assert_eq!(response.status(), 200, "{case}");
+                assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{case}");
+                let dropped = response.headers().get("x-nexusgate-dropped").cloned();
+                let same = second.chat_format() == format;
+                assert_eq!(dropped.is_some(), !same, "{case}: {dropped:?}");
+                let text = response.text().await.expect("text");
+                assert!(text.contains("second") && !text.contains("overloaded"), "{case}: {text}");
+            }
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0));
+        // The breaker opens after the fifth.
+        assert!(scrape.metric("nexusgate_failovers_total").label("outcome", "http_5xx").is(5.0));
+    }
+}
+
+/// When they all fail the client gets the last answer in the shape that it reads.
+#[tokio::test]
+async fn errors_across_formats() {
+    for (kind, format) in [
+        (ProviderKind::OpenAi, ApiFormat::Anthropic),
+        (ProviderKind::Anthropic, ApiFormat::OpenAiChat),
+        (ProviderKind::Anthropic, ApiFormat::OpenAiResponses),
+    ] {
+        let app = TestApp::builder().targets(vec![("first", kind, None)]).spawn().await;
+        provider(&app, "first").always(Reply::rate_limited(Duration::from_secs(30)));
+        for stream in [false, true] {
+            let call = app.ask(format, MODEL);
+            let response = if stream { call.streamed() } else { call }.send().await;
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], "30");
+            let told: Value = response.json().await.expect("JSON");
+            assert_eq!(told["error"]["type"], "rate_limit_error");
+            assert_eq!(told["type"] == "error", format == ApiFormat::Anthropic);
+        }
+    }
+}
+
+/// An error that is all a stream says came before the client saw anything.
+#[tokio::test]
+async fn a_stream_that_begins_with_an_error() {
+    for (kind, error) in [
+        (
+            ProviderKind::Anthropic,
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+        ),
+        (ProviderKind::OpenAi, r#"{"error":{"message":"Overloaded","type":"server_error","code":503}}"#),
+    ] {
+        let app =
+            TestApp::builder().targets(vec![("first", kind, None), ("second", kind, None)]).spawn().await;
+        let name = if kind == ProviderKind::Anthropic { "event: error\n" } else { "" };
+        let reply = || Reply::raw_stream([format!("{name}data: {error}\n\n")]);
+        provider(&app, "first").always(reply());
+        for format in ApiFormat::ALL.iter().copied() {
+            let response = app.ask(format, MODEL).streamed().send().await;
+            assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{kind:?} {format:?}");
+            assert!(response.text().await.expect("text").contains("scripted"));
+        }
+        provider(&app, "second").always(reply());
+        let response = app.ask(ApiFormat::OpenAiChat, MODEL).streamed().send().await;
+        assert_eq!(response.status(), if kind == ProviderKind::Anthropic { 529 } else { 500 });
+        let told: Value = response.json().await.expect("JSON");
+        assert_eq!(told["error"]["message"], "Overloaded");
+        app.settled().await;
     }
 }
 
@@ -199,7 +359,7 @@ async fn what_is_not_retriable_is_passed_on() {
 async fn the_breaker_opens_and_closes() {
     let app = two_providers().await;
     provider(&app, "first").always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
-    let up = |scrape: &crate::support::scrape::Scrape, value: f64| {
+    let up = |scrape: &Scrape, value: f64| {
         scrape.metric("nexusgate_provider_up").label("provider", "first").is(value)
     };
     for _ in 0..5 {

@@ -100,7 +100,7 @@ fn streams_are_forwarded_byte_for_byte() {
     });
 }
 
-fn recorded() -> Option<PathBuf> {
+pub fn recorded() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let here = std::env::var_os("NEXUSGATE_FIXTURES").map(PathBuf::from);
     here.into_iter()

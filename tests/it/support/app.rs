@@ -7,7 +7,7 @@ use nexusgate::app::RunningApp;
 use nexusgate::config::{DeclaredKey, DeclaredModel, DeclaredProvider, Settings};
 use nexusgate::demo::provider::ScriptedProvider;
 use nexusgate::domain::key::Secret;
-use nexusgate::domain::label::ModelType;
+use nexusgate::domain::label::{ApiFormat, ModelType};
 use nexusgate::domain::provider::ProviderKind;
 use nexusgate::gateway::Hooks;
 use sea_orm::EntityTrait;
@@ -57,6 +57,20 @@ impl Builder {
     pub fn providers(mut self, names: &[&str]) -> Self {
         self.providers = names.iter().map(|name| ((*name).to_owned(), ProviderKind::OpenAi, None)).collect();
         self
+    }
+
+    /// Offers the models through these providers, in this order of preference: by name, kind and, when it is not a scripted
+    /// one, the URL of whoever listens there.
+    pub fn targets(mut self, targets: Vec<(&str, ProviderKind, Option<String>)>) -> Self {
+        let first = targets[0].0.to_owned();
+        self.providers =
+            (targets.into_iter()).map(|(name, kind, url)| (name.to_owned(), kind, url)).collect();
+        self.adjust(move |settings| {
+            // Weight 0 comes last.
+            for model in settings.declared.models.iter_mut().filter(|model| model.provider != first) {
+                model.weight = 0;
+            }
+        })
     }
 
     /// The only provider is at this URL, whoever listens there.
@@ -161,6 +175,11 @@ impl TestApp {
 
     pub fn embeddings(&self, model: &str) -> Call<'_> {
         Call::embeddings(self, model)
+    }
+
+    /// A completion in any format.
+    pub fn ask(&self, format: ApiFormat, model: &str) -> Call<'_> {
+        Call::completion(self, format, model)
     }
 
     pub async fn get(&self, path: &str) -> reqwest::Response {

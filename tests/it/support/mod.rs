@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod database;
+pub mod raw;
 pub mod request;
 pub mod scrape;
 

@@ -1,5 +1,6 @@
 //! Requests as a client writes them.
 
+use nexusgate::domain::label::ApiFormat;
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
 
@@ -16,8 +17,23 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn chat(app: &'a TestApp, model: &str) -> Self {
-        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "Say something." }] });
-        Self { app, path: "/v1/chat/completions", key: app.key.clone(), body, headers: Vec::new() }
+        Self::completion(app, ApiFormat::OpenAiChat, model)
+    }
+
+    pub(super) fn completion(app: &'a TestApp, format: ApiFormat, model: &str) -> Self {
+        let messages = json!([{ "role": "user", "content": "Say something." }]);
+        let (path, body) = match format {
+            ApiFormat::OpenAiChat => {
+                ("/v1/chat/completions", json!({ "model": model, "messages": messages }))
+            }
+            ApiFormat::OpenAiResponses => {
+                ("/v1/responses", json!({ "model": model, "input": "Say something." }))
+            }
+            ApiFormat::Anthropic => {
+                ("/v1/messages", json!({ "model": model, "max_tokens": 100, "messages": messages }))
+            }
+        };
+        Self { app, path, key: app.key.clone(), body, headers: Vec::new() }
     }
 
     pub(super) fn embeddings(app: &'a TestApp, model: &str) -> Self {

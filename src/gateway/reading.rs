@@ -1,0 +1,105 @@
+//! What a provider's successful answer is worth, and the answer as the client asked for it: whole or as a stream, whichever
+//! way the provider chose.
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::domain::label::{ApiFormat, Outcome};
+use crate::domain::model::Target;
+use crate::domain::record::Call;
+use crate::provider::{is_retriable, outcome_of_status};
+use crate::wire::answer::{Observed, observe_answer};
+use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
+use crate::wire::error::{ApiError, parse_error, render_error};
+use crate::wire::sse::SseScanner;
+use crate::wire::watch::StreamWatcher;
+
+use super::dispatch::Job;
+use super::exchange::{Failure, UpstreamAnswer};
+use super::refusal::error_format;
+
+/// What a whole answer says, and the answer in the client's format.
+pub(super) fn read_whole(
+    job: &Job,
+    target: &Target,
+    context: Option<&AnswerContext>,
+    body: Bytes,
+) -> Result<(Bytes, Observed), Failure> {
+    let protocol = || Failure::new(Outcome::Protocol, true);
+    let provider = match job.call {
+        Call::Completion(_) => Call::Completion(target.provider.kind.chat_format()),
+        Call::Embedding => Call::Embedding,
+    };
+    let Ok(observed) = observe_answer(provider, &body) else {
+        // Some providers (OpenRouter) report errors with the status of a success.
+        return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
+    };
+    let (Call::Completion(client), Some(context)) = (job.call, context) else { return Ok((body, observed)) };
+    if observed.error.is_some() {
+        return Err(Failure::told(job.call, &parse_error(200, &body)));
+    }
+    let converted = convert_answer(target.provider.kind.chat_format(), client, &body, context);
+    Ok((converted.map_err(|_| protocol())?.into(), observed))
+}
+
+/// The error in a body that is no answer.
+fn reported(body: &[u8]) -> Option<ApiError> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let error = body.get("error")?;
+    (error.is_object() || error.is_string()).then(|| parse_error(200, body.to_string().as_bytes()))
+}
+
+/// Makes a whole answer, in the client's format already, the event stream that was asked for. `None`: it was not, or the answer
+/// holds what no stream can say.
+pub(super) fn as_stream(job: &Job, answer: &Bytes) -> Option<Bytes> {
+    let Call::Completion(client) = job.call else { return None };
+    let mut events = BytesMut::new();
+    answer_to_stream(client, answer, job.head.include_usage, &mut events).ok().filter(|()| job.stream)?;
+    Some(events.freeze())
+}
+
+/// The whole answer that an event stream of `format` brought; `None` if it is not complete or not one.
+pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
+    let mut read: Vec<(Option<String>, String)> = Vec::new();
+    let mut scanner = SseScanner::new();
+    scanner.feed(events, |event| read.push((event.event.map(str::to_owned), event.data.to_owned()))).ok()?;
+    scanner.finish(|event| read.push((event.event.map(str::to_owned), event.data.to_owned())));
+    let events = read.iter().map(|(event, data)| (event.as_deref(), data.as_str()));
+    stream_to_answer(format, events).ok().map(Bytes::from)
+}
+
+/// Whether a stream is over before it began: its first bytes are an error that another provider may not make, or no events of
+/// its format. The client has seen nothing yet.
+pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Option<Failure> {
+    let mut watcher = StreamWatcher::new(format, false);
+    watcher.feed(first.clone());
+    let seen = watcher.seen();
+    if seen.first_token {
+        return None;
+    }
+    if seen.error.is_some() {
+        // Nothing comes after an error, so the last event is it.
+        let mut last = String::new();
+        SseScanner::new().feed(first, |event| event.data.clone_into(&mut last)).ok()?;
+        return Some(Failure::told(call, &parse_error(200, last.as_bytes())))
+            .filter(|failure| failure.retriable);
+    }
+    seen.malformed.then(|| Failure::new(Outcome::Protocol, true))
+}
+
+impl Failure {
+    /// An error that a provider reported with the status of a success. It is passed on with the status that it means.
+    fn told(call: Call, error: &ApiError) -> Self {
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = status;
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let body = render_error(error_format(call), error).into();
+        let answer = UpstreamAnswer { head, body, format: None };
+        Self {
+            answer: Some(answer),
+            status: Some(status),
+            ..Self::new(outcome_of_status(status), is_retriable(status))
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Providers that bend the rules: what can be understood is, what cannot ends well.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use nexusgate::demo::provider::{Gate, Reply};
+use nexusgate::domain::label::ApiFormat;
+use nexusgate::domain::provider::ProviderKind;
+use serde_json::{Value, json};
+
+use crate::support::TestApp;
+use crate::support::app::MODEL;
+use crate::support::raw;
+
+const KINDS: [ProviderKind; 3] =
+    [ProviderKind::OpenAi, ProviderKind::OpenAiResponses, ProviderKind::Anthropic];
+
+async fn behind(kind: ProviderKind) -> TestApp {
+    TestApp::builder().targets(vec![("alpha", kind, None)]).spawn().await
+}
+
+/// What a whole answer of any format says.
+fn text_of(format: ApiFormat, answer: &Value) -> &str {
+    let at = match format {
+        ApiFormat::OpenAiChat => "/choices/0/message/content",
+        ApiFormat::OpenAiResponses => "/output/0/content/0/text",
+        ApiFormat::Anthropic => "/content/0/text",
+    };
+    answer.pointer(at).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The last event of a well-ended stream.
+fn ends_well(format: ApiFormat, stream: &str) -> bool {
+    match format {
+        ApiFormat::OpenAiChat => stream.ends_with("data: [DONE]\n\n"),
+        ApiFormat::OpenAiResponses => stream.contains("event: response.completed\n"),
+        ApiFormat::Anthropic => stream.ends_with("data: {\"type\":\"message_stop\"}\n\n"),
+    }
+}
+
+/// The scripted answer as a provider of `kind` gives it to a client of its own format, whole or as a stream.
+async fn recorded(kind: ProviderKind, stream: bool) -> Bytes {
+    let app = behind(kind).await;
+    app.provider().always(Reply::text("as it is"));
+    let mut call = app.ask(kind.chat_format(), MODEL);
+    if stream {
+        call = call.streamed().with("stream_options", json!({ "include_usage": true }));
+    }
+    call.send().await.bytes().await.expect("an answer")
+}
+
+/// A stream though a whole answer was asked for, and the other way round: the client gets what it asked for.
+#[tokio::test]
+async fn the_other_way_than_asked() {
+    for kind in KINDS {
+        let (whole, stream) = (recorded(kind, false).await, recorded(kind, true).await);
+        let app = behind(kind).await;
+        for format in ApiFormat::ALL.iter().copied() {
+            app.provider().always(Reply::raw_stream(stream.chunks(50).map(Bytes::copy_from_slice)));
+            let response = app.ask(format, MODEL).send().await;
+            let case = format!("{} from {kind:?}", format.as_str());
+            assert_eq!(response.headers()["content-type"], "application/json", "{case}");
+            let answer: Value = response.json().await.expect("JSON");
+            assert_eq!(text_of(format, &answer), "as it is", "{case}: {answer}");
+
+            app.provider().always(Reply::raw_json(whole.clone()));
+            let response = app.ask(format, MODEL).streamed().send().await;
+            let content_type = response.headers()["content-type"].to_str().expect("text").to_owned();
+            assert!(
+                content_type.starts_with("text/event-stream"),
+                "{case}: {content_type}: {:?}",
+                response.text().await
+            );
+            let text = response.text().await.expect("text");
+            assert!(text.contains("as it is") && ends_well(format, &text), "{case}: {text}");
+        }
+        let scrape = app.settled().await;
+        assert!(
+            scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0),
+            "{kind:?}"
+        );
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0), "{kind:?}: the usage was read");
+    }
+}
+
+/// Everything that the standard of event streams allows and providers are known for, byte for byte to a client of the same
+/// format, understood for one of another, wherever it is cut.
+#[tokio::test]
+async fn a_stream_with_every_whim() {
+    let stream = concat!(
+        "\u{feff}: hello\r\n\r\n",
+        "retry: 3000\r\n\r\n",
+        "event: ping\r\n\r\n",
+        "data:\r\n\r\n",
+        "id: 1\ndata: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":null},\"finish_reason\":null}],\"usage\":null,\"error\":null}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[],\"x\":{\"usage\":{\"prompt_tokens\":99}}}\n\n",
+        "data:{\"id\":\"c\",\"choices\":[{\"index\":0,\ndata: \"delta\":{\"content\":\"odd \"}}]}\r\n\r\n",
+        ":\n\n",
+        "data: {\"id\":\"c\",\"object\":\"brand.new\",\"choices\":[{\"delta\":{\"content\":\"but \",\"vendor\":[1]}}]}\n\n",
+        "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"whole\"},\"finish_reason\":\"stop\"}],",
+        "\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3,\"total_tokens\":8,\"prompt_tokens_details\":null}}\n\n",
+        "data: [DONE]\n",
+    );
+    let app = TestApp::spawn().await;
+    for size in [1, 3, 64, stream.len()] {
+        let pieces = || stream.as_bytes().chunks(size).map(Bytes::copy_from_slice);
+        app.provider().always(Reply::raw_stream(pieces()));
+        let same = app.chat(MODEL).streamed().send().await.bytes().await.expect("a stream");
+        assert_eq!(same, stream.as_bytes(), "in pieces of {size}");
+        for format in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
+            let text = app.ask(format, MODEL).streamed().send().await.text().await.expect("a stream");
+            assert!(["odd ", "but ", "whole"].iter().all(|piece| text.contains(piece)), "{text}");
+            assert!(ends_well(format, &text), "{text}");
+        }
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(12.0));
+    assert!(scrape.metric("nexusgate_tokens_prompt_total").is(60.0), "only the real usage counts");
+    assert!(scrape.metric("nexusgate_tokens_completion_total").is(36.0));
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_utf8() {
+    let app = TestApp::spawn().await;
+    let stream: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\xff\xc3b\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    app.provider().always(Reply::raw_stream([Bytes::from_static(stream)]));
+    let same = app.chat(MODEL).streamed().send().await.bytes().await.expect("a stream");
+    assert_eq!(&same[..], stream, "passed through as it is");
+    let text = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await.text().await.expect("UTF-8");
+    assert!(text.contains("a\u{fffd}\u{fffd}b") && ends_well(ApiFormat::Anthropic, &text), "{text}");
+}
+
+/// A line without end is let through to a client of the same format and ended with an error for one of another; it is never
+/// gathered (the scanner keeps 16 MiB at most, see its own tests).
+#[tokio::test]
+async fn an_endless_line() {
+    let app = TestApp::spawn().await;
+    let piece = Bytes::from(vec![b'x'; 1 << 20]);
+    let pieces = || {
+        std::iter::once(Bytes::from_static(
+            b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}]}\n\ndata: ",
+        ))
+        .chain(std::iter::repeat_n(piece.clone(), 24))
+    };
+    app.provider().always(Reply::raw_stream(pieces()));
+    let response = app.chat(MODEL).streamed().send().await;
+    let length = response.bytes().await.map_or(0, |bytes| bytes.len());
+    assert!(length == 0 || length > 24 << 20, "passed through, or broken off");
+    let text = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await.text().await.expect("a stream");
+    assert!(text.contains("begun") && text.contains("event: error\n"), "{}", &text[..text.len().min(2000)]);
+    assert!(text.len() < 10_000);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "protocol").value() >= 1.0);
+}
+
+/// Bytes that come too slowly are a timeout when the whole answer is waited for, and a stream when they are one.
+#[tokio::test]
+async fn drop_by_drop() {
+    let app = TestApp::builder().setting("UPSTREAM_TIMEOUT", "300ms").spawn().await;
+    app.provider().always(Reply::text("slowly but surely").split(40).every(Duration::from_millis(20)));
+    let stream = app.chat(MODEL).streamed().send().await.text().await.expect("a stream");
+    assert!(
+        stream.contains("surely") && stream.ends_with("data: [DONE]\n\n"),
+        "longer than the timeout, but never silent"
+    );
+    app.provider().always(Reply::text("slowly").split(1).every(Duration::from_millis(20)));
+    assert_eq!(app.chat(MODEL).send().await.status(), 504);
+    // Headers, and then nothing.
+    let gate = Gate::new();
+    app.provider().always(Reply::text("never").stalled_after(0, &gate));
+    for stream in [false, true] {
+        let call = app.chat(MODEL);
+        assert_eq!(if stream { call.streamed() } else { call }.send().await.status(), 504);
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "timeout").is(3.0));
+}
+
+#[tokio::test]
+async fn redirections_are_not_followed() {
+    let app = TestApp::spawn().await;
+    let elsewhere = format!("{}/elsewhere", app.provider().base_url());
+    let headers =
+        HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_str(&elsewhere).expect("a header"))]);
+    app.provider().always(Reply::raw(StatusCode::TEMPORARY_REDIRECT, headers, [Bytes::new()]));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 502);
+    assert!(response.headers().get("location").is_none());
+    let told: Value = response.json().await.expect("JSON");
+    assert_eq!(told["error"]["code"], "all_providers_failed");
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "protocol").is(1.0));
+    assert_eq!(app.provider().calls().len(), 1);
+}
+
+#[tokio::test]
+async fn interim_answers_are_passed_over() {
+    let body =
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#;
+    let answer = format!(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let app = TestApp::builder().upstream(raw::answering(answer.into_bytes()).await).spawn().await;
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.text().await.expect("text"), body);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_usage_missing_total").is(1.0));
+}
+
+/// The gateway asks for plain bytes; who sends others all the same is not understood, or only in part.
+#[tokio::test]
+async fn compressed_answers() {
+    let app = behind(ProviderKind::Anthropic).await;
+    let gzip = (header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = HeaderMap::from_iter([gzip, json]);
+    let squeezed = Bytes::from_static(b"\x1f\x8b\x08\x00garbage");
+    app.provider().always(Reply::raw(StatusCode::OK, headers.clone(), [squeezed.clone()]));
+    assert_eq!(app.chat(MODEL).send().await.status(), 502);
+    assert_eq!(app.provider().last_call().expect("a call").header("accept-encoding"), Some("identity"));
+    app.provider().always(Reply::raw(StatusCode::BAD_REQUEST, headers, [squeezed]));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 400);
+    assert!(response.headers().get("content-encoding").is_none(), "what is written anew is not compressed");
+    let told: Value = response.json().await.expect("JSON");
+    assert_eq!(told["error"]["message"], "The provider answered with status 400");
+}
+
+/// Errors that come with the status of a success.
+#[tokio::test]
+async fn errors_in_disguise() {
+    let app = TestApp::spawn().await;
+    app.provider()
+        .always(Reply::raw_json(r#"{"error":{"message":"Slow down","code":"rate_limit_exceeded"}}"#));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["message"], "Slow down");
+
+    let app = behind(ProviderKind::OpenAiResponses).await;
+    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"Out of order"}}"#;
+    app.provider().always(Reply::raw_json(failed));
+    let response = app.ask(ApiFormat::Anthropic, MODEL).send().await;
+    assert_eq!(response.status(), 500);
+    let told: Value = response.json().await.expect("JSON");
+    assert_eq!(told, json!({ "type": "error", "error": { "type": "api_error", "message": "Out of order" } }));
+    let same = app.ask(ApiFormat::OpenAiResponses, MODEL).send().await;
+    assert_eq!((same.status().as_u16(), same.text().await.expect("text").as_str()), (200, failed));
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
+}
+
+/// Each piece of a converted stream goes on as soon as it is there.
+#[tokio::test]
+async fn converted_streams_are_not_held_back() {
+    for kind in KINDS {
+        for format in ApiFormat::ALL.iter().copied() {
+            let app = behind(kind).await;
+            let gate = Gate::new();
+            // Past the beginning of any format, before its end.
+            let begins = if kind == ProviderKind::OpenAi { 3 } else { 6 };
+            app.provider().always(Reply::text("first second third fourth").stalled_after(begins, &gate));
+            let mut chunks = app.ask(format, MODEL).streamed().send().await.bytes_stream();
+            let mut seen = String::new();
+            while !seen.contains("first ") {
+                let chunk = chunks.next().await.expect("more").expect("bytes");
+                seen.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            }
+            assert!(!seen.contains("fourth"), "{kind:?} {format:?}");
+            gate.open();
+            while let Some(chunk) = chunks.next().await {
+                seen.push_str(std::str::from_utf8(&chunk.expect("bytes")).expect("UTF-8"));
+            }
+            assert!(seen.contains("fourth") && ends_well(format, &seen), "{kind:?} {format:?}: {seen}");
+            let scrape = app.settled().await;
+            assert!(scrape.metric("nexusgate_completion_ttft_seconds_count").is(1.0), "{kind:?} {format:?}");
+        }
+    }
+}
