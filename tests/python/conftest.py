@@ -18,6 +18,10 @@ BINARY = os.environ.get("NEXUSGATE_BIN") or str(
 )
 KEY = "sk-python-0123456789abcdef"
 SMALL_KEY = "sk-python-small-0123456789"
+#: May use one model only.
+NARROW_KEY = "sk-python-narrow-0123456789"
+MAX_BODY_SIZE = 1_000_000
+MAX_IN_FLIGHT = 64
 #: Keys whose comments are hard to write as a label value, or are not theirs alone.
 ODD_KEY, ODD_COMMENT = "sk-python-odd-0123456789ab", 'team:"a\\b"\n,{}=é'
 SHARING_KEYS, SHARED_COMMENT = ("sk-python-first-0123456789", "sk-python-second-012345678"), "shared"
@@ -120,6 +124,7 @@ def gateway(provider):
         for key, comment in ((ODD_KEY, ODD_COMMENT), *((key, SHARED_COMMENT) for key in SHARING_KEYS)):
             # A basic string of TOML is escaped as one of JSON is.
             lines.append(f'[[api_keys]]\nkey = "{key}"\ncomment = {json.dumps(comment)}\n')
+        lines.append(f'[[api_keys]]\nkey = "{NARROW_KEY}"\ncomment = "narrow"\nallowed_models = ["via-chat"]\n')
         for model, kind in KINDS.items():
             base = provider.root if kind == "anthropic" else f"{provider.root}/v1"
             lines.append(
@@ -136,6 +141,8 @@ def gateway(provider):
             "DATABASE_URL": f"sqlite://{folder}/test.db",
             "DATA_DIR": f"{folder}/data",
             "RATE_LIMIT_BURST": "1",
+            "MAX_BODY_SIZE": str(MAX_BODY_SIZE),
+            "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
             "GAUGE_REFRESH_INTERVAL": "1s",
             "ADMIN_SUPER_SECRET": "python-tests-admin-secret",
             "RUST_LOG": "error",

@@ -1,6 +1,7 @@
 """The official SDKs against the gateway: answers, streams, errors."""
 
 import asyncio
+import concurrent.futures
 
 import anthropic
 import openai
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clients import SDKS, anthropic_client, openai_client
-from conftest import KEY, KINDS, SMALL_KEY
+from conftest import KEY, KINDS, MAX_BODY_SIZE, MAX_IN_FLIGHT, NARROW_KEY, SMALL_KEY
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -102,6 +103,109 @@ def test_error_classes(gateway):
         gateway.provider.always(text="well again")
         for sdk, call in both(gateway, model):
             call()
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [
+        (401, "AuthenticationError"),
+        (403, "PermissionDeniedError"),
+        (404, "NotFoundError"),
+        (409, "ConflictError"),
+        (422, "UnprocessableEntityError"),
+        (500, "InternalServerError"),
+        (503, "InternalServerError"),
+    ],
+)
+def test_upstream_errors_keep_their_class(gateway, status, name):
+    gateway.provider.always(status=status, message="As the provider says.")
+    for model in KINDS:
+        for sdk, call in both(gateway, model):
+            with pytest.raises(getattr(sdk, name)) as caught:
+                call()
+            assert caught.value.status_code == status
+            assert "As the provider says." in caught.value.message
+            # What the SDK reads from the body: OpenAI's fields, or Anthropic's type.
+            body = caught.value.body
+            assert body["error"]["type"] if sdk is anthropic else caught.value.type
+        gateway.provider.always(text="well again")
+        for _, call in both(gateway, model):
+            call()
+        gateway.provider.always(status=status, message="As the provider says.")
+
+
+def test_a_key_that_may_not_use_a_model(gateway):
+    """The model does not exist for it, as at OpenAI: that it exists for others is nothing it has to know."""
+    gateway.provider.always(text="fine")
+    for _, call in both(gateway, "via-chat", NARROW_KEY):
+        call()
+    for sdk, call in both(gateway, "via-anthropic", NARROW_KEY):
+        with pytest.raises(sdk.NotFoundError) as caught:
+            call()
+        assert "do not have access" in caught.value.message
+    assert [model.id for model in openai_client(gateway, NARROW_KEY).models.list()] == ["via-chat"]
+
+
+def test_bad_requests(gateway):
+    gateway.provider.always(text="fine")
+    request = {"model": "via-anthropic", "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client(gateway).chat.completions.create(**request, n=2)
+    assert caught.value.code == "unsupported_request"
+    assert "`n`" in caught.value.message
+    for sdk, call in both(gateway, ""):
+        with pytest.raises(sdk.BadRequestError) as caught:
+            call()
+        assert "`model`" in caught.value.message
+
+
+def test_bodies_that_are_too_large(gateway):
+    padding = "x" * MAX_BODY_SIZE
+    messages = [{"role": "user", "content": padding}]
+    with pytest.raises(openai.APIStatusError) as caught:
+        openai_client(gateway).chat.completions.create(model="via-chat", messages=messages)
+    assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
+    with pytest.raises(anthropic.APIStatusError) as caught:
+        anthropic_client(gateway).messages.create(model="via-chat", max_tokens=10, messages=messages)
+    assert caught.value.status_code == 413
+    assert caught.value.body["error"]["type"] == "request_too_large"
+
+
+def test_requests_in_flight(gateway):
+    """409 while a request with the same id runs, 503 when there are too many, both to be tried again soon."""
+    gateway.provider.always(text="slow", delay="3s")
+    messages = [{"role": "user", "content": "x"}]
+    headers = {"X-NexusGate-ReqId": "python-1"}
+
+    def slow(extra_headers=None):
+        return openai_client(gateway).chat.completions.create(
+            model="via-chat", messages=messages, extra_headers=extra_headers
+        )
+
+    with concurrent.futures.ThreadPoolExecutor(MAX_IN_FLIGHT) as pool:
+        first = pool.submit(slow, headers)
+        gateway.wait_for(lambda text: in_flight(text) == 1, "the first runs")
+        with pytest.raises(openai.ConflictError) as caught:
+            slow(headers)
+        assert (caught.value.code, caught.value.response.headers["retry-after"]) == ("request_in_flight", "1")
+        with pytest.raises(anthropic.ConflictError):
+            anthropic_client(gateway).messages.create(
+                model="via-chat", max_tokens=10, messages=messages, extra_headers=headers
+            )
+        others = [pool.submit(slow) for _ in range(MAX_IN_FLIGHT - 1)]
+        gateway.wait_for(lambda text: in_flight(text) == MAX_IN_FLIGHT, "the gateway is full")
+        for sdk, call in both(gateway, "via-chat"):
+            with pytest.raises(sdk.InternalServerError) as caught:
+                call()
+            assert (caught.value.status_code, caught.value.response.headers["retry-after"]) == (503, "1")
+        assert all(call.result().choices[0].message.content == "slow" for call in [first, *others])
+    gateway.provider.always(text="fine")
+    gateway.wait_for(lambda text: in_flight(text) == 0, "nothing is in flight")
+    again = openai_client(gateway).chat.completions.with_raw_response.create(
+        model="via-chat", messages=messages, extra_headers=headers
+    )
+    assert again.headers["x-cache"] == "HIT"
+    assert again.parse().choices[0].message.content == "slow"
 
 
 def test_own_rate_limit(gateway):
