@@ -24,6 +24,7 @@ mod odd_upstreams;
 mod outage;
 mod passthrough;
 mod proxy;
+mod secrets;
 mod settings;
 mod soak;
 mod streams;

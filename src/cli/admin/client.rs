@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::ArgMatches;
-use reqwest::{Client, Method, StatusCode};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use url::Url;
 
@@ -14,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Calls the admin API of one gateway.
 pub(super) struct AdminClient {
-    http: Client,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: Url,
     secret: String,
 }
@@ -31,10 +37,10 @@ impl AdminClient {
         let secret = secret.ok_or_else(|| {
             CliError::Other("ADMIN_SUPER_SECRET is not set: the secret of the gateway's admin API".to_owned())
         })?;
-        // reqwest takes the process' own TLS provider; a second call finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = Client::builder().timeout(TIMEOUT).build().map_err(unreachable)?;
-        Ok(Self { http, base, secret })
+        // The system's certificates, as the gateway may stand behind a company's own authority.
+        let tls = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
+        Ok(Self { http: Client::builder(TokioExecutor::new()).build(tls), base, secret })
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, CliError> {
@@ -82,13 +88,24 @@ impl AdminClient {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url).bearer_auth(&self.secret);
-        if let Some(body) = body {
-            request = request.json(body);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.secret));
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::from(body)).map_err(|error| failed(&error))?;
+        let exchange = async {
+            let response = self.http.request(request).await.map_err(|error| failed(&error))?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|error| failed(&error))?;
+            Ok((status, body.to_bytes()))
+        };
+        let late = || CliError::Other(format!("no answer within {} s", TIMEOUT.as_secs()));
+        let (status, bytes) =
+            tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(late()))?;
         Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
     }
 }
@@ -103,11 +120,10 @@ fn refused(status: StatusCode, answer: &Value) -> CliError {
     })
 }
 
-/// Without the URL, which may name a key; with the causes, which say what is wrong.
-fn unreachable(error: reqwest::Error) -> CliError {
-    let error = error.without_url();
+/// An error with its causes, which say what is wrong. hyper's errors name no URL, so none shows a key.
+fn failed(error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
+    let mut cause = error.source();
     while let Some(next) = cause {
         text = format!("{text}: {next}");
         cause = next.source();
