@@ -26,6 +26,9 @@ use crate::telemetry::{Telemetry, registry};
 
 use retention::Retention;
 
+/// The end does not wait longer for connections to a database that does not answer; the server notices by itself.
+const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why the gateway did not start. Displays as one line.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -227,7 +230,10 @@ impl RunningApp {
         self.stop_tasks.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let _ = self.database.close().await;
+        // A connection on which a database hangs is never given back.
+        if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, self.database.close()).await.is_err() {
+            tracing::warn!("the database did not let go of its connections in time");
+        }
         finished && closed.lost == 0
     }
 }

@@ -61,8 +61,12 @@ impl Background {
         let heard = changed.clone();
         tasks.spawn(async move {
             loop {
+                let next = async {
+                    heard.notified().await;
+                    this.refresh_snapshot().await;
+                };
                 tokio::select! {
-                    () = heard.notified() => this.refresh_snapshot().await,
+                    () = next => {}
                     () = this.stop.cancelled() => return,
                 }
             }
@@ -70,8 +74,12 @@ impl Background {
         coordination.on_announcement(move || changed.notify_one())
     }
 
-    fn every<F>(&self, tasks: &TaskTracker, period: Duration, work: impl Fn(Self) -> F + Send + 'static)
-    where
+    fn every<F>(
+        &self,
+        tasks: &TaskTracker,
+        period: Duration,
+        work: impl Fn(Self) -> F + Send + Sync + 'static,
+    ) where
         F: Future<Output = ()> + Send,
     {
         let this = self.clone();
@@ -79,8 +87,13 @@ impl Background {
             loop {
                 // A tenth of jitter, so that replicas started together do not ask the database together.
                 let wait = period.mul_f64(rand::rng().random_range(0.9..1.1));
+                let next = async {
+                    tokio::time::sleep(wait).await;
+                    work(this.clone()).await;
+                };
+                // A database that hangs must not hold up the end.
                 tokio::select! {
-                    () = tokio::time::sleep(wait) => work(this.clone()).await,
+                    () = next => {}
                     () = this.stop.cancelled() => return,
                 }
             }

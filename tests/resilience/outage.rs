@@ -135,6 +135,42 @@ async fn a_crash_during_an_outage_loses_nothing() {
     assert!(answered.len() >= CALLS / 2);
 }
 
+/// A database that hangs holds up neither the end of the process nor a row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_while_the_database_hangs_ends() {
+    let _machine = machine().await;
+    let postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let replica =
+        site.replica("a").setting("SHUTDOWN_GRACE", "2s").setting("GAUGE_REFRESH_INTERVAL", "100ms");
+    let mut replica = replica.setting("SNAPSHOT_REFRESH_INTERVAL", "100ms").started().await;
+    let load = Load::on(&[replica.url("")], RATE).start();
+    load.more(CALLS / 4).await;
+    let family = postgres.pause();
+    // Readiness is asked meanwhile, as load balancers do.
+    assert_eq!(site.http.get(replica.url("/readyz")).send().await.expect("an answer").status(), 503);
+    load.more(CALLS / 4).await;
+    let seen = load.stop().await;
+    let told = Instant::now();
+    let status = replica.terminate().await;
+    let took = told.elapsed();
+    assert!(status.success(), "what is not written is in the journal:\n{}", replica.output());
+    // The grace, what the log gets of its own, and the pool.
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    postgres.resume(&family);
+    replica.start().await;
+    replica.settled().await;
+    let rows = rows_by_marker(&postgres.url()).await;
+    assert!(failed(&seen, &[200]).is_empty());
+    assert!(seen.iter().all(|one| rows.get(&one.marker) == Some(&1)), "every row is there once");
+    println!(
+        "SIGTERM while PostgreSQL hangs: ended after {:.1} s; {} rows, none lost",
+        took.as_secs_f64(),
+        seen.len()
+    );
+}
+
 /// With little room the oldest bodies go, and every row stays, over a crash too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_journal_gives_up_bodies_and_no_rows() {
