@@ -229,6 +229,11 @@ impl Replica {
         .await
     }
 
+    /// A request to the admin API.
+    pub fn admin(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, self.url(path)).bearer_auth(ADMIN_SECRET)
+    }
+
     /// One chat request with this key.
     pub fn chat(&self, key: &str) -> reqwest::RequestBuilder {
         let body = serde_json::json!({ "model": MODEL, "messages": [{ "role": "user", "content": "Say something." }] });

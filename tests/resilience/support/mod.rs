@@ -37,5 +37,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 /// The machine, for one test at a time: each of these tests needs it to itself, whatever `--test-threads` says.
 pub async fn machine() -> tokio::sync::MutexGuard<'static, ()> {
     static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    // reqwest wants to know even for plain HTTP. A second call finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     MACHINE.lock().await
 }
