@@ -64,8 +64,8 @@ def is_noticed(mutant: Mutant) -> bool:
         for part in ("rules", "tests"):
             shutil.copytree(PROMETHEUS / part, folder / part)
         (folder / "rules" / f"{mutant.file}.yml").write_text(mutant.text)
-        tests = folder / "tests" / f"{mutant.file}.test.yml"
-        done = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True, check=False)
+        tests = sorted((folder / "tests").glob(f"{mutant.file}*.test.yml"))
+        done = subprocess.run(["promtool", "test", "rules", *tests], capture_output=True, text=True, check=False)
         if "FAILED" not in done.stdout + done.stderr and done.returncode:
             raise RuntimeError(f"{mutant.alert}: {mutant.change}: no rule at all: {done.stderr}")
         return done.returncode != 0
