@@ -1,8 +1,10 @@
 //! Where rooms that do not know each other are joined.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sea_orm::DatabaseConnection;
 
 use crate::config::Settings;
@@ -14,7 +16,7 @@ use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
 use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer, Op};
 use crate::store::declared::{Declared, DeclaredModel};
-use crate::store::keys::NewApiKey;
+use crate::store::keys::{self, NewApiKey};
 use crate::store::models::NewModel;
 use crate::store::providers::NewProvider;
 use crate::store::request_log::{self, LogRow};
@@ -67,7 +69,7 @@ pub(super) fn request_log(
     telemetry.operations.database_up.set(1.0);
     let observer = telemetry.clone();
     let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
-    Ok(RequestLog::start(journal, DatabaseSink(database.clone()), WriterConfig::default()))
+    Ok(RequestLog::start(journal, DatabaseSink::new(database.clone()), WriterConfig::default()))
 }
 
 fn observe(telemetry: &Telemetry, event: LogEvent) {
@@ -86,15 +88,50 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
     }
 }
 
+/// How exactly it is noted when a key was last used: one statement a minute for a busy key, not one a batch.
+const SEEN_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The database's side of the request log.
-struct DatabaseSink(DatabaseConnection);
+struct DatabaseSink {
+    database: DatabaseConnection,
+    /// When it was last noted that a key is in use.
+    seen: Mutex<HashMap<i64, Instant>>,
+}
+
+impl DatabaseSink {
+    fn new(database: DatabaseConnection) -> Self {
+        Self { database, seen: Mutex::default() }
+    }
+
+    /// Notes when these rows' keys were used. Nobody's request depends on it, so a failure is only mentioned.
+    async fn note_keys(&self, rows: &[LogRow]) {
+        let Some(latest) = rows.iter().map(|row| row.created_at).max() else { return };
+        let now = Instant::now();
+        let due: Vec<i64> = {
+            let mut seen = self.seen.lock();
+            let used: BTreeSet<i64> = rows.iter().map(|row| row.api_key_id).collect();
+            let due = |id: &i64| seen.get(id).is_none_or(|at| now.duration_since(*at) >= SEEN_INTERVAL);
+            let due: Vec<i64> = used.into_iter().filter(due).collect();
+            seen.extend(due.iter().map(|id| (*id, now)));
+            due
+        };
+        if let Err(error) = keys::mark_seen(&self.database, &due, latest).await {
+            tracing::debug!(%error, "it could not be noted which keys are in use");
+            let mut seen = self.seen.lock();
+            seen.retain(|id, _| !due.contains(id));
+        }
+    }
+}
 
 impl Sink<LogRow> for DatabaseSink {
     async fn insert(&self, _table: LogTable, rows: &[LogRow]) -> Result<u64, InsertError> {
-        request_log::insert_batch(&self.0, rows).await.map_err(|error| match error {
-            StoreError::Database(_) if !error.is_transient() => InsertError::Refused(error.to_string()),
-            _ => InsertError::Unavailable(error.to_string()),
-        })
+        let inserted =
+            request_log::insert_batch(&self.database, rows).await.map_err(|error| match error {
+                StoreError::Database(_) if !error.is_transient() => InsertError::Refused(error.to_string()),
+                _ => InsertError::Unavailable(error.to_string()),
+            })?;
+        self.note_keys(rows).await;
+        Ok(inserted)
     }
 }
 
