@@ -59,6 +59,7 @@ pub fn document() -> Value {
         SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("x-api-key", "An API key"))),
     );
     components.add_security_scheme("metricsToken", bearer("`METRICS_BEARER_TOKEN`, when it is set"));
+    name_operations(&mut document);
     serde_json::to_value(document).unwrap_or_default()
 }
 
@@ -84,6 +85,26 @@ fn guarded(operation: &mut Operation) {
         let response =
             ResponseBuilder::new().description(description).content("application/json", content).build();
         operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
+    }
+}
+
+/// Operation ids must be unique, and handlers of several things share names (`list`, `show`): the method and the path say
+/// which is meant.
+fn name_operations(document: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let words: Vec<&str> =
+            path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let operations = [
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method}_{}", words.join("_")));
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::Admin;
 /// Is the secret right?
 #[utoipa::path(
     get, path = "/api/admin", tag = "Administration",
-    responses((status = 200, description = "It is", body = bool)),
+    responses((status = 200, description = "It is", content_type = "application/json", body = bool)),
 )]
 pub(super) async fn check() -> Json<bool> {
     Json(true)

@@ -5,16 +5,21 @@
 //! out, [`Admin::changed`] makes it take effect, [`error`] says what went wrong.
 
 mod auth;
+mod completions;
+mod embeddings;
 mod error;
 mod extract;
 mod fields;
 mod guesses;
 mod keys;
+mod logs;
 mod meta;
 mod models;
 mod operator_keys;
 mod provider_test;
 mod providers;
+mod stats;
+mod usage;
 
 use std::sync::Arc;
 
@@ -140,6 +145,12 @@ fn routes() -> OpenApiRouter<Admin> {
         .routes(routes!(models::system_names))
         .routes(routes!(models::by_system_name))
         .routes(routes!(models::change_weights))
+        .routes(routes!(completions::list))
+        .routes(routes!(completions::show, completions::delete))
+        .routes(routes!(embeddings::list))
+        .routes(routes!(embeddings::show, embeddings::delete))
+        .routes(routes!(stats::overview))
+        .routes(routes!(usage::usage))
 }
 
 /// The routes, asking for the secret.

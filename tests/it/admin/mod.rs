@@ -1,11 +1,14 @@
 //! The admin API, through the running gateway.
 
 mod access;
+mod cli;
 mod keys;
+mod logs;
 mod models;
 mod operator_keys;
 mod provider_test;
 mod providers;
+mod secrets;
 mod spec;
 
 use reqwest::{Method, Response};
