@@ -1,5 +1,6 @@
 """A gateway in front of a scripted provider, both the project's own binary, for tests with the official SDKs."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ BINARY = os.environ.get("NEXUSGATE_BIN") or str(
     pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "debug" / "nexusgate"
 )
 KEY = "sk-python-0123456789abcdef"
+ADMIN_SECRET = "python-tests-admin-secret"
 SMALL_KEY = "sk-python-small-0123456789"
 #: May use one model only.
 NARROW_KEY = "sk-python-narrow-0123456789"
@@ -114,8 +116,8 @@ def provider():
     dismiss(process)
 
 
-@pytest.fixture(scope="session")
-def gateway(provider):
+@contextlib.contextmanager
+def serving(provider):
     """A gateway that offers one model through each kind of provider, all of them the scripted one."""
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "nexusgate.toml"
@@ -144,7 +146,7 @@ def gateway(provider):
             "MAX_BODY_SIZE": str(MAX_BODY_SIZE),
             "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
             "GAUGE_REFRESH_INTERVAL": "1s",
-            "ADMIN_SUPER_SECRET": "python-tests-admin-secret",
+            "ADMIN_SUPER_SECRET": ADMIN_SECRET,
             "RUST_LOG": "error",
         }
         process = subprocess.Popen([BINARY, "serve", "--config", str(config)], env=environment)
@@ -162,3 +164,16 @@ def gateway(provider):
         yield Gateway(url, provider)
         stop(process)
         assert process.returncode == 0, "the gateway drained and ended well"
+
+
+@pytest.fixture(scope="session")
+def gateway(provider):
+    with serving(provider) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def own_gateway(provider):
+    """A gateway of their own for tests that change its configuration."""
+    with serving(provider) as running:
+        yield running

@@ -1,7 +1,6 @@
 //! The admin API, through the running gateway.
 
 mod access;
-mod cli;
 mod keys;
 mod logs;
 mod models;
