@@ -1,6 +1,7 @@
 //! One answer for each `X-NexusGate-ReqId`.
 
-use nexusgate::demo::provider::{Gate, Reply};
+use nexusgate::demo::provider::{Answer, Gate, Reply, ToolCall};
+use nexusgate::domain::label::ApiFormat;
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
@@ -77,6 +78,94 @@ async fn the_second_is_answered_in_the_way_it_asks() {
     }
     let tokens = scrape.metric("nexusgate_tokens_completion_total").value();
     assert_eq!(tokens, original.completion_tokens.expect("tokens") as f64, "counted once");
+}
+
+/// Whole or streamed, from any format to any: the second is answered in its own way, also by a gateway that has been started
+/// anew since.
+#[tokio::test]
+async fn every_format_is_answered_in_its_own_way() {
+    let ids = || {
+        ApiFormat::ALL
+            .iter()
+            .flat_map(|format| [(*format, false), (*format, true)])
+            .map(|(format, stream)| (format, stream, format!("{}-{stream}", format.as_str())))
+    };
+    let ask = |app: &TestApp, format: ApiFormat, stream: bool, id: &str| {
+        let call = app.ask(format, MODEL).header("x-nexusgate-reqid", id);
+        if stream { call.streamed().build() } else { call.build() }
+    };
+    let mut app = TestApp::spawn().await;
+    let reply = || {
+        Answer::text("unmistakable").calling(ToolCall {
+            id: "call_1".into(),
+            name: "look".into(),
+            arguments: "{\"at\":\"it\"}".into(),
+        })
+    };
+    app.provider().always(Reply::answer(reply()));
+    for (format, stream, id) in ids() {
+        let first = ask(&app, format, stream, &id).send().await.expect("an answer");
+        assert!(first.headers().get("x-cache").is_none());
+        first.bytes().await.expect("the whole of it");
+    }
+    for restarted in [false, true] {
+        if restarted {
+            app.restart().await;
+        }
+        for (_, _, id) in ids() {
+            for (format, stream, _) in ids() {
+                let case = format!("{id} as {} stream: {stream}, restarted: {restarted}", format.as_str());
+                let response = ask(&app, format, stream, &id).send().await.expect("an answer");
+                assert_eq!(
+                    (response.status().as_u16(), response.headers()["x-cache"].as_bytes()),
+                    (200, &b"HIT"[..]),
+                    "{case}"
+                );
+                let expected = if stream { "text/event-stream" } else { "application/json" };
+                assert!(
+                    response.headers()["content-type"].to_str().expect("text").starts_with(expected),
+                    "{case}"
+                );
+                let text = response.text().await.expect("text");
+                assert!(text.contains("unmistakable") && text.contains("look"), "{case}: {text}");
+                let end = match (format, stream) {
+                    (ApiFormat::OpenAiChat, false) => "\"finish_reason\":\"tool_calls\"",
+                    (ApiFormat::OpenAiChat, true) => "data: [DONE]\n\n",
+                    (ApiFormat::OpenAiResponses, false) => "\"status\":\"completed\"",
+                    (ApiFormat::OpenAiResponses, true) => "event: response.completed\n",
+                    (ApiFormat::Anthropic, false) => "\"stop_reason\":\"tool_use\"",
+                    (ApiFormat::Anthropic, true) => "event: message_stop\n",
+                };
+                assert!(text.contains(end), "{case}: {text}");
+            }
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "cache_hit").is(36.0));
+        let tokens = scrape.metric("nexusgate_tokens_completion_total");
+        assert_eq!(tokens.is(0.0), restarted, "a hit costs nothing");
+    }
+    assert_eq!(app.provider().calls().len(), 6);
+}
+
+/// A client that left before its answer came may ask again.
+#[tokio::test]
+async fn what_was_aborted_may_be_tried_again() {
+    let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "0s").spawn().await;
+    let gate = Gate::new();
+    app.provider().next(Reply::text("too late").held_by(&gate));
+    let call = || app.chat(MODEL).header("x-nexusgate-reqid", "left");
+    let waiting = tokio::spawn(call().build().send());
+    gate.reached(1).await;
+    waiting.abort();
+    app.eventually("the first is aborted", |scrape| {
+        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0)
+    })
+    .await;
+    let second = call().send().await;
+    assert_eq!(second.status(), 200);
+    assert!(second.headers().get("x-cache").is_none());
+    assert_eq!(call().send().await.headers()["x-cache"], "HIT");
+    assert_eq!(app.provider().calls().len(), 2);
 }
 
 #[tokio::test]

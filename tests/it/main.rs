@@ -18,6 +18,7 @@ mod commands;
 mod demo;
 mod endings;
 mod failover;
+mod formats;
 mod idempotency;
 mod metrics;
 mod odd_upstreams;

@@ -32,6 +32,7 @@ pub struct TestApp {
     pub key: String,
     pub http: reqwest::Client,
     base: String,
+    settings: Settings,
     _folder: TempDir,
 }
 
@@ -136,7 +137,15 @@ impl Builder {
 
         let app = RunningApp::start(&settings, self.hooks).await.expect("the gateway starts");
         let base = format!("http://{}", app.address());
-        TestApp { app: Some(app), providers, key, http: reqwest::Client::new(), base, _folder: folder }
+        TestApp {
+            app: Some(app),
+            providers,
+            key,
+            http: reqwest::Client::new(),
+            base,
+            settings,
+            _folder: folder,
+        }
     }
 }
 
@@ -222,6 +231,14 @@ impl TestApp {
 
     pub async fn embedding_rows(&self) -> Vec<embeddings::Model> {
         embeddings::Entity::find().all(self.running().database()).await.expect("rows")
+    }
+
+    /// Drains, stops, and starts again on the same database; at another port.
+    pub async fn restart(&mut self) {
+        assert!(self.app.take().expect("running").shutdown().await, "everything was finished and written");
+        let app = RunningApp::start(&self.settings, Hooks::default()).await.expect("the gateway starts");
+        self.base = format!("http://{}", app.address());
+        self.app = Some(app);
     }
 
     /// Drains and stops; whether everything was finished and written.
