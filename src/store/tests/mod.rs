@@ -4,7 +4,6 @@
 mod accounts;
 mod logs;
 mod migrations;
-mod million;
 mod secrets;
 mod snapshots;
 mod sums;
