@@ -49,7 +49,7 @@ check_rust() {
     step "clippy"
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     step "docs"
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
     step "tests on SQLite; compiles the benches too"
     cargo test --workspace --all-targets --quiet --no-run
     cargo test --workspace --lib --bins --test it

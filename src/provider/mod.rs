@@ -1,6 +1,6 @@
 //! Upstreams: where a call goes, how it is authorised, how it is sent, and what its failure means.
 //!
-//! * [`endpoint`]: the URL of an operation, for each kind of provider.
+//! * [`endpoint`](mod@endpoint): the URL of an operation, for each kind of provider.
 //! * [`headers`]: which of the client's headers go along, and the provider's credentials.
 //! * [`client`]: the shared HTTP client, directly or through a proxy.
 //! * [`classify`]: what an outcome is called, and whether another try may help.

@@ -3,7 +3,7 @@
 //! The request path reads none of this: it reads a [`Snapshot`], an immutable copy in memory that is swapped after an
 //! administrator's change and on a timer. Everything here speaks SQL through sea-orm and knows nothing of HTTP.
 //!
-//! * [`connect`]: open a database, bring its schema up to date ([`migrate`]).
+//! * [`connect`](mod@connect): open a database, bring its schema up to date ([`migrate`]).
 //! * [`crypt`]: secrets at rest. Every credential column holds ciphertext.
 //! * [`keys`], [`providers`], [`models`]: what an administrator configures; [`declared`]: the same from a file.
 //! * [`snapshot`]: the copy in memory.
