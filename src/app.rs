@@ -18,7 +18,7 @@ use crate::config::{ConfigError, LogPayloads, Settings};
 use crate::domain::key::Secret;
 use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
-use crate::http::{self, Admin, AdminParts, HttpState};
+use crate::http::{self, Admin, AdminParts, HttpState, Surface};
 use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
 use crate::store::request_log::LogRow;
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
@@ -53,6 +53,8 @@ pub struct RunningApp {
     admin_secret_made: bool,
     gateway: Gateway,
     database: DatabaseConnection,
+    /// What the request log writes through; see [`store::connect_writer`].
+    log_database: DatabaseConnection,
     log: Arc<RequestLog<LogRow>>,
     limits: Arc<LimitServices>,
     shutdown_grace: Duration,
@@ -78,12 +80,13 @@ impl RunningApp {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let telemetry = Telemetry::new(&telemetry_settings(settings), &settings.version());
         let (database, cipher) = open_store(settings).await?;
+        let log_database = store::connect_writer(&store_settings(settings), &database).await?;
         let snapshots = Arc::new(SnapshotStore::new(cipher.clone()));
         let snapshot = snapshots.refresh(&database).await?;
         for problem in snapshot.problems() {
             tracing::warn!("{problem}");
         }
-        let log = Arc::new(wiring::request_log(settings, &telemetry, &database)?);
+        let log = Arc::new(wiring::request_log(settings, &telemetry, &log_database)?);
         let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
         let gateway = Gateway::new(Parts {
             settings: gateway_settings(settings),
@@ -138,11 +141,11 @@ impl RunningApp {
         };
         let address = local_address(&main)?;
         let metrics_address = metrics.as_ref().map(local_address).transpose()?;
-        let router = http::router(&state, &settings.allowed_origins, metrics.is_none());
-        servers.spawn(serve::serve(main, router, stop.clone()));
+        let surface = Surface::new(&state, &settings.allowed_origins, metrics.is_none());
+        servers.spawn(serve::serve(main, surface, stop.clone()));
         if let Some(metrics) = metrics {
             // Until the very end: the last scrape is the one that sees the last requests.
-            tasks.spawn(serve::serve(metrics, http::metrics_router(&state), stop_tasks.clone()));
+            tasks.spawn(serve::serve(metrics, Surface::metrics(&state), stop_tasks.clone()));
         }
         let subscription =
             limits.coordination.as_ref().map(|coordination| background.follow(coordination, &tasks));
@@ -161,6 +164,7 @@ impl RunningApp {
             admin_secret_made,
             gateway,
             database,
+            log_database,
             log,
             limits,
             shutdown_grace: settings.shutdown_grace,
@@ -230,8 +234,13 @@ impl RunningApp {
         self.stop_tasks.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        let (log_database, database) = (self.log_database, self.database);
+        let closing = async {
+            let _ = log_database.close().await;
+            database.close().await
+        };
         // A connection on which a database hangs is never given back.
-        if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, self.database.close()).await.is_err() {
+        if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::warn!("the database did not let go of its connections in time");
         }
         finished && closed.lost == 0
@@ -245,9 +254,7 @@ pub fn openapi() -> serde_json::Value {
 
 async fn open_store(settings: &Settings) -> Result<(DatabaseConnection, Arc<Cipher>), StartError> {
     let database_url = settings.database_url.expose();
-    let mut store_settings = store::Settings::new(database_url);
-    store_settings.max_connections = Some(settings.database_max_connections);
-    let database = store::connect(&store_settings).await?;
+    let database = store::connect(&store_settings(settings)).await?;
     store::migrate::up(&database).await?;
     let key = settings.encryption_key.as_ref().map(Secret::expose);
     let cipher = store::crypt::open(&database, database_url, key).await?;
@@ -258,10 +265,17 @@ async fn open_store(settings: &Settings) -> Result<(DatabaseConnection, Arc<Ciph
     Ok((database, Arc::new(cipher)))
 }
 
+fn store_settings(settings: &Settings) -> store::Settings {
+    let mut store_settings = store::Settings::new(settings.database_url.expose());
+    store_settings.max_connections = Some(settings.database_max_connections);
+    store_settings
+}
+
 fn telemetry_settings(settings: &Settings) -> registry::Settings {
     registry::Settings {
         max_series: settings.metrics_max_series,
         latency_buckets: settings.metrics_latency_buckets.as_ref().map(|buckets| buckets.0.clone()),
+        recording: true,
     }
 }
 

@@ -125,9 +125,15 @@ fn command() -> Command {
         .subcommands(admin::commands())
 }
 
-/// A runtime with one worker for each core.
+/// A runtime with one worker for each core that the process may use (affinity and cgroup quota are looked at). With one
+/// core it needs no workers: tasks are then never handed from thread to thread.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = match cores {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    Ok(builder.enable_all().build()?)
 }
 
 /// Writes a line for the person at the terminal.

@@ -52,7 +52,7 @@ impl Gateway {
         *request.headers_mut() = upstream_headers::for_upstream(&headers, &target.provider);
         let exchange = async {
             let (mut head, upstream) = self.client().send(&target.provider, request).await.ok()?.into_parts();
-            head.headers = upstream_headers::for_client(&head.headers);
+            upstream_headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();
             Some(Response::from_parts(head, GatewayBody::whole(collect(upstream, MAX_ERROR).await?)))

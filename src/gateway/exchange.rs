@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::provider::{SendError, classify, headers, is_retriable, outcome_of_status};
+use crate::provider::{SendError, UpstreamBody, classify, headers, is_retriable, outcome_of_status};
 use crate::wire::answer::Observed;
 use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
@@ -41,7 +40,7 @@ pub(super) enum Answer {
         head: http::response::Parts,
         /// Waited for before the client gets its headers, so that a provider that dies at once can still be replaced.
         first: Bytes,
-        upstream: Incoming,
+        upstream: UpstreamBody,
         transform: Transform,
         attempt: Attempt,
     },
@@ -154,7 +153,8 @@ impl Gateway {
         self.before_attempt(target);
         guard.tried(target);
         let Prepared { request, transform, context, dropped } =
-            prepare(job, target, guard.record()).map_err(|error| Failure::unsupported(job.call, &error))?;
+            prepare(self.endpoints(), job, target, guard.record())
+                .map_err(|error| Failure::unsupported(job.call, &error))?;
         guard.dropped(dropped);
         let mut attempt = Attempt::start(self, target, permit);
         guard.worked(working);
@@ -209,7 +209,7 @@ impl Gateway {
         let retry_after = classify::retry_after(&head.headers);
         let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
         let events = is_event_stream(&head.headers);
-        head.headers = headers::for_client(&head.headers);
+        headers::keep_for_client(&mut head.headers);
         head.extensions = http::Extensions::new();
         head.version = http::Version::HTTP_11;
         if !head.status.is_success() {
@@ -239,13 +239,13 @@ impl Gateway {
 }
 
 enum Received {
-    Stream { head: http::response::Parts, first: Bytes, upstream: Incoming },
+    Stream { head: http::response::Parts, first: Bytes, upstream: UpstreamBody },
     Whole { head: http::response::Parts, body: Bytes },
 }
 
 async fn read_error(
     head: http::response::Parts,
-    upstream: Incoming,
+    upstream: UpstreamBody,
     target: &Target,
     retry_after: Option<Duration>,
 ) -> Failure {
@@ -277,7 +277,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 /// The first bytes of a stream; `None` when it ends before any.
-async fn first_chunk(upstream: &mut Incoming) -> Option<Bytes> {
+async fn first_chunk(upstream: &mut UpstreamBody) -> Option<Bytes> {
     while let Some(frame) = upstream.frame().await {
         if let Ok(data) = frame.ok()?.into_data()
             && !data.is_empty()
@@ -289,7 +289,7 @@ async fn first_chunk(upstream: &mut Incoming) -> Option<Bytes> {
 }
 
 /// A whole body of at most `max` bytes; `None` when it breaks off or is larger.
-pub(super) async fn collect(mut upstream: Incoming, max: usize) -> Option<Bytes> {
+pub(super) async fn collect(mut upstream: UpstreamBody, max: usize) -> Option<Bytes> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = upstream.frame().await {

@@ -37,7 +37,7 @@ use crate::domain::label::{LogTable, RejectReason};
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
 use crate::limit::{Coordination, LimitServices, Limiter};
-use crate::provider::UpstreamClient;
+use crate::provider::{Endpoints, UpstreamClient};
 use crate::store::request_log::LogRow;
 use crate::store::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
@@ -100,6 +100,7 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     parts: Parts,
     client: UpstreamClient,
+    endpoints: Endpoints,
     health: Health,
     slots: Slots,
     ids: Arc<Ids>,
@@ -113,6 +114,7 @@ impl Gateway {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
             client: UpstreamClient::new(parts.settings.upstream_connect_timeout),
+            endpoints: Endpoints::default(),
             health: Health::new(parts.telemetry.clone()),
             slots: Slots::new(parts.settings.max_in_flight),
             ids: Arc::default(),
@@ -234,6 +236,10 @@ impl Gateway {
 
     fn client(&self) -> &UpstreamClient {
         &self.0.client
+    }
+
+    fn endpoints(&self) -> &Endpoints {
+        &self.0.endpoints
     }
 
     fn health(&self) -> &Health {

@@ -1,5 +1,7 @@
 //! The request as one provider gets it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
@@ -7,7 +9,7 @@ use http_body_util::Full;
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
-use crate::provider::{Operation, endpoint, headers};
+use crate::provider::{Endpoints, Operation, headers};
 use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
 use crate::wire::head::Edit;
 
@@ -41,7 +43,12 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
 ///
 /// # Errors
 /// What the client asked for has no words in the provider's format, or is not what its own format promises.
-pub(super) fn prepare(job: &Job, target: &Target, record: &RequestRecord) -> Result<Prepared, ConvertError> {
+pub(super) fn prepare(
+    endpoints: &Endpoints,
+    job: &Job,
+    target: &Arc<Target>,
+    record: &RequestRecord,
+) -> Result<Prepared, ConvertError> {
     let provider = &target.provider;
     let format = provider.kind.chat_format();
     let chat = format == ApiFormat::OpenAiChat && job.call != Call::Embedding;
@@ -77,7 +84,8 @@ pub(super) fn prepare(job: &Job, target: &Target, record: &RequestRecord) -> Res
     };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = endpoint(provider, operation, &target.remote_id)
+    *request.uri_mut() = endpoints
+        .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;
     *request.headers_mut() = headers::for_upstream(&job.headers, provider);
     Ok(Prepared { request, transform, context, dropped })

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use crate::domain::label::{ApiFormat, Outcome, Status};
+use crate::provider::UpstreamBody;
 use crate::wire::error::ApiError;
 
 use super::attempt::Attempt;
@@ -26,7 +26,7 @@ pub(super) struct Relay {
 }
 
 struct Inner {
-    upstream: Incoming,
+    upstream: UpstreamBody,
     transform: Transform,
     guard: Box<FinishGuard>,
     attempt: Attempt,
@@ -54,7 +54,7 @@ struct Ending {
 impl Relay {
     /// Forwards `first`, which was waited for before the client got its headers, and then the rest of `upstream`.
     pub(super) fn new(
-        upstream: Incoming,
+        upstream: UpstreamBody,
         first: Bytes,
         transform: Transform,
         guard: Box<FinishGuard>,

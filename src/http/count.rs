@@ -97,6 +97,39 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Counting<F> {
     }
 }
 
+/// A request on its way past the router; counted when it is answered, and as left when it is dropped before.
+pub(super) struct Uncounted<'a> {
+    telemetry: &'a Telemetry,
+    route: &'static str,
+    method: Method,
+    counted: bool,
+}
+
+impl<'a> Uncounted<'a> {
+    pub(super) fn new(telemetry: &'a Telemetry, route: &'static str, method: Method) -> Self {
+        Self { telemetry, route, method, counted: false }
+    }
+
+    pub(super) fn answered(mut self, code: StatusCode) {
+        self.count(code);
+    }
+
+    fn count(&mut self, code: StatusCode) {
+        if !std::mem::replace(&mut self.counted, true) {
+            let Self { telemetry, route, method, .. } = self;
+            HttpRequestFinished { telemetry, route, method, code }.emit();
+        }
+    }
+}
+
+impl Drop for Uncounted<'_> {
+    fn drop(&mut self) {
+        if let Ok(code) = StatusCode::from_u16(CLIENT_CLOSED_REQUEST) {
+            self.count(code);
+        }
+    }
+}
+
 fn count(telemetry: &Telemetry, route: Option<&MatchedPath>, method: &Method, code: StatusCode) {
     HttpRequestFinished { telemetry, route: route.map_or(UNMATCHED, MatchedPath::as_str), method, code }
         .emit();

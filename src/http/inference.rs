@@ -1,5 +1,6 @@
 //! The inference endpoints.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,14 +8,15 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt as _;
 
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
-use crate::gateway::Refusal;
 use crate::gateway::scope::RequestScope;
+use crate::gateway::{GatewayBody, Refusal};
 
 use super::HttpState;
 
@@ -25,10 +27,23 @@ pub(super) async fn infer(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    answer(&state, scope, headers, body).await.map(Body::new)
+}
+
+/// As [`infer`], whoever routed the call here.
+pub(super) async fn answer<B>(
+    state: &HttpState,
+    scope: Arc<RequestScope>,
+    headers: HeaderMap,
+    body: B,
+) -> Response<GatewayBody>
+where
+    B: HttpBody<Data = Bytes>,
+{
     let call = scope.call;
     let caller = match state.gateway.admit(&scope, &headers).await {
         Ok(caller) => caller,
-        Err(refusal) => return refusal.into_response(call).map(Body::new),
+        Err(refusal) => return refusal.into_response(call),
     };
     let waiting = Instant::now();
     let body = read_body(&headers, body, state.max_body_size).await;
@@ -37,10 +52,11 @@ pub(super) async fn infer(
         Ok(body) => state.gateway.complete(scope, &caller, headers, body).await,
         Err(refusal) => refusal.into_response(call),
     };
+    response.headers_mut().reserve(caller.limit_headers.len());
     for (name, value) in caller.limit_headers {
         response.headers_mut().insert(name, value);
     }
-    response.map(Body::new)
+    response
 }
 
 /// Passes a token count on to a provider that can count; no completion, so neither limited nor logged.
@@ -68,7 +84,10 @@ fn encoded(headers: &HeaderMap) -> Option<Refusal> {
 }
 
 /// The whole body, of at most `max` bytes.
-async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes, Refusal> {
+async fn read_body<B>(headers: &HeaderMap, body: B, max: usize) -> Result<Bytes, Refusal>
+where
+    B: HttpBody<Data = Bytes>,
+{
     if let Some(refusal) = encoded(headers) {
         return Err(refusal);
     }
@@ -79,9 +98,26 @@ async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes,
     if announced.is_some_and(|length| length > max) {
         return Err(too_large());
     }
-    match Limited::new(body, max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.")),
+    let mut body = pin!(body);
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Refusal::new(RejectReason::InvalidRequest, "The request body could not be read."));
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len().max(rest.len()) + data.len() > max {
+            return Err(too_large());
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            // More than one piece: only now is copying needed.
+            if rest.is_empty() {
+                rest.reserve(announced.unwrap_or(first.len() + data.len()));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
     }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }

@@ -11,8 +11,9 @@ use futures_util::FutureExt as _;
 use tower::{Layer, Service};
 
 use crate::domain::record::Call;
-use crate::gateway::Gateway;
 use crate::gateway::refusal::{Refused, error_response};
+use crate::gateway::scope::RequestScope;
+use crate::gateway::{Gateway, GatewayBody};
 use crate::wire::error::ApiError;
 
 #[derive(Clone)]
@@ -64,17 +65,25 @@ where
         let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
             let Ok(result) = inner.await else {
-                // The request's record was finished as failed while its parts were dropped.
-                tracing::error!(?call, "a handler panicked");
-                let error = ApiError::new(500, "The gateway failed to handle the request.")
-                    .with_code("internal_error");
-                return Ok(error_response(call, &error).map(Body::new));
+                return Ok(panicked(call).map(Body::new));
             };
             let response = result?;
-            if let Some(Refused(reason)) = response.extensions().get() {
-                scope.refuse(*reason);
-            }
+            see_refusal(&scope, &response);
             Ok(response)
         })
+    }
+}
+
+/// The answer when a handler panicked. The request's record was finished as failed while its parts were dropped.
+pub(super) fn panicked(call: Call) -> Response<GatewayBody> {
+    tracing::error!(?call, "a handler panicked");
+    let error = ApiError::new(500, "The gateway failed to handle the request.").with_code("internal_error");
+    error_response(call, &error)
+}
+
+/// Counts a request that was refused.
+pub(super) fn see_refusal<B>(scope: &RequestScope, response: &Response<B>) {
+    if let Some(Refused(reason)) = response.extensions().get() {
+        scope.refuse(*reason);
     }
 }

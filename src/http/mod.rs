@@ -8,6 +8,7 @@ mod instrument;
 mod models;
 pub mod openapi;
 mod ops;
+mod surface;
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -26,6 +27,8 @@ pub use admin::{Admin, AdminParts};
 use count::CountLayer;
 use instrument::InstrumentLayer;
 
+pub use surface::{Surface, SurfaceBody};
+
 /// What the handlers lean on.
 #[derive(Clone)]
 pub struct HttpState {
@@ -36,7 +39,15 @@ pub struct HttpState {
     pub admin: Admin,
 }
 
-/// Everything the main listener serves. From the outside in: count, CORS, then the route's own layers:
+/// The paths that take inference calls.
+const INFERENCE: [(&str, Call); 4] = [
+    ("/v1/chat/completions", Call::Completion(ApiFormat::OpenAiChat)),
+    ("/v1/responses", Call::Completion(ApiFormat::OpenAiResponses)),
+    ("/v1/messages", Call::Completion(ApiFormat::Anthropic)),
+    ("/v1/embeddings", Call::Embedding),
+];
+
+/// Everything the main listener routes. From the outside in: count, CORS if there is any, then the route's own layers:
 /// `instrument` on inference, `auth` on administration.
 pub fn router(state: &HttpState, origins: &Origins, with_metrics: bool) -> Router {
     let mut router = Router::new()
@@ -49,12 +60,15 @@ pub fn router(state: &HttpState, origins: &Origins, with_metrics: bool) -> Route
     if with_metrics {
         router = router.merge(metrics());
     }
-    router
+    let router = router
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .with_state(state.clone())
-        .layer(cors(origins))
-        .layer(CountLayer::new(state.gateway.telemetry().clone()))
+        .with_state(state.clone());
+    let router = match cors(origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(CountLayer::new(state.gateway.telemetry().clone()))
 }
 
 /// What the listener of `METRICS_ADDR` serves.
@@ -68,12 +82,10 @@ fn inference(state: &HttpState) -> Router<HttpState> {
         // Outermost on the route, so that it sees every way a request can end.
         post(inference::infer).route_layer(layer)
     };
-    Router::new()
-        .route("/v1/chat/completions", route(Call::Completion(ApiFormat::OpenAiChat)))
-        .route("/v1/responses", route(Call::Completion(ApiFormat::OpenAiResponses)))
-        .route("/v1/messages", route(Call::Completion(ApiFormat::Anthropic)))
+    INFERENCE
+        .into_iter()
+        .fold(Router::new(), |router, (path, call)| router.route(path, route(call)))
         .route("/v1/messages/count_tokens", post(inference::count_tokens))
-        .route("/v1/embeddings", route(Call::Embedding))
 }
 
 fn health() -> Router<HttpState> {
@@ -84,18 +96,20 @@ fn metrics() -> Router<HttpState> {
     Router::new().route("/metrics", get(ops::metrics)).route("/metrics/", get(ops::metrics))
 }
 
-fn cors(origins: &Origins) -> CorsLayer {
+/// `None`: no browser may call from anywhere.
+fn cors(origins: &Origins) -> Option<CorsLayer> {
     let layer = CorsLayer::new();
     let layer = match origins {
         Origins::Any => layer.allow_origin(AllowOrigin::any()),
-        Origins::List(list) if list.is_empty() => return layer,
+        Origins::List(list) if list.is_empty() => return None,
         Origins::List(list) => layer.allow_origin(
             list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect::<Vec<_>>(),
         ),
     };
-    layer
+    let layer = layer
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         // `*` does not cover Authorization (Fetch § 3.3.4), so what the client asks for is allowed by name.
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-nexusgate-id"), http::header::RETRY_AFTER])
+        .expose_headers([HeaderName::from_static("x-nexusgate-id"), http::header::RETRY_AFTER]);
+    Some(layer)
 }

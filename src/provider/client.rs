@@ -1,7 +1,7 @@
 //! The HTTP client that all upstream calls share.
 //!
-//! hyper-util's client is used as it is, without reqwest around it: the gateway needs pooling and TLS, and pays for
-//! nothing else on each request.
+//! hyper's connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client around them: the gateway
+//! needs pooling and TLS, and pays for nothing else on each request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Builder, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use url::Url;
 
 use crate::domain::provider::Provider;
 
+use super::pool::{Pool, PoolError, UpstreamBody};
 use super::proxy::ProxyConnector;
 
-/// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(55);
-
-type DirectClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-type ProxiedClient = Client<HttpsConnector<ProxyConnector>, Full<Bytes>>;
+type DirectPool = Pool<HttpsConnector<HttpConnector>>;
+type ProxiedPool = Pool<HttpsConnector<ProxyConnector>>;
 
 /// No answer came.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +39,8 @@ pub enum SendError {
 /// Sends upstream calls, directly or through a provider's proxy.
 pub struct UpstreamClient {
     connector: HttpConnector,
-    direct: DirectClient,
-    proxied: Mutex<HashMap<Url, Arc<(ProxiedClient, ProxyConnector)>>>,
+    direct: DirectPool,
+    proxied: Mutex<HashMap<Url, Arc<(ProxiedPool, ProxyConnector)>>>,
 }
 
 impl UpstreamClient {
@@ -56,7 +51,7 @@ impl UpstreamClient {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_keepalive(Some(Duration::from_secs(60)));
-        let direct = builder().build(https(connector.clone()));
+        let direct = Pool::new(https(connector.clone()));
         Self { connector, direct, proxied: Mutex::default() }
     }
 
@@ -68,49 +63,37 @@ impl UpstreamClient {
         &self,
         provider: &Provider,
         mut request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let result = match &provider.proxy {
-            None => self.direct.request(request).await,
+            None => self.direct.send(request).await,
             Some(url) => {
                 let proxied = self.proxied(url)?;
-                let (client, connector) = &*proxied;
+                let (pool, connector) = &*proxied;
                 // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
                 if let Some(auth) = connector.auth().filter(|_| request.uri().scheme_str() == Some("http")) {
                     request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
                 }
-                client.request(request).await
+                pool.send(request).await
             }
         };
-        result.map_err(|error| {
-            let text = chain(&error);
-            let garbled = std::error::Error::source(&error)
-                .and_then(|source| source.downcast_ref::<hyper::Error>())
-                .is_some_and(hyper::Error::is_parse);
-            match () {
-                () if error.is_connect() => SendError::Connect(text),
-                () if garbled => SendError::Garbled(text),
-                () => SendError::Broken(text),
-            }
+        result.map_err(|error| match error {
+            PoolError::Connect(error) => SendError::Connect(chain(&*error)),
+            PoolError::Exchange(error) if error.is_parse() => SendError::Garbled(chain(&error)),
+            PoolError::Exchange(error) => SendError::Broken(chain(&error)),
         })
     }
 
-    fn proxied(&self, url: &Url) -> Result<Arc<(ProxiedClient, ProxyConnector)>, SendError> {
+    fn proxied(&self, url: &Url) -> Result<Arc<(ProxiedPool, ProxyConnector)>, SendError> {
         let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = proxied.get(url) {
-            return Ok(client.clone());
+        if let Some(pool) = proxied.get(url) {
+            return Ok(pool.clone());
         }
         let connector = ProxyConnector::new(self.connector.clone(), url)
             .map_err(|error| SendError::Connect(error.to_string()))?;
-        let client = Arc::new((builder().build(https(connector.clone())), connector));
-        proxied.insert(url.clone(), client.clone());
-        Ok(client)
+        let pool = Arc::new((Pool::new(https(connector.clone())), connector));
+        proxied.insert(url.clone(), pool.clone());
+        Ok(pool)
     }
-}
-
-fn builder() -> Builder {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.pool_idle_timeout(POOL_IDLE_TIMEOUT).pool_timer(TokioTimer::new()).timer(TokioTimer::new());
-    builder
 }
 
 fn https<C>(connector: C) -> HttpsConnector<C> {

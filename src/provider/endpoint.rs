@@ -3,9 +3,12 @@
 //! A provider's base URL is what its SDK calls a base URL, with or without trailing slashes and with any prefix a proxy
 //! put before it.
 
+use std::sync::{Arc, Weak};
+
 use http::Uri;
 use url::Url;
 
+use crate::domain::model::Target;
 use crate::domain::provider::{Provider, ProviderKind};
 
 /// What Azure's deployment URLs are asked with when the provider names no version: the last one that is generally available.
@@ -69,6 +72,30 @@ pub fn endpoint(
     };
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     format!("{}{full}{query}", origin(&provider.base_url)).parse()
+}
+
+/// URLs of operations, each made once for a target.
+#[derive(Debug, Default)]
+pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Uri)>);
+
+impl Endpoints {
+    /// The URL of `operation` at `target`.
+    ///
+    /// # Errors
+    /// As [`endpoint`].
+    pub fn get(&self, target: &Arc<Target>, operation: Operation) -> Result<Uri, http::uri::InvalidUri> {
+        let known = self.0.pin();
+        let place = (target.id, operation);
+        // After an administrator's change the target is another one, under the same id.
+        if let Some((made_for, uri)) = known.get(&place)
+            && std::ptr::eq(made_for.as_ptr(), Arc::as_ptr(target))
+        {
+            return Ok(uri.clone());
+        }
+        let uri = endpoint(&target.provider, operation, &target.remote_id)?;
+        known.insert(place, (Arc::downgrade(target), uri.clone()));
+        Ok(uri)
+    }
 }
 
 /// Azure's path, and whether it is one of those that need an `api-version`.

@@ -83,19 +83,19 @@ pub fn authorize(headers: &mut HeaderMap, provider: &Provider) {
     }
 }
 
-/// The headers of an upstream answer that the client gets: all but what belongs to the connection or to the account.
-pub fn for_client(upstream: &HeaderMap) -> HeaderMap {
+/// Leaves the headers of an upstream answer that the client gets: all but what belongs to the connection or to the account.
+pub fn keep_for_client(upstream: &mut HeaderMap) {
     let named = connection_options(upstream);
-    let mut headers = HeaderMap::with_capacity(upstream.len() + 8);
-    for (name, value) in upstream {
+    let private = |name: &&HeaderName| {
         let text = name.as_str();
-        let private =
-            is_hop_by_hop(text) || matches!(text, "content-length" | "set-cookie" | "alt-svc" | "server");
-        if !private && !named.iter().any(|option| option == text) {
-            headers.append(name, value.clone());
-        }
+        is_hop_by_hop(text)
+            || matches!(text, "content-length" | "set-cookie" | "alt-svc" | "server")
+            || named.iter().any(|option| option == text)
+    };
+    let private: Vec<HeaderName> = upstream.keys().filter(private).cloned().collect();
+    for name in private {
+        upstream.remove(name);
     }
-    headers
 }
 
 /// Names that the `Connection` header declares hop-by-hop, in lower case.
@@ -105,8 +105,13 @@ fn connection_options(headers: &HeaderMap) -> Vec<String> {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .map(|option| option.trim().to_ascii_lowercase())
-        .filter(|option| !matches!(option.as_str(), "" | "close" | "keep-alive"))
+        .map(str::trim)
+        .filter(|option| {
+            !(option.is_empty()
+                || option.eq_ignore_ascii_case("close")
+                || option.eq_ignore_ascii_case("keep-alive"))
+        })
+        .map(str::to_ascii_lowercase)
         .collect()
 }
 

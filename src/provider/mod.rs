@@ -9,8 +9,10 @@ pub mod classify;
 pub mod client;
 pub mod endpoint;
 pub mod headers;
+mod pool;
 mod proxy;
 
 pub use classify::{is_retriable, outcome_of_status};
 pub use client::{SendError, UpstreamClient};
-pub use endpoint::{Operation, endpoint};
+pub use endpoint::{Endpoints, Operation, endpoint};
+pub use pool::UpstreamBody;

@@ -30,7 +30,7 @@ use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-pub use connect::{Settings, connect, redact_url};
+pub use connect::{Settings, connect, connect_writer, redact_url};
 pub use crypt::Cipher;
 pub use error::{StoreError, StoreResult};
 pub use snapshot::{ActiveCounts, Snapshot, SnapshotStore, counts};

@@ -69,11 +69,13 @@ pub struct Settings {
     pub max_series: usize,
     /// Replaces the bounds of [`Buckets::Latency`], in seconds.
     pub latency_buckets: Option<Vec<f64>>,
+    /// Whether anything is recorded. Only benches turn it off, to see what it costs.
+    pub recording: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_series: 50_000, latency_buckets: None }
+        Self { max_series: 50_000, latency_buckets: None, recording: true }
     }
 }
 
@@ -82,6 +84,7 @@ pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     max_series: usize,
+    recording: bool,
     known: Mutex<HashSet<Key>>,
     overflow: Mutex<HashMap<&'static str, Counter>>,
 }
@@ -118,6 +121,7 @@ impl Registry {
             handle: recorder.handle(),
             recorder,
             max_series: settings.max_series,
+            recording: settings.recording,
             known: Mutex::default(),
             overflow: Mutex::default(),
         }
@@ -125,15 +129,21 @@ impl Registry {
 
     /// The series of `metric` with these label values, in the order of its declaration.
     pub fn counter(&self, metric: &'static Metric, labels: &[&str]) -> Counter {
+        if !self.recording {
+            return Counter::noop();
+        }
         self.recorder.register_counter(&self.key(metric, labels), &METADATA)
     }
 
     /// The series of `metric` with these label values; it reads 0 from now on.
     pub fn float_counter(&self, metric: &'static Metric, labels: &[&str]) -> FloatCounter {
-        FloatCounter(self.recorder.register_gauge(&self.key(metric, labels), &METADATA))
+        FloatCounter(self.gauge(metric, labels))
     }
 
     pub fn gauge(&self, metric: &'static Metric, labels: &[&str]) -> Gauge {
+        if !self.recording {
+            return Gauge::noop();
+        }
         self.recorder.register_gauge(&self.key(metric, labels), &METADATA)
     }
 
@@ -142,6 +152,9 @@ impl Registry {
     }
 
     pub fn histogram(&self, metric: &'static Metric, labels: &[&str]) -> SafeHistogram {
+        if !self.recording {
+            return SafeHistogram(Histogram::noop());
+        }
         SafeHistogram(self.recorder.register_histogram(&self.key(metric, labels), &METADATA))
     }
 

@@ -4,6 +4,7 @@
 //! [`RequestRecord`](crate::domain::record::RequestRecord), waits in the journal as JSON, and is written by
 //! [`insert_batch`]; writing it twice is harmless. Reading gives the same type back.
 
+mod prepared;
 mod read;
 mod row;
 mod stats;

@@ -159,16 +159,24 @@ fn finite(amount: f64) -> f64 {
 
 /// NUL, which PostgreSQL cannot store, becomes U+FFFD. (The escape `\u0000` in JSON is six ordinary characters.)
 fn text(text: &str) -> String {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
+    if memchr::memchr(0, text.as_bytes()).is_some() {
+        text.replace('\0', "\u{fffd}")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn error(error: &str) -> String {
     text(error).chars().take(ERROR_MAX_CHARS).collect()
 }
 
-/// Bytes that are not UTF-8 become U+FFFD.
+/// Bytes that are not UTF-8 become U+FFFD. Copied, because the bytes may be a small part of a large buffer that would be
+/// kept alive until the row is written.
 fn body(bytes: &Bytes) -> String {
-    text(&String::from_utf8_lossy(bytes))
+    match std::str::from_utf8(bytes) {
+        Ok(valid) => text(valid),
+        Err(_) => text(&String::from_utf8_lossy(bytes)),
+    }
 }
 
 impl From<&LogRow> for completions::ActiveModel {
@@ -321,7 +329,8 @@ mod exact {
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
+        // Twice as fast as `Display`, and there are five of them in every row.
+        serializer.serialize_str(zmij::Buffer::new().format(*number))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
@@ -335,7 +344,7 @@ mod exact_option {
     #[expect(clippy::ref_option, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
         match number {
-            Some(number) => serializer.collect_str(number),
+            Some(number) => serializer.serialize_str(zmij::Buffer::new().format(*number)),
             None => serializer.serialize_none(),
         }
     }

@@ -12,7 +12,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::row::LogRow;
-use super::usage;
+use super::{prepared, usage};
 use crate::domain::label::LogTable;
 use crate::store::begin_write;
 use crate::store::error::{StoreError, StoreResult};
@@ -33,15 +33,42 @@ pub async fn insert_batch(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResu
     if rows.is_empty() {
         return Ok(0);
     }
+    match insert_all_new(db, rows).await? {
+        Some(inserted) => Ok(inserted),
+        None => insert_some_new(db, rows).await,
+    }
+}
+
+/// Writes these rows if all of them are new; `None`, and nothing is written, when one is not.
+///
+/// This is what happens outside of a replay, and what it costs is paid by every request: the database says only how many
+/// rows it took, not which, and the statements are texts that were made before. (Asking for the ids back made the SQLite
+/// worker hand them over one by one, with two switches of threads for each.)
+async fn insert_all_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<Option<u64>> {
+    let transaction = begin_write(db).await?;
+    for table in LogTable::ALL {
+        let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
+        for rows in cut(*table, &rows) {
+            let statement = prepared::insert(db.get_database_backend(), *table, rows);
+            let inserted = transaction.execute_raw(statement).await?.rows_affected();
+            if inserted != to_u64(rows.len()) {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+        }
+    }
+    usage::add(&transaction, rows.iter()).await?;
+    transaction.commit().await?;
+    Ok(Some(to_u64(rows.len())))
+}
+
+/// As [`insert_batch`], for when the database may know some of the rows: it is asked which were new.
+async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<u64> {
     let transaction = begin_write(db).await?;
     let mut new = HashSet::new();
     for table in LogTable::ALL {
         let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
-        let columns = match table {
-            LogTable::Completions => completions::Column::iter().count(),
-            LogTable::Embeddings => embeddings::Column::iter().count(),
-        };
-        for rows in statements(&rows, MAX_VARIABLES / columns) {
+        for rows in cut(*table, &rows) {
             let inserted = match table {
                 LogTable::Completions => insert::<completions::ActiveModel>(&transaction, rows).await?,
                 LogTable::Embeddings => insert::<embeddings::ActiveModel>(&transaction, rows).await?,
@@ -49,7 +76,7 @@ pub async fn insert_batch(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResu
             new.extend(inserted);
         }
     }
-    let inserted = u64::try_from(new.len()).unwrap_or(u64::MAX);
+    let inserted = to_u64(new.len());
     // A row that the batch holds twice is new once.
     usage::add(&transaction, rows.iter().filter(|row| new.remove(&row.id))).await?;
     transaction.commit().await?;
@@ -136,6 +163,19 @@ where
         .to_owned();
     let rows = db.query_all(&insert).await?;
     Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// The rows of one table, statement by statement.
+fn cut<'a, 'b>(table: LogTable, rows: &'a [&'b LogRow]) -> impl Iterator<Item = &'a [&'b LogRow]> {
+    let columns = match table {
+        LogTable::Completions => completions::Column::iter().count(),
+        LogTable::Embeddings => embeddings::Column::iter().count(),
+    };
+    statements(rows, MAX_VARIABLES / columns)
 }
 
 /// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`]. Their lengths are powers of two,
