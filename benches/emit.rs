@@ -1,84 +1,26 @@
-//! What it costs to count one finished completion: through held handles, through raw macros, and beside a bare atomic.
+//! What it costs to count one finished completion: through held handles, through raw macros, through `prometheus-client`
+//! with its own families, and beside a bare atomic. With 1 and with 64 label sets, on 1 and on 2 threads.
 //!
 //! `cargo bench --bench emit`
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
-use std::hint::black_box;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+#[path = "support/records.rs"]
+mod records;
 
-use chrono::Utc;
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
-use nexusgate::domain::key::{ApiKey, Limits};
-use nexusgate::domain::label::{ApiFormat, FinishReason, LabelValue, ModelType, Status};
-use nexusgate::domain::model::{Slo, Target};
-use nexusgate::domain::provider::{Provider, ProviderKind};
-use nexusgate::domain::record::{Call, RequestRecord};
-use nexusgate::domain::usage::{Price, Usage};
+use nexusgate::domain::record::RequestRecord;
 use nexusgate::telemetry::Telemetry;
 use nexusgate::telemetry::events::CompletionFinished;
 use nexusgate::telemetry::registry::Settings;
 use nexusgate::telemetry::series::CallSeries;
-use uuid::Uuid;
-
-fn record(label_set: usize) -> RequestRecord {
-    let provider = Arc::new(Provider {
-        id: 1,
-        name: LabelValue::new(&format!("provider-{}", label_set % 3)),
-        kind: ProviderKind::OpenAi,
-        base_url: "https://example.invalid/v1".parse().expect("URL"),
-        api_key: None,
-        api_version: None,
-        proxy: None,
-        ask_stream_usage: true,
-        max_concurrency: None,
-    });
-    let price = Price { input: Some(2.5), output: Some(10.0) };
-    let usage = Usage { prompt: Some(1200), completion: Some(350), cached: Some(1000), ..Usage::default() };
-    let model = LabelValue::new(&format!("model-{label_set}"));
-    RequestRecord {
-        id: Uuid::now_v7(),
-        call: Call::Completion(ApiFormat::OpenAiChat),
-        key: Arc::new(ApiKey {
-            id: 1,
-            comment: LabelValue::new(&format!("team-{}", label_set % 8)),
-            limits: Limits::default(),
-            expires_at: None,
-            revoked: false,
-            allowed_models: None,
-        }),
-        model: model.clone(),
-        target: Some(Arc::new(Target {
-            id: 1,
-            system_name: model,
-            remote_id: "remote".into(),
-            model_type: ModelType::Chat,
-            price,
-            weight: 1,
-            context_length: None,
-            slo: Slo { ttft: Some(Duration::from_secs(1)), tpot: None },
-            provider,
-        })),
-        status: Status::Completed,
-        stream: true,
-        usage,
-        cost: price.cost(&usage),
-        finish_reason: Some(FinishReason::Stop),
-        error: None,
-        started_at: Utc::now(),
-        duration: Duration::from_millis(2300),
-        ttft: Some(Duration::from_millis(210)),
-        longest_stall: Some(Duration::from_millis(40)),
-        overhead: Duration::from_micros(60),
-        request_id: None,
-        source: None,
-        request_body: None,
-        response_body: None,
-    }
-}
+use records::record;
 
 /// The same look-up and the same series that the gateway uses.
 fn emit(telemetry: &Telemetry, record: &RequestRecord) {
@@ -127,28 +69,108 @@ fn emit_by_macros(record: &RequestRecord) {
     }
 }
 
+/// The same series in the other well-known crate, used as its documentation shows: a family for each metric, looked up by
+/// its labels each time. Label sets are tuples of pairs, as the crate takes them; they own their text.
+mod other_crate {
+    use nexusgate::domain::record::RequestRecord;
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::metrics::family::Family;
+    use prometheus_client::metrics::histogram::Histogram;
+    use std::sync::atomic::AtomicU64;
+
+    type Labels = Vec<(&'static str, String)>;
+    type Float = Counter<f64, AtomicU64>;
+    type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+    pub(crate) struct Families {
+        completions: Family<Labels, Counter>,
+        tokens: [Family<Labels, Counter>; 3],
+        cost: [Family<Labels, Float>; 3],
+        finish_reasons: Family<Labels, Counter>,
+        within_slo: Family<Labels, Counter>,
+        histograms: [Histograms; 6],
+    }
+
+    fn histogram() -> Histogram {
+        Histogram::new([0.1, 0.5, 1.0, 5.0, 10.0, 60.0])
+    }
+
+    impl Families {
+        pub(crate) fn new() -> Self {
+            Self {
+                completions: Family::default(),
+                tokens: std::array::from_fn(|_| Family::default()),
+                cost: std::array::from_fn(|_| Family::default()),
+                finish_reasons: Family::default(),
+                within_slo: Family::default(),
+                histograms: std::array::from_fn(|_| Histograms::new_with_constructor(histogram)),
+            }
+        }
+
+        pub(crate) fn emit(&self, record: &RequestRecord) {
+            let model = || ("model", record.model.as_str().to_owned());
+            let comment = || ("api_key_comment", record.key.comment.as_str().to_owned());
+            let provider = record.target.as_ref().map_or("", |target| target.provider.name.as_str());
+            self.completions
+                .get_or_create(&vec![
+                    model(),
+                    ("status", record.status.as_str().to_owned()),
+                    ("api_format", "openai-chat".to_owned()),
+                    comment(),
+                ])
+                .inc();
+            let usage = &record.usage;
+            for (family, tokens) in self.tokens.iter().zip([usage.prompt, usage.completion, usage.cached]) {
+                family.get_or_create(&vec![model()]).inc_by(tokens.unwrap_or(0));
+            }
+            let cost = record.cost;
+            for (family, amount) in self.cost.iter().zip([cost.prompt, cost.completion, cost.total()]) {
+                family
+                    .get_or_create(&vec![model(), ("provider", provider.to_owned()), comment()])
+                    .inc_by(amount);
+            }
+            self.finish_reasons.get_or_create(&vec![model(), ("finish_reason", "stop".to_owned())]).inc();
+            self.within_slo.get_or_create(&vec![model()]).inc();
+            let values = [record.duration.as_secs_f64(), 0.21, 0.006, 0.04, 1200.0, 350.0];
+            for (family, value) in self.histograms.iter().zip(values) {
+                family.get_or_create(&vec![model()]).observe(value);
+            }
+        }
+    }
+}
+
 /// How many samples a histogram may hold before they are sorted into buckets, as the upkeep timer does in the app.
 const UPKEEP_EVERY: u64 = 4096;
 
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("completion_finished");
-    for sets in [1_usize, 64] {
+    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    for (sets, threads) in [(1_usize, 1_usize), (64, 1), (1, 2), (64, 2)] {
         let records: Vec<RequestRecord> = (0..sets).map(record).collect();
+        let name = |what: &str| format!("{what}/{sets} label sets/{threads} threads");
 
         let telemetry = Telemetry::new(&Settings::default(), "bench");
-        group.bench_function(format!("held_handles/{sets}"), |bencher| {
+        group.bench_function(name("held_handles"), |bencher| {
             bencher.iter_custom(|rounds| {
-                timed(rounds, &records, |record| emit(&telemetry, record), || telemetry.run_upkeep())
+                timed(rounds, threads, &records, |record| emit(&telemetry, record), || telemetry.run_upkeep())
             });
         });
 
         let recorder = raw_recorder();
         let handle = recorder.handle();
-        group.bench_function(format!("raw_macros/{sets}"), |bencher| {
+        group.bench_function(name("raw_macros"), |bencher| {
             bencher.iter_custom(|rounds| {
-                metrics::with_local_recorder(&recorder, || {
-                    timed(rounds, &records, emit_by_macros, || handle.run_upkeep())
-                })
+                let emit = |record: &RequestRecord| {
+                    metrics::with_local_recorder(&recorder, || emit_by_macros(record));
+                };
+                timed(rounds, threads, &records, emit, || handle.run_upkeep())
+            });
+        });
+
+        let families = other_crate::Families::new();
+        group.bench_function(name("prometheus_client"), |bencher| {
+            bencher.iter_custom(|rounds| {
+                timed(rounds, threads, &records, |record| families.emit(record), || ())
             });
         });
     }
@@ -159,22 +181,41 @@ fn benches(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The time of `rounds` calls, without that of the upkeep in between.
+/// The time of `rounds` calls on each of `threads` threads at the same time, without that of the upkeep in between.
 fn timed(
     rounds: u64,
+    threads: usize,
     records: &[RequestRecord],
-    emit: impl Fn(&RequestRecord),
+    emit: impl Fn(&RequestRecord) + Sync,
     upkeep: impl Fn(),
 ) -> Duration {
-    let mut spent = Duration::ZERO;
-    let mut left = rounds;
+    let (mut spent, mut left) = (Duration::ZERO, rounds);
     while left > 0 {
         let batch = left.min(UPKEEP_EVERY);
-        let started = std::time::Instant::now();
-        for record in records.iter().cycle().take(usize::try_from(batch).expect("a small number")) {
-            emit(black_box(record));
-        }
-        spent += started.elapsed();
+        let calls = usize::try_from(batch).expect("a small number");
+        let run = || {
+            let started = Instant::now();
+            for record in records.iter().cycle().take(calls) {
+                emit(black_box(record));
+            }
+            started.elapsed()
+        };
+        spent += if threads == 1 {
+            run()
+        } else {
+            let together = Barrier::new(threads);
+            std::thread::scope(|scope| {
+                let running: Vec<_> = (0..threads)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            together.wait();
+                            run()
+                        })
+                    })
+                    .collect();
+                running.into_iter().map(|thread| thread.join().expect("no panic")).max().unwrap_or_default()
+            })
+        };
         upkeep();
         left -= batch;
     }

@@ -1,0 +1,115 @@
+"""Starting what is measured, pinned to a core, and reading what it takes from the machine."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+GATEWAY_CORE = 0
+LOAD_CORE = 1
+
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    """A program and its children: a session of its own, pinned to one core."""
+
+    def __init__(self, command, core, log, env=None, cwd=None, user=None):
+        self.started = time.monotonic()
+        self.command = command
+        with open(log, "ab") as output:
+            self.child = subprocess.Popen(
+                ["taskset", "-c", str(core), *map(str, command)],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+                user=user,
+            )
+        self.log = log
+
+    def pids(self):
+        """Every process of the session."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                fields = _stat(int(name))
+                if fields and int(fields[3]) == self.child.pid:
+                    found.append(int(name))
+        return found
+
+    def cpu(self):
+        """Seconds of CPU that the session has used, its ended children included."""
+        total = 0
+        for pid in self.pids():
+            fields = _stat(pid)
+            if fields:
+                total += sum(int(fields[index]) for index in (11, 12, 13, 14))
+        return total / TICK
+
+    def rss(self):
+        """Bytes resident, summed over the session."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
+                total += int(file.read().split()[1]) * PAGE
+        return total
+
+    def wait_for(self, answers, timeout=120):
+        """Waits until `answers()` is true; returns the seconds since the start."""
+        while time.monotonic() - self.started < timeout:
+            if self.child.poll() is not None:
+                raise RuntimeError(f"{self.command[0]} ended with {self.child.returncode}; see {self.log}")
+            with contextlib.suppress(OSError):
+                if answers():
+                    return time.monotonic() - self.started
+            time.sleep(0.002)
+        raise RuntimeError(f"{self.command[0]} does not answer; see {self.log}")
+
+    def stop(self, timeout=40):
+        if self.child.poll() is None:
+            self.child.terminate()
+            try:
+                self.child.wait(timeout)
+            except subprocess.TimeoutExpired:
+                pass
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.child.wait()
+
+
+def _stat(pid):
+    """The fields of /proc/PID/stat after the name, which may hold spaces: state is 0, session 3, utime 11."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def listens(port):
+    """For `wait_for`: whether somebody accepts connections there."""
+
+    def answers():
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+
+    return answers
+
+
+def get(url, headers=None, timeout=10):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=timeout) as answer:
+        return answer.read().decode()

@@ -1,0 +1,262 @@
+"""Runs the benchmark; called by scripts/bench-gateways.sh, which has built and installed what this needs."""
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import json
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import gateways
+import report
+from processes import LOAD_CORE, Process, free_port, listens
+
+LOAD = pathlib.Path("target/release/bench-load").resolve()
+PROVIDER = pathlib.Path("target/release/bench-provider").resolve()
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench-gateways.sh")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, without the long ones: under ten minutes")
+    parser.add_argument("--only", default="", help="names of gateways, comma-separated")
+    parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/BENCHMARKS.md"))
+    parser.add_argument("--binary", type=pathlib.Path, help="the nexusgate to measure")
+    parser.add_argument("--lock", type=pathlib.Path, help="held while something is measured")
+    parser.add_argument("--no-report", action="store_true", help="print the figures, write nothing")
+    return parser.parse_args()
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        quick = options.quick
+        self.seconds = {
+            "closed": 2.5 if quick else 10,
+            "rate": 6 if quick else 30,
+            "streams": 2.5 if quick else 10,
+            "first": 4 if quick else 20,
+        }
+
+    @contextlib.contextmanager
+    def quiet(self):
+        """The machine for ourselves, where others use it too."""
+        if not self.options.lock:
+            yield
+            return
+        with open(self.options.lock, "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def provider(self, folder, *flags):
+        port = free_port()
+        process = Process([PROVIDER, "--port", port, *flags], LOAD_CORE, folder / "provider.log")
+        try:
+            process.wait_for(listens(port))
+            yield port
+        finally:
+            process.stop()
+
+    def load(self, gateway, mode, seconds, *flags, warm_up=1.0):
+        """One run of the generator; its figures, and what the gateway used for it."""
+        before, databases = gateway.cpu(), gateway.database_cpu()
+        command = ["taskset", "-c", str(LOAD_CORE), str(LOAD), mode, "--address", gateway.address(), "--path", gateway.path]
+        command += ["--seconds", str(seconds), "--warm-up", str(warm_up), *map(str, flags)]
+        for header in gateway.headers():
+            command += ["--header", header]
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(run.stderr)
+        found = json.loads(run.stdout)
+        # What was put off (batches of rows) belongs to the requests too.
+        time.sleep(0.6)
+        if found["ok"]:
+            found["cpu_us"] = (gateway.cpu() - before) * 1e6 / found["ok"]
+            found["database_cpu_us"] = (gateway.database_cpu() - databases) * 1e6 / found["ok"]
+        return found
+
+    def measure(self, make):
+        """Everything about one gateway, once, from its start to its end."""
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
+        folder.chmod(0o755)
+        try:
+            with self.quiet(), self.provider(folder) as port:
+                gateway = make(port, folder)
+                try:
+                    return self.phases(gateway)
+                finally:
+                    gateway.stop()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def phases(self, gateway):
+        figures = {"startup_s": gateway.start()}
+        warm_up = 0.5 if gateway.slow else 1.0
+        # A first answer makes what is made lazily.
+        first = self.load(gateway, "rate", 0.5, "--rate", 10, "--connections", 2, warm_up=0)
+        if not first["ok"]:
+            raise RuntimeError(f"{gateway.name} does not answer: {first}")
+        time.sleep(0.5)
+        figures["rss_idle"] = gateway.rss()
+        seconds = self.seconds
+        figures["closed"] = self.load(gateway, "closed", seconds["closed"], warm_up=warm_up)
+        figures["rate"] = self.load(gateway, "rate", seconds["rate"], "--rate", 100)
+        figures["streams"] = self.load(gateway, "closed", seconds["streams"], "--stream", warm_up=warm_up)
+        figures["first"] = self.load(gateway, "rate", seconds["first"], "--rate", 40, "--stream")
+        figures["rss_loaded"] = gateway.rss()
+        own = sum(run["ok"] for run in [first, *(figures[name] for name in ("closed", "rate", "streams", "first"))])
+        figures["counts"] = {"generator": own, **gateway.counted()}
+        return figures
+
+    def check(self, name, figures):
+        """The generator's own count, the gateway's counters and its log must say the same."""
+        counts = figures["counts"]
+        wrong = [key for key in ("completions_total", "rows") if key in counts and counts[key] != counts["generator"]]
+        wrong += [key for key in ("audit_mismatch", "other_endings") if counts.get(key)]
+        if wrong:
+            sys.exit(f"{name}: the counts differ: {counts}")
+
+    def compare(self, kinds):
+        results = {name: [] for name, _ in kinds}
+        failed = {}
+        for repeat in range(self.options.repeats):
+            for name, make in kinds:
+                if name in failed:
+                    continue
+                started = time.monotonic()
+                try:
+                    figures = self.measure(make)
+                except RuntimeError as error:
+                    failed[name] = str(error)
+                    print(f"{name}: {error}", file=sys.stderr)
+                    continue
+                self.check(name, figures)
+                results[name].append(figures)
+                closed, streams = figures["closed"], figures["streams"]
+                print(
+                    f"{repeat + 1}/{self.options.repeats} {name:13} {closed['per_second']:8.0f} req/s {closed.get('cpu_us', 0):7.1f} µs CPU"
+                    f"  p50 {figures['rate']['latency_us']['p50'] or 0:6.0f} p99 {figures['rate']['latency_us']['p99'] or 0:6.0f} µs"
+                    f"  {streams['events_per_second']:8.0f} chunks/s {streams.get('cpu_us', 0):7.0f} µs/stream"
+                    f"  TTFT {figures['first']['first_byte_us']['p50'] or 0:6.0f} µs"
+                    f"  {figures['rss_idle'] / 2**20:5.1f} → {figures['rss_loaded'] / 2**20:5.1f} MiB  start {figures['startup_s'] or 0:.2f} s"
+                    f"  ({time.monotonic() - started:.0f} s)",
+                    flush=True,
+                )
+        return {name: found for name, found in results.items() if found}, failed
+
+    def growth(self):
+        """What grows with what: memory with requests, the cost of a request with keys and models."""
+        rows = []
+
+        def closed(gateway, *flags, seconds=None):
+            return self.load(gateway, "closed", seconds or self.seconds["closed"], *flags)
+
+        def one(keys, models):
+            class Sized(gateways.Nexusgate):
+                pass
+
+            Sized.models = models
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
+            try:
+                with self.quiet(), self.provider(folder) as port:
+                    gateway = Sized(port, folder)
+                    try:
+                        gateway.start()
+                        if keys > 1:
+                            gateway.add_keys(keys - 1)
+                        return closed(gateway)
+                    finally:
+                        gateway.stop()
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        sizes = [(10, 1), (100_000, 1), (10, 200)]
+        found = {size: [] for size in sizes}
+        for _ in range(self.options.repeats):
+            for size in sizes:
+                found[size].append(one(*size))
+        for (keys, models), runs in found.items():
+            rows.append({
+                "keys": keys,
+                "models": models,
+                "per_second": statistics.median(run["per_second"] for run in runs),
+                "cpu_us": statistics.median(run["cpu_us"] for run in runs),
+            })
+        return rows
+
+    def memory(self, requests):
+        """Resident memory after many requests."""
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
+        try:
+            with self.quiet(), self.provider(folder) as port:
+                gateway = gateways.Nexusgate(port, folder)
+                try:
+                    gateway.start()
+                    idle = gateway.rss()
+                    found = self.load(gateway, "closed", 600, "--requests", requests, warm_up=0)
+                    time.sleep(2)
+                    counts = {"generator": found["ok"], **gateway.counted()}
+                    figures = {"requests": found["ok"], "idle": idle, "after": gateway.rss(), "per_second": found["per_second"], "cpu_us": found["cpu_us"], "counts": counts}
+                    self.check("nexusgate", figures)
+                    return figures
+                finally:
+                    gateway.stop()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    options = arguments()
+    started = time.monotonic()
+    if options.binary:
+        gateways.Nexusgate.binary = options.binary.resolve()
+    only = set(filter(None, options.only.split(",")))
+    kinds, left_out = [], {}
+    for kind in gateways.ALL:
+        if only and kind.name not in only:
+            continue
+        if why := kind.missing():
+            left_out[kind.name] = why
+        else:
+            kinds.append((kind.name, kind))
+    for given in options.url:
+        name, _, url = given.partition("=")
+        kinds.append((name, lambda port, folder, name=name, url=url: gateways.Other(name, url, port, folder)))
+    bench = Bench(options)
+    results, failed = bench.compare(kinds)
+    left_out.update(failed)
+    more = {}
+    if "nexusgate" in results:
+        more["memory"] = bench.memory(100_000 if options.quick else 1_000_000)
+        if not options.quick:
+            more["growth"] = bench.growth()
+    data = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "took_s": time.monotonic() - started,
+        "quick": options.quick,
+        "repeats": options.repeats,
+        "machine": report.machine(),
+        "versions": {kind.name: kind.version() for kind in gateways.ALL if kind.name in results},
+        "titles": {name: getattr(kind, "title", name) for name, kind in kinds},
+        "left_out": left_out,
+        "results": results,
+        **more,
+    }
+    pathlib.Path("target/bench/last.json").write_text(json.dumps(data, indent=1))
+    if options.no_report:
+        print(report.tables(data))
+    else:
+        report.write(data, options.out)
+        print(f"{options.out} is written; the figures of every run are in target/bench/last.json")
+
+
+if __name__ == "__main__":
+    main()
