@@ -24,6 +24,8 @@ SMALL_KEY = "sk-python-small-0123456789"
 NARROW_KEY = "sk-python-narrow-0123456789"
 MAX_BODY_SIZE = 1_000_000
 MAX_IN_FLIGHT = 64
+#: The same for the metrics' tests, which use up its one request.
+METERED_KEY = "sk-python-metered-0123456789"
 #: Keys whose comments are hard to write as a label value, or are not theirs alone.
 ODD_KEY, ODD_COMMENT = "sk-python-odd-0123456789ab", 'team:"a\\b"\n,{}=é'
 SHARING_KEYS, SHARED_COMMENT = ("sk-python-first-0123456789", "sk-python-second-012345678"), "shared"
@@ -123,6 +125,7 @@ def serving(provider):
         config = pathlib.Path(folder) / "nexusgate.toml"
         lines = [f'[[api_keys]]\nkey = "{KEY}"\ncomment = "python"\n']
         lines.append(f'[[api_keys]]\nkey = "{SMALL_KEY}"\ncomment = "small"\nrpm_limit = 1\n')
+        lines.append(f'[[api_keys]]\nkey = "{METERED_KEY}"\ncomment = "metered"\nrpm_limit = 1\n')
         for key, comment in ((ODD_KEY, ODD_COMMENT), *((key, SHARED_COMMENT) for key in SHARING_KEYS)):
             # A basic string of TOML is escaped as one of JSON is.
             lines.append(f'[[api_keys]]\nkey = "{key}"\ncomment = {json.dumps(comment)}\n')
