@@ -113,3 +113,13 @@ async fn mistakes_are_one_line() {
         assert!(complaint.contains(part) && complaint.trim_end().lines().count() == 1, "{complaint}");
     }
 }
+
+#[tokio::test]
+async fn a_container_asks_whether_the_gateway_is_ready() {
+    let app = TestApp::spawn().await;
+    assert!(run(&app, &["healthcheck"], "").await.status.success());
+    let away = run(&app, &["healthcheck", "--url", "http://127.0.0.1:1"], "").await;
+    assert_eq!(away.status.code(), Some(1));
+    let complaint = String::from_utf8_lossy(&away.stderr);
+    assert_eq!(complaint.trim_end().lines().count(), 1, "{complaint}");
+}
