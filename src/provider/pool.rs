@@ -381,3 +381,6 @@ impl Body for UpstreamBody {
         self.incoming.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;

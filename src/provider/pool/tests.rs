@@ -1,0 +1,196 @@
+//! The pool against real servers: plain HTTP/1.1, and HTTP/2 behind TLS.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http_body_util::BodyExt as _;
+use hyper::service::service_fn;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// Answers every request with its own path, and counts the connections it was asked over.
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+    /// Cancelled: the connections that are open are closed, whatever they carry.
+    hang_up: Arc<Mutex<CancellationToken>>,
+}
+
+impl Server {
+    async fn spawn(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let hang_up = Arc::new(Mutex::new(CancellationToken::new()));
+        let closed = Arc::new(AtomicUsize::new(0));
+        let (counted, ends, gone) = (connections.clone(), hang_up.clone(), closed.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let end = ends.lock().expect("no panic").clone();
+                let (tls, gone) = (tls.clone(), gone.clone());
+                tokio::spawn(async move {
+                    attend(stream, tls, end).await;
+                    gone.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self { address, connections, closed, hang_up }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Closes every connection, and waits until that is done.
+    async fn hang_up(&self) {
+        std::mem::take(&mut *self.hang_up.lock().expect("no panic")).cancel();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.closed.load(Ordering::SeqCst) < self.connections() {
+            assert!(Instant::now() < deadline, "connections stay open");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn attend(stream: TcpStream, tls: Option<TlsAcceptor>, end: CancellationToken) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        let path = request.uri().path().to_owned();
+        let _ = request.into_body().collect().await;
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(path))))
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let serve = async {
+        match tls {
+            Some(tls) => {
+                let stream = tls.accept(stream).await.expect("a handshake");
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            }
+            None => {
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = end.cancelled() => {}
+    }
+}
+
+/// A server's side of TLS that offers HTTP/2, and the client's side that trusts it.
+fn tls() -> (TlsAcceptor, rustls::ClientConfig) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let certificate = made.cert.der().clone();
+    let mut server = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("a configuration");
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).expect("a root");
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    (TlsAcceptor::from(Arc::new(server)), client)
+}
+
+fn pool(config: rustls::ClientConfig) -> Pool<HttpsConnector<HttpConnector>> {
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
+    Pool::new(https.enable_all_versions().wrap_connector(http))
+}
+
+fn request(url: &str) -> Outgoing {
+    Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).expect("a request")
+}
+
+async fn text(pool: &Pool<HttpsConnector<HttpConnector>>, url: &str) -> String {
+    let response = pool.send(request(url)).await.expect("an answer");
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    String::from_utf8(body.to_vec()).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn one_connection_serves_one_request_after_the_other() {
+    let server = Server::spawn(None).await;
+    let pool = pool(tls().1);
+    for turn in 0..10 {
+        let path = format!("/turn/{turn}");
+        assert_eq!(text(&pool, &format!("http://{}{path}", server.address)).await, path);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_is_replaced() {
+    let server = Server::spawn(None).await;
+    let pool = pool(tls().1);
+    let url = format!("http://{}/x", server.address);
+    for turn in 1..=5 {
+        assert_eq!(text(&pool, &url).await, "/x");
+        assert_eq!(server.connections(), turn);
+        server.hang_up().await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_read_to_its_end_closes_its_connection() {
+    let server = Server::spawn(None).await;
+    let pool = pool(tls().1);
+    let url = format!("http://{}/x", server.address);
+    drop(pool.send(request(&url)).await.expect("an answer"));
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn http_2_carries_requests_side_by_side() {
+    let (acceptor, config) = tls();
+    let server = Server::spawn(Some(acceptor)).await;
+    let pool = Arc::new(pool(config));
+    let url = format!("https://localhost:{}", server.address.port());
+    let first = pool.send(request(&format!("{url}/first"))).await.expect("an answer");
+    assert_eq!(first.version(), http::Version::HTTP_2);
+    assert_eq!(first.into_body().collect().await.expect("a body").to_bytes(), "/first");
+    let calls = (0..50).map(|call| {
+        let (pool, url) = (pool.clone(), format!("{url}/call/{call}"));
+        tokio::spawn(async move { (text(&pool, &url).await, format!("/call/{call}")) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (answered, asked) = call.await.expect("no panic");
+        assert_eq!(answered, asked);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn http_2_connections_are_replaced_too() {
+    let (acceptor, config) = tls();
+    let server = Server::spawn(Some(acceptor)).await;
+    let pool = pool(config);
+    let url = format!("https://localhost:{}/x", server.address.port());
+    assert_eq!(text(&pool, &url).await, "/x");
+    // One that is still being answered goes on, dropped or not, without harm to the others.
+    drop(pool.send(request(&url)).await.expect("an answer"));
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 1);
+    server.hang_up().await;
+    // The client hears of it in its own time; what it had sent before that fails, and is not sent twice.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while pool.send(request(&url)).await.is_err() {
+        assert!(Instant::now() < deadline, "it never connects again");
+    }
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 2);
+}
