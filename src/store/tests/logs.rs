@@ -244,12 +244,15 @@ async fn a_refused_row_does_not_keep_the_others_out() {
         assert_eq!(done.inserted, 8);
         assert_eq!(done.refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [batch[4].id]);
 
+        // Good rows: with the bad one among them, PostgreSQL may name either fault first (it reads the values before
+        // it looks for the table when the statement is already prepared).
+        let good = &batch[..4];
         t.sql("ALTER TABLE completions RENAME TO away").await;
-        let error = log::insert_batch(&t.db, &batch).await.unwrap_err();
+        let error = log::insert_batch(&t.db, good).await.unwrap_err();
         assert!(error.is_transient(), "a schema can be repaired: {error}");
         t.sql("ALTER TABLE away RENAME TO completions").await;
         t.db.clone().close().await.unwrap();
-        assert!(log::insert_what_fits(&t.db, &batch).await.unwrap_err().is_transient(), "no database");
+        assert!(log::insert_what_fits(&t.db, good).await.unwrap_err().is_transient(), "no database");
     })
     .await;
 }
