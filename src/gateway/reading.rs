@@ -53,8 +53,11 @@ fn reported(body: &[u8]) -> Option<ApiError> {
 /// holds what no stream can say.
 pub(super) fn as_stream(job: &Job, answer: &Bytes) -> Option<Bytes> {
     let Call::Completion(client) = job.call else { return None };
+    if !job.stream {
+        return None;
+    }
     let mut events = BytesMut::new();
-    answer_to_stream(client, answer, job.head.include_usage, &mut events).ok().filter(|()| job.stream)?;
+    answer_to_stream(client, answer, job.head.include_usage, &mut events).ok()?;
     Some(events.freeze())
 }
 
