@@ -20,11 +20,11 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn start(gateway: &Gateway, target: &Arc<Target>, permit: Permit) -> Self {
+    pub(super) fn start(gateway: &Gateway, target: &Arc<Target>, permit: Permit, started: Instant) -> Self {
         Self {
             gateway: gateway.clone(),
             target: target.clone(),
-            started: Instant::now(),
+            started,
             permit: Some(permit),
             finished: false,
         }

@@ -8,7 +8,7 @@ use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
-use crate::provider::{Operation, endpoint, headers as upstream_headers};
+use crate::provider::{Operation, headers as upstream_headers};
 use crate::wire::error::ApiError;
 use crate::wire::head::{Edit, RequestHead};
 
@@ -45,13 +45,13 @@ impl Gateway {
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
         let mut request = Request::new(Full::new(head.rewrite(&edit)));
         *request.method_mut() = Method::POST;
-        let Ok(uri) = endpoint(&target.provider, Operation::CountTokens, &target.remote_id) else {
+        let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");
         };
-        *request.uri_mut() = uri;
         *request.headers_mut() = upstream_headers::for_upstream(&headers, &target.provider);
         let exchange = async {
-            let (mut head, upstream) = self.client().send(&target.provider, request).await.ok()?.into_parts();
+            let (mut head, upstream) =
+                self.client().send(&target.provider, &to, request).await.ok()?.into_parts();
             upstream_headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();

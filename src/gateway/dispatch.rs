@@ -66,8 +66,9 @@ impl Gateway {
         for (index, target) in job.targets.iter().enumerate() {
             // The last resort is tried even when its breaker is open: refusing would be no better.
             let force = last.is_none() && index + 1 == job.targets.len();
-            let Some(permit) = self.health().admit(&target.provider, Instant::now(), force) else { continue };
-            let mut failure = match self.exchange(job, target, permit, guard).await {
+            let now = Instant::now();
+            let Some(permit) = self.health().admit(&target.provider, now, force) else { continue };
+            let mut failure = match self.exchange(job, target, permit, now, guard).await {
                 Ok(answer) => return Ok((answer, target.clone())),
                 Err(failure) => failure,
             };
@@ -89,8 +90,9 @@ impl Gateway {
             && !guard.scope().has_client_left()
         {
             tokio::time::sleep(wait).await;
-            if let Some(permit) = self.health().admit(&target.provider, Instant::now(), false) {
-                match self.exchange(job, &target, permit, guard).await {
+            let now = Instant::now();
+            if let Some(permit) = self.health().admit(&target.provider, now, false) {
+                match self.exchange(job, &target, permit, now, guard).await {
                     Ok(answer) => return Ok((answer, target)),
                     Err(mut failure) => {
                         guard.blame(failure.code());
@@ -133,7 +135,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
                 Call::Embedding => target.provider.kind.chat_format(),
             };
             let converts = transform.converts();
-            guard.worked(working);
+            guard.worked(working.elapsed());
             let relay = Relay::new(upstream, first, transform, guard, attempt, format);
             let mut response = Response::from_parts(head, GatewayBody::relay(relay));
             let headers = response.headers_mut();
@@ -146,7 +148,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
         Answer::Whole { head, body, observed } => {
             guard.observed(&observed.usage, observed.finish_reason);
             guard.answered(&body);
-            guard.worked(working);
+            guard.worked(working.elapsed());
             let status = match observed.error {
                 Some(error) => {
                     guard.blame(error);
@@ -166,7 +168,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
     if let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str()) {
         headers.insert(PROVIDER_HEADER.clone(), provider);
     }
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])) {
         headers.insert(ID_HEADER.clone(), id);
     }
     response

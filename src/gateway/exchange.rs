@@ -10,7 +10,9 @@ use http_body_util::{BodyExt as _, Full};
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::provider::{SendError, UpstreamBody, classify, headers, is_retriable, outcome_of_status};
+use crate::provider::{
+    Destination, SendError, UpstreamBody, classify, headers, is_retriable, outcome_of_status,
+};
 use crate::wire::answer::Observed;
 use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
@@ -141,25 +143,27 @@ fn error_shape(format: ApiFormat) -> ErrorFormat {
 }
 
 impl Gateway {
-    /// Sends the request to `target` and reads as much of the answer as it takes to know what it is worth.
+    /// Works since `since`: sends the request to `target` and reads as much of the answer as it takes to know what it is worth.
     pub(super) async fn exchange(
         &self,
         job: &Job,
         target: &Arc<Target>,
         permit: Permit,
+        since: Instant,
         guard: &mut FinishGuard,
     ) -> Result<Answer, Failure> {
-        let working = Instant::now();
         self.before_attempt(target);
         guard.tried(target);
-        let Prepared { request, transform, context, dropped } =
+        let Prepared { request, to, transform, context, dropped } =
             prepare(self.endpoints(), job, target, guard.record())
                 .map_err(|error| Failure::unsupported(job.call, &error))?;
         guard.dropped(dropped);
-        let mut attempt = Attempt::start(self, target, permit);
-        guard.worked(working);
-        let deadline = tokio::time::Instant::now() + self.settings().upstream_timeout;
-        let result = tokio::time::timeout_at(deadline, self.read_answer(job, target, request)).await;
+        let sent = Instant::now();
+        let mut attempt = Attempt::start(self, target, permit, sent);
+        guard.worked(sent - since);
+        let deadline = sent + self.settings().upstream_timeout;
+        let result =
+            tokio::time::timeout_at(deadline.into(), self.read_answer(job, target, &to, request)).await;
         let working = Instant::now();
         let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
         let answer = match received {
@@ -187,7 +191,7 @@ impl Gateway {
                 Err(failure)
             }
         };
-        guard.worked(working);
+        guard.worked(working.elapsed());
         answer
     }
 
@@ -195,9 +199,10 @@ impl Gateway {
         &self,
         job: &Job,
         target: &Target,
+        to: &Destination,
         request: Request<Full<Bytes>>,
     ) -> Result<Received, Failure> {
-        let response = self.client().send(&target.provider, request).await.map_err(|error| {
+        let response = self.client().send(&target.provider, to, request).await.map_err(|error| {
             tracing::debug!(provider = %target.provider.name, %error, "no answer");
             match error {
                 SendError::Connect(_) => Failure::new(Outcome::Connect, true),
@@ -213,7 +218,7 @@ impl Gateway {
         head.extensions = http::Extensions::new();
         head.version = http::Version::HTTP_11;
         if !head.status.is_success() {
-            return Err(read_error(head, upstream, target, retry_after).await);
+            return Err(Box::pin(read_error(head, upstream, target, retry_after)).await);
         }
         if encoded {
             // The gateway asked for plain bytes and can read no others.

@@ -1,7 +1,7 @@
 //! The one place where a request ends.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -124,9 +124,9 @@ impl FinishGuard {
         self.record.longest_stall = Some(self.record.longest_stall.map_or(gap, |longest| longest.max(gap)));
     }
 
-    /// The gateway itself was at work since `since`.
-    pub(super) fn worked(&mut self, since: Instant) {
-        self.record.overhead += since.elapsed();
+    /// The gateway itself was at work for `time`.
+    pub(super) fn worked(&mut self, time: Duration) {
+        self.record.overhead += time;
     }
 
     /// Puts a part of the answer aside for the request log.

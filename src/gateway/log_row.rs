@@ -19,6 +19,11 @@ impl Row for LogRow {
         }
     }
 
+    fn write_json(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
+        self.write_json(out);
+        Ok(())
+    }
+
     fn put_payloads(&mut self, payloads: Payloads) {
         self.request_body = payloads.request.and_then(text);
         self.response_body = payloads.response.and_then(text);

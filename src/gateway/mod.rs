@@ -154,7 +154,7 @@ impl Gateway {
         let request_id = dedup::request_id(&headers)?;
         let job = self.read(&scope, caller, headers, body)?;
         let found = match request_id {
-            Some(request_id) => Some(self.claim(job.call, &caller.key, request_id).await?),
+            Some(request_id) => Some(Box::pin(self.claim(job.call, &caller.key, request_id)).await?),
             None => None,
         };
         let mut guard = FinishGuard::accept(self, scope.clone(), caller.key.clone(), &job);

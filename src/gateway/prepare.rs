@@ -9,7 +9,7 @@ use http_body_util::Full;
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
-use crate::provider::{Endpoints, Operation, headers};
+use crate::provider::{Destination, Endpoints, Operation, headers};
 use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
 use crate::wire::head::Edit;
 
@@ -22,6 +22,7 @@ const DEFAULT_MAX_TOKENS: u32 = 8192;
 /// A request that is ready to be sent, and what is to be done with the answer.
 pub(super) struct Prepared {
     pub(super) request: Request<Full<Bytes>>,
+    pub(super) to: Arc<Destination>,
     /// What happens to a stream.
     pub(super) transform: Transform,
     /// What a whole answer is converted with; `None`: it is passed through.
@@ -84,9 +85,9 @@ pub(super) fn prepare(
     };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = endpoints
+    *request.headers_mut() = headers::for_upstream(&job.headers, provider);
+    let to = endpoints
         .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;
-    *request.headers_mut() = headers::for_upstream(&job.headers, provider);
-    Ok(Prepared { request, transform, context, dropped })
+    Ok(Prepared { request, to, transform, context, dropped })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::domain::key::Secret;
 use crate::domain::label::ModelType;
 use crate::domain::provider::{Provider, ProviderKind};
-use crate::provider::{Operation, endpoint, headers};
+use crate::provider::{Destination, Operation, endpoint, headers};
 use crate::wire::error::parse_error;
 use crate::wire::openai_chat::models::wants_max_completion_tokens;
 
@@ -85,18 +85,18 @@ impl Gateway {
     ) -> Probe<Bytes> {
         let began = Instant::now();
         let mut status = None;
-        let result = match uri {
+        let to = uri.and_then(|uri| Destination::new(uri).map_err(|error| error.to_string()));
+        let result = match to {
             Err(error) => Err(format!("The base URL is not usable: {error}")),
-            Ok(uri) => {
+            Ok(to) => {
                 let mut request =
                     Request::new(Full::new(body.map(Value::to_string).unwrap_or_default().into()));
                 *request.method_mut() = method;
-                *request.uri_mut() = uri;
                 *request.headers_mut() = headers::for_upstream(&HeaderMap::new(), provider);
                 request
                     .headers_mut()
                     .insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
-                tokio::time::timeout(PATIENCE, self.call(provider, request, &mut status))
+                tokio::time::timeout(PATIENCE, self.call(provider, &to, request, &mut status))
                     .await
                     .unwrap_or_else(|_| {
                         Err(format!("The provider did not answer within {} s.", PATIENCE.as_secs()))
@@ -110,10 +110,11 @@ impl Gateway {
     async fn call(
         &self,
         provider: &Provider,
+        to: &Destination,
         request: Request<Full<Bytes>>,
         status: &mut Option<StatusCode>,
     ) -> Result<Bytes, String> {
-        let response = self.client().send(provider, request).await.map_err(|error| error.to_string())?;
+        let response = self.client().send(provider, to, request).await.map_err(|error| error.to_string())?;
         *status = Some(response.status());
         let good = response.status().is_success();
         let code = response.status().as_u16();

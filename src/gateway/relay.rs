@@ -156,7 +156,7 @@ impl Inner {
             self.guard.first_token();
         }
         self.put_aside(from);
-        self.guard.worked(now);
+        self.guard.worked(now.elapsed());
     }
 
     fn upstream_ended(&mut self) {

@@ -59,11 +59,13 @@ impl Gateway {
             };
             return Err(Refusal::new(RejectReason::InvalidRequest, message).with_param(Some("model")));
         }
-        let now = Instant::now();
         let mut ordered = weighted_order(targets, |total| rand::rng().random_range(0..total));
-        // Providers whose breaker is open come last: they are tried only when there is no other.
-        ordered.sort_by_key(|target| !self.health().is_fit(&target.provider, now));
-        ordered.truncate(MAX_PROVIDERS);
+        if ordered.len() > 1 {
+            // Providers whose breaker is open come last: they are tried only when there is no other.
+            let now = Instant::now();
+            ordered.sort_by_key(|target| !self.health().is_fit(&target.provider, now));
+            ordered.truncate(MAX_PROVIDERS);
+        }
         Ok(ordered)
     }
 }

@@ -3,8 +3,11 @@
 //! Admin handlers document themselves where they are routed. The inference routes share handlers and pass bodies through,
 //! so their documentation stands here.
 
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::routing::get;
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::Value;
 use utoipa::openapi::security::{
@@ -110,11 +113,12 @@ fn name_operations(document: &mut utoipa::openapi::OpenApi) {
 
 /// `/api/openapi.json` and `/api/docs`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let json: bytes::Bytes = format!("{:#}", document()).into();
+    // Made when it is first asked for: it takes some megabytes to make, and most gateways are never asked.
+    static JSON: LazyLock<Bytes> = LazyLock::new(|| format!("{:#}", document()).into());
     let config = Config::new([JSON_PATH]).persist_authorization(true).try_it_out_enabled(true);
     let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Router::from(SwaggerUi::new("/api/docs").config(config))
-        .route(JSON_PATH, get(move || std::future::ready(([json_type.clone()], json.clone()))))
+        .route(JSON_PATH, get(move || std::future::ready(([json_type.clone()], JSON.clone()))))
 }
 
 /// An error in OpenAI's shape.

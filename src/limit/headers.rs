@@ -3,9 +3,10 @@
 //! Two families, both on every answer: OpenAI's (`x-ratelimit-limit-requests`, … with durations such as `6m0s`; see
 //! "Rate limits in headers" in OpenAI's documentation) and the reference system's (`X-RateLimit-Limit-RPM`, …).
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{BucketState, Decision, LimitState};
@@ -41,18 +42,29 @@ pub fn state_headers(state: &LimitState) -> Vec<(HeaderName, HeaderValue)> {
         ],
     ]);
     let mut pairs = Vec::with_capacity(11);
+    // All values lie in one piece of memory.
+    let mut text = BytesMut::with_capacity(96);
     for (names, bucket) in NAMES.iter().zip([state.rpm, state.tpm]) {
         let Some(BucketState { limit, remaining, reset, .. }) = bucket else { continue };
         let [limit_name, remaining_name, reset_name, limit_short, remaining_short] = names.clone();
-        pairs.push((limit_name, HeaderValue::from(limit)));
-        pairs.push((remaining_name, HeaderValue::from(remaining)));
-        if let Ok(reset) = HeaderValue::from_str(&format_reset(reset)) {
-            pairs.push((reset_name, reset));
-        }
-        pairs.push((limit_short, HeaderValue::from(limit)));
-        pairs.push((remaining_short, HeaderValue::from(remaining)));
+        let mut digits = itoa::Buffer::new();
+        let limit = value(&mut text, |text| text.write_str(digits.format(limit)));
+        let remaining = value(&mut text, |text| text.write_str(digits.format(remaining)));
+        let reset = value(&mut text, |text| write_reset(text, reset));
+        pairs.push((limit_name, limit.clone()));
+        pairs.push((remaining_name, remaining.clone()));
+        pairs.push((reset_name, reset));
+        pairs.push((limit_short, limit));
+        pairs.push((remaining_short, remaining));
     }
     pairs
+}
+
+/// What `write` writes, as the value of a header.
+fn value(text: &mut BytesMut, write: impl FnOnce(&mut BytesMut) -> fmt::Result) -> HeaderValue {
+    // Memory grows as it must, so writing cannot fail; and digits and letters may stand in a header.
+    let _ = write(text);
+    HeaderValue::from_maybe_shared(text.split().freeze()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Names made once: parsing ten of them would cost each answer half a microsecond.
@@ -79,27 +91,27 @@ pub fn retry_after_seconds(wait: Duration) -> u64 {
 }
 
 /// A duration as OpenAI writes it: `20ms`, `1s`, `1.5s`, `6m0s`, `1h0m30s`. Rounded up to milliseconds.
-fn format_reset(duration: Duration) -> String {
-    let millis = duration.as_nanos().div_ceil(1_000_000);
-    if millis < 1000 {
-        return if millis == 0 { "0s".to_owned() } else { format!("{millis}ms") };
+fn write_reset(text: &mut impl Write, duration: Duration) -> fmt::Result {
+    let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if (1..1000).contains(&millis) {
+        return write!(text, "{millis}ms");
     }
     let (minutes, millis) = (millis / 60_000, millis % 60_000);
     let (hours, minutes) = (minutes / 60, minutes % 60);
-    let mut text = String::with_capacity(12);
-    // Writing to a string cannot fail.
     if hours > 0 {
-        let _ = write!(text, "{hours}h");
+        write!(text, "{hours}h")?;
     }
     if hours > 0 || minutes > 0 {
-        let _ = write!(text, "{minutes}m");
+        write!(text, "{minutes}m")?;
     }
-    let _ = write!(text, "{}", millis / 1000);
-    if !millis.is_multiple_of(1000) {
-        let _ = write!(text, ".{}", format!("{:03}", millis % 1000).trim_end_matches('0'));
+    write!(text, "{}", millis / 1000)?;
+    match millis % 1000 {
+        0 => {}
+        rest if rest.is_multiple_of(100) => write!(text, ".{}", rest / 100)?,
+        rest if rest.is_multiple_of(10) => write!(text, ".{:02}", rest / 10)?,
+        rest => write!(text, ".{rest:03}")?,
     }
-    text.push('s');
-    text
+    text.write_char('s')
 }
 
 #[cfg(test)]
@@ -109,10 +121,16 @@ mod tests {
 
     #[test]
     fn reset_reads_like_openai() {
+        let format_reset = |duration| {
+            let mut text = String::new();
+            write_reset(&mut text, duration).unwrap();
+            text
+        };
         for (millis, text) in [
             (0, "0s"),
             (20, "20ms"),
             (1000, "1s"),
+            (1001, "1.001s"),
             (1500, "1.5s"),
             (6_050, "6.05s"),
             (360_000, "6m0s"),

@@ -221,7 +221,8 @@ impl Limiter {
     pub async fn admit(&self, key: &ApiKey) -> Decision {
         match self {
             Self::Memory(memory) => memory.admit(key.id, key.limits),
-            Self::Redis(redis) => redis.admit(key.id, key.limits).await,
+            // Boxed, so that requests do not carry room for it where there is no Redis.
+            Self::Redis(redis) => Box::pin(redis.admit(key.id, key.limits)).await,
         }
     }
 

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::domain::provider::Provider;
 
+use super::destination::Destination;
 use super::pool::{Pool, PoolError, UpstreamBody};
 use super::proxy::ProxyConnector;
 
@@ -55,25 +56,27 @@ impl UpstreamClient {
         Self { connector, direct, proxied: Mutex::default() }
     }
 
-    /// Sends one request and waits for the head of the answer.
+    /// Sends one request, whose URI and `Host` are those of `to`, and waits for the head of the answer.
     ///
     /// # Errors
     /// [`SendError`] when there was none.
     pub async fn send(
         &self,
         provider: &Provider,
+        to: &Destination,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let result = match &provider.proxy {
-            None => self.direct.send(request).await,
+            None => self.direct.send(to, request).await,
             Some(url) => {
                 let proxied = self.proxied(url)?;
                 let (pool, connector) = &*proxied;
                 // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
-                if let Some(auth) = connector.auth().filter(|_| request.uri().scheme_str() == Some("http")) {
+                if let Some(auth) = connector.auth().filter(|_| to.uri().scheme_str() == Some("http")) {
                     request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
                 }
-                pool.send(request).await
+                // Boxed, so that calls without a proxy do not carry room for it.
+                Box::pin(pool.send(to, request)).await
             }
         };
         result.map_err(|error| match error {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use http::Uri;
 use url::Url;
 
+use super::destination::{Destination, NoHost};
 use crate::domain::model::Target;
 use crate::domain::provider::{Provider, ProviderKind};
 
@@ -74,27 +75,37 @@ pub fn endpoint(
     format!("{}{full}{query}", origin(&provider.base_url)).parse()
 }
 
-/// URLs of operations, each made once for a target.
+/// Where operations are asked for, each worked out once for a target.
 #[derive(Debug, Default)]
-pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Uri)>);
+pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Arc<Destination>)>);
+
+/// A provider's base URL and the model's name make no URL.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("{0}")]
+    Invalid(#[from] http::uri::InvalidUri),
+    #[error("{0}")]
+    NoHost(#[from] NoHost),
+}
 
 impl Endpoints {
-    /// The URL of `operation` at `target`.
+    /// Where `operation` is asked of `target`.
     ///
     /// # Errors
-    /// As [`endpoint`].
-    pub fn get(&self, target: &Arc<Target>, operation: Operation) -> Result<Uri, http::uri::InvalidUri> {
+    /// [`EndpointError`].
+    pub fn get(&self, target: &Arc<Target>, operation: Operation) -> Result<Arc<Destination>, EndpointError> {
         let known = self.0.pin();
         let place = (target.id, operation);
         // After an administrator's change the target is another one, under the same id.
-        if let Some((made_for, uri)) = known.get(&place)
+        if let Some((made_for, destination)) = known.get(&place)
             && std::ptr::eq(made_for.as_ptr(), Arc::as_ptr(target))
         {
-            return Ok(uri.clone());
+            return Ok(destination.clone());
         }
         let uri = endpoint(&target.provider, operation, &target.remote_id)?;
-        known.insert(place, (Arc::downgrade(target), uri.clone()));
-        Ok(uri)
+        let destination = Arc::new(Destination::new(uri)?);
+        known.insert(place, (Arc::downgrade(target), destination.clone()));
+        Ok(destination)
     }
 }
 

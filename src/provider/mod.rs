@@ -1,12 +1,14 @@
 //! Upstreams: where a call goes, how it is authorised, how it is sent, and what its failure means.
 //!
 //! * [`endpoint`](mod@endpoint): the URL of an operation, for each kind of provider.
+//! * [`destination`]: what of a URL every request to it needs.
 //! * [`headers`]: which of the client's headers go along, and the provider's credentials.
 //! * [`client`]: the shared HTTP client, directly or through a proxy.
 //! * [`classify`]: what an outcome is called, and whether another try may help.
 
 pub mod classify;
 pub mod client;
+pub mod destination;
 pub mod endpoint;
 pub mod headers;
 mod pool;
@@ -14,5 +16,6 @@ mod proxy;
 
 pub use classify::{is_retriable, outcome_of_status};
 pub use client::{SendError, UpstreamClient};
+pub use destination::Destination;
 pub use endpoint::{Endpoints, Operation, endpoint};
 pub use pool::UpstreamBody;

@@ -14,8 +14,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{Request, Response, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -24,6 +23,8 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::{Service, ServiceExt as _};
+
+use super::destination::{ByHash, Destination, Origin};
 
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
@@ -59,13 +60,10 @@ struct Shared<S: Stream> {
 }
 
 struct Origins<S: Stream> {
-    by_origin: HashMap<Origin, Kept<S>>,
+    by_origin: HashMap<Arc<Origin>, Kept<S>, ByHash>,
     /// A task closes what has been idle for too long; it ends when nothing is left.
     swept: bool,
 }
-
-/// Where a connection leads.
-type Origin = (Scheme, Authority);
 
 struct Kept<S: Stream> {
     /// The longest idle first; the last one is used next, so that the others grow old.
@@ -104,31 +102,33 @@ where
     C: Service<Uri, Response: Stream, Error = BoxError, Future: Send> + Clone,
 {
     pub(super) fn new(connector: C) -> Self {
-        let origins = Origins { by_origin: HashMap::new(), swept: false };
+        let origins = Origins { by_origin: HashMap::default(), swept: false };
         Self { connector, shared: Arc::new(Shared { origins: Mutex::new(origins) }) }
     }
 
-    /// Sends a request, whose URI is absolute, and waits for the head of the answer.
-    pub(super) async fn send(&self, mut request: Outgoing) -> Result<Response<UpstreamBody>, PoolError> {
-        let uri = request.uri().clone();
-        let (Some(scheme), Some(authority)) = (uri.scheme().cloned(), uri.authority().cloned()) else {
-            return Err(PoolError::Connect("the URL names no host".into()));
-        };
-        let origin = (scheme, authority);
+    /// Sends a request to where it is to go, and waits for the head of the answer.
+    pub(super) async fn send(
+        &self,
+        to: &Destination,
+        mut request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, PoolError> {
         loop {
-            let way = match self.shared.take(&origin) {
+            // What is rare is boxed: the future of a request is moved, and lives as long as its answer takes.
+            let way = match self.shared.take(to.origin()) {
                 Some(way) => way,
-                None => self.connect(&uri, &origin).await?,
+                None => Box::pin(self.connect(to)).await?,
             };
             let (reused, sent) = match way {
                 Way::Alone { line, reused } => {
-                    address(&mut request, &uri, &origin, line.absolute);
-                    (reused, self.exchange(line, &origin, request).await)
+                    // To a proxy the whole URL is given (RFC 9112 § 3.2).
+                    *request.uri_mut() = if line.absolute { to.uri() } else { to.path() }.clone();
+                    request.headers_mut().insert(header::HOST, to.host().clone());
+                    (reused, self.exchange(line, to.origin(), request).await)
                 }
                 Way::Shared { mut sender, reused } => {
-                    *request.uri_mut() = uri.clone();
+                    *request.uri_mut() = to.uri().clone();
                     request.headers_mut().remove(header::HOST);
-                    let sent = sender.try_send_request(request).await;
+                    let sent = Box::pin(sender.try_send_request(request)).await;
                     (reused, sent.map(|response| response.map(UpstreamBody::multiplexed)))
                 }
             };
@@ -143,8 +143,8 @@ where
         }
     }
 
-    async fn connect(&self, uri: &Uri, origin: &Origin) -> Result<Way<C::Response>, PoolError> {
-        let stream = self.connector.clone().oneshot(uri.clone()).await.map_err(PoolError::Connect)?;
+    async fn connect(&self, to: &Destination) -> Result<Way<C::Response>, PoolError> {
+        let stream = self.connector.clone().oneshot(to.uri().clone()).await.map_err(PoolError::Connect)?;
         let connected = stream.connected();
         if connected.is_negotiated_h2() {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -157,7 +157,7 @@ where
                     tracing::debug!(%error, "a connection to an upstream broke");
                 }
             });
-            self.shared.lock().by_origin.entry(origin.clone()).or_default().shared =
+            self.shared.lock().by_origin.entry(to.origin().clone()).or_default().shared =
                 Some((sender.clone(), Instant::now()));
             self.shared.keep_swept();
             return Ok(Way::Shared { sender, reused: false });
@@ -171,7 +171,7 @@ where
     async fn exchange(
         &self,
         line: Box<Line<C::Response>>,
-        origin: &Origin,
+        origin: &Arc<Origin>,
         request: Outgoing,
     ) -> Result<Response<UpstreamBody>, TrySendError<Outgoing>> {
         let mut line = line;
@@ -192,22 +192,6 @@ where
             Box::new(Lease { line: Some(line), pool, origin }) as Box<dyn Drive>
         });
         Ok(response.map(|incoming| UpstreamBody { incoming, driver }))
-    }
-}
-
-/// Puts a request into the form in which an HTTP/1.1 server, or a proxy, takes it (RFC 9112 § 3.2).
-fn address(request: &mut Outgoing, uri: &Uri, (scheme, authority): &Origin, absolute: bool) {
-    *request.uri_mut() = match uri.path_and_query() {
-        Some(path) if !absolute => Uri::from(path.clone()),
-        _ => uri.clone(),
-    };
-    let default_port = if *scheme == Scheme::HTTPS { 443 } else { 80 };
-    let host = match authority.port_u16() {
-        Some(port) if port == default_port => authority.host(),
-        _ => authority.as_str().rsplit('@').next().unwrap_or_default(),
-    };
-    if let Ok(host) = HeaderValue::from_str(host) {
-        request.headers_mut().insert(header::HOST, host);
     }
 }
 
@@ -238,7 +222,7 @@ impl<S: Stream> Shared<S> {
         None
     }
 
-    fn put(self: &Arc<Self>, origin: Origin, line: Box<Line<S>>) {
+    fn put(self: &Arc<Self>, origin: Arc<Origin>, line: Box<Line<S>>) {
         let idle = Idle { line, since: Instant::now() };
         let mut origins = self.lock();
         let swept = origins.swept;
@@ -301,7 +285,7 @@ trait Drive: Send {
 struct Lease<S: Stream> {
     line: Option<Box<Line<S>>>,
     pool: Weak<Shared<S>>,
-    origin: Origin,
+    origin: Arc<Origin>,
 }
 
 impl<S: Stream> Drive for Lease<S> {

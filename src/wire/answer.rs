@@ -22,9 +22,9 @@ pub struct Observed {
 pub struct NotAnAnswer;
 
 json_object! {
-    struct ChatAnswer<'de> {
+    struct ChatAnswer {
         choices: Array<Choices> = "choices",
-        usage: Raw<'de> = "usage",
+        usage: ChatUsage = "usage",
     }
 }
 
@@ -51,10 +51,9 @@ pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> 
 }
 
 fn observe_chat(body: &[u8]) -> Result<Observed, NotAnAnswer> {
-    let answer: ChatAnswer<'_> = serde_json::from_slice(body).map_err(|_| NotAnAnswer)?;
+    let answer: ChatAnswer = serde_json::from_slice(body).map_err(|_| NotAnAnswer)?;
     let choices = answer.choices.0.ok_or(NotAnAnswer)?;
-    let usage = answer.usage.object::<ChatUsage<'_>>().map(|usage| usage.usage()).unwrap_or_default();
-    Ok(Observed { usage, finish_reason: choices.finish_reason, error: None })
+    Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason, error: None })
 }
 
 fn observe_anthropic(body: &[u8]) -> Result<Observed, NotAnAnswer> {

@@ -1,16 +1,16 @@
 //! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings).
 
-use super::lenient::{Count, Raw, json_object};
+use super::lenient::{Count, json_object};
 use crate::domain::usage::Usage;
 
 json_object! {
     /// `usage` of chat completions and embeddings, with what OpenAI-compatible providers add.
-    pub(crate) struct ChatUsage<'de> {
+    pub(crate) struct ChatUsage {
         prompt_tokens: Count = "prompt_tokens",
         completion_tokens: Count = "completion_tokens",
         total_tokens: Count = "total_tokens",
-        prompt_details: Raw<'de> = "prompt_tokens_details",
-        completion_details: Raw<'de> = "completion_tokens_details",
+        prompt_details: PromptDetails = "prompt_tokens_details",
+        completion_details: CompletionDetails = "completion_tokens_details",
         /// DeepSeek.
         prompt_cache_hit_tokens: Count = "prompt_cache_hit_tokens",
         /// Moonshot.
@@ -21,7 +21,7 @@ json_object! {
 }
 
 json_object! {
-    struct PromptDetails {
+    pub(crate) struct PromptDetails {
         cached_tokens: Count = "cached_tokens",
         /// OpenRouter.
         cache_write_tokens: Count = "cache_write_tokens",
@@ -29,16 +29,15 @@ json_object! {
 }
 
 json_object! {
-    struct CompletionDetails {
+    pub(crate) struct CompletionDetails {
         reasoning_tokens: Count = "reasoning_tokens",
     }
 }
 
-impl ChatUsage<'_> {
+impl ChatUsage {
     /// In the gateway's terms.
     pub(crate) fn usage(&self) -> Usage {
-        let prompt: PromptDetails = self.prompt_details.object().unwrap_or_default();
-        let completion: CompletionDetails = self.completion_details.object().unwrap_or_default();
+        let (prompt, completion) = (&self.prompt_details, &self.completion_details);
         Usage {
             prompt: self.prompt_tokens.0,
             completion: self.completion_with(completion.reasoning_tokens.0),
@@ -64,19 +63,18 @@ impl ChatUsage<'_> {
 
 json_object! {
     /// `usage` of the Responses format.
-    pub(crate) struct ResponsesUsage<'de> {
+    pub(crate) struct ResponsesUsage {
         input_tokens: Count = "input_tokens",
         output_tokens: Count = "output_tokens",
-        input_details: Raw<'de> = "input_tokens_details",
-        output_details: Raw<'de> = "output_tokens_details",
+        input_details: PromptDetails = "input_tokens_details",
+        output_details: CompletionDetails = "output_tokens_details",
     }
 }
 
-impl ResponsesUsage<'_> {
+impl ResponsesUsage {
     /// In the gateway's terms.
     pub(crate) fn usage(&self) -> Usage {
-        let input: PromptDetails = self.input_details.object().unwrap_or_default();
-        let output: CompletionDetails = self.output_details.object().unwrap_or_default();
+        let (input, output) = (&self.input_details, &self.output_details);
         Usage {
             prompt: self.input_tokens.0,
             completion: self.output_tokens.0,

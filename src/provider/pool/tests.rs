@@ -111,12 +111,16 @@ fn pool(config: rustls::ClientConfig) -> Pool<HttpsConnector<HttpConnector>> {
     Pool::new(https.enable_all_versions().wrap_connector(http))
 }
 
-fn request(url: &str) -> Outgoing {
-    Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).expect("a request")
+fn to(url: &str) -> Destination {
+    Destination::new(url.parse().expect("a URL")).expect("a host")
+}
+
+fn request() -> Outgoing {
+    Request::post("/").body(Full::new(Bytes::from_static(b"{}"))).expect("a request")
 }
 
 async fn text(pool: &Pool<HttpsConnector<HttpConnector>>, url: &str) -> String {
-    let response = pool.send(request(url)).await.expect("an answer");
+    let response = pool.send(&to(url), request()).await.expect("an answer");
     let body = response.into_body().collect().await.expect("a body").to_bytes();
     String::from_utf8(body.to_vec()).expect("UTF-8")
 }
@@ -149,7 +153,7 @@ async fn a_body_that_is_not_read_to_its_end_closes_its_connection() {
     let server = Server::spawn(None).await;
     let pool = pool(tls().1);
     let url = format!("http://{}/x", server.address);
-    drop(pool.send(request(&url)).await.expect("an answer"));
+    drop(pool.send(&to(&url), request()).await.expect("an answer"));
     assert_eq!(text(&pool, &url).await, "/x");
     assert_eq!(server.connections(), 2);
 }
@@ -160,7 +164,7 @@ async fn http_2_carries_requests_side_by_side() {
     let server = Server::spawn(Some(acceptor)).await;
     let pool = Arc::new(pool(config));
     let url = format!("https://localhost:{}", server.address.port());
-    let first = pool.send(request(&format!("{url}/first"))).await.expect("an answer");
+    let first = pool.send(&to(&format!("{url}/first")), request()).await.expect("an answer");
     assert_eq!(first.version(), http::Version::HTTP_2);
     assert_eq!(first.into_body().collect().await.expect("a body").to_bytes(), "/first");
     let calls = (0..50).map(|call| {
@@ -182,13 +186,13 @@ async fn http_2_connections_are_replaced_too() {
     let url = format!("https://localhost:{}/x", server.address.port());
     assert_eq!(text(&pool, &url).await, "/x");
     // One that is still being answered goes on, dropped or not, without harm to the others.
-    drop(pool.send(request(&url)).await.expect("an answer"));
+    drop(pool.send(&to(&url), request()).await.expect("an answer"));
     assert_eq!(text(&pool, &url).await, "/x");
     assert_eq!(server.connections(), 1);
     server.hang_up().await;
     // The client hears of it in its own time; what it had sent before that fails, and is not sent twice.
     let deadline = Instant::now() + Duration::from_secs(10);
-    while pool.send(request(&url)).await.is_err() {
+    while pool.send(&to(&url), request()).await.is_err() {
         assert!(Instant::now() < deadline, "it never connects again");
     }
     assert_eq!(text(&pool, &url).await, "/x");

@@ -4,7 +4,8 @@
 //! [`RequestRecord`](crate::domain::record::RequestRecord), waits in the journal as JSON, and is written by
 //! [`insert_batch`]; writing it twice is harmless. Reading gives the same type back.
 
-mod prepared;
+mod bulk;
+mod json;
 mod read;
 mod row;
 mod stats;

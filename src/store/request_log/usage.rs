@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 use entity::usage_daily::{ActiveModel, Column, Entity, Model};
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IdenStatic,
-    IntoActiveModel, QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, QueryFilter,
+    QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
 };
 
 use super::row::LogRow;
@@ -253,10 +253,7 @@ type Place<'a> = (NaiveDate, i64, &'a str, &'a str, &'static str);
 
 /// Adds these rows to the sums, in the order of the primary key, so that two replicas never wait for each other in a
 /// circle.
-pub(super) async fn add<'a>(
-    transaction: &DatabaseTransaction,
-    rows: impl Iterator<Item = &'a LogRow>,
-) -> StoreResult<()> {
+pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<InsertStatement> {
     let mut sums: BTreeMap<Place<'a>, Model> = BTreeMap::new();
     for row in rows {
         let place = (
@@ -282,12 +279,9 @@ pub(super) async fn add<'a>(
         sum.completion_cost += row.completion_cost;
     }
     let sums: Vec<ActiveModel> = sums.into_values().map(|sum| sum.into_active_model().reset_all()).collect();
-    for page in sums.chunks(PAGE) {
-        transaction
-            .execute(&Entity::insert_many(page.to_vec()).on_conflict(add_to_existing()).into_query())
-            .await?;
-    }
-    Ok(())
+    sums.chunks(PAGE)
+        .map(|page| Entity::insert_many(page.to_vec()).on_conflict(add_to_existing()).into_query())
+        .collect()
 }
 
 fn zero((day, api_key_id, model, provider, kind): Place<'_>) -> Model {

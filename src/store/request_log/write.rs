@@ -6,13 +6,13 @@ use chrono::{DateTime, Utc};
 use entity::{completions, embeddings};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, Iterable, Order,
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, Order,
     QueryTrait,
 };
 use uuid::Uuid;
 
 use super::row::LogRow;
-use super::{prepared, usage};
+use super::{bulk, usage};
 use crate::domain::label::LogTable;
 use crate::store::begin_write;
 use crate::store::error::{StoreError, StoreResult};
@@ -33,36 +33,15 @@ pub async fn insert_batch(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResu
     if rows.is_empty() {
         return Ok(0);
     }
-    match insert_all_new(db, rows).await? {
-        Some(inserted) => Ok(inserted),
-        None => insert_some_new(db, rows).await,
+    // What happens outside of a replay: the database says only how many rows it took, not which.
+    if bulk::insert_all_new(db, rows).await? {
+        return Ok(to_u64(rows.len()));
     }
+    insert_some_new(db, rows).await
 }
 
-/// Writes these rows if all of them are new; `None`, and nothing is written, when one is not.
-///
-/// This is what happens outside of a replay, and what it costs is paid by every request: the database says only how many
-/// rows it took, not which, and the statements are texts that were made before. (Asking for the ids back made the SQLite
-/// worker hand them over one by one, with two switches of threads for each.)
-async fn insert_all_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<Option<u64>> {
-    let transaction = begin_write(db).await?;
-    for table in LogTable::ALL {
-        let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
-        for rows in cut(*table, &rows) {
-            let statement = prepared::insert(db.get_database_backend(), *table, rows);
-            let inserted = transaction.execute_raw(statement).await?.rows_affected();
-            if inserted != to_u64(rows.len()) {
-                transaction.rollback().await?;
-                return Ok(None);
-            }
-        }
-    }
-    usage::add(&transaction, rows.iter()).await?;
-    transaction.commit().await?;
-    Ok(Some(to_u64(rows.len())))
-}
-
-/// As [`insert_batch`], for when the database may know some of the rows: it is asked which were new.
+/// As [`insert_batch`], for when the database knows some of the rows: it is asked which were new. (To ask always would
+/// make the SQLite worker hand the ids over one by one, with two switches of threads for each.)
 async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<u64> {
     let transaction = begin_write(db).await?;
     let mut new = HashSet::new();
@@ -78,7 +57,9 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
     }
     let inserted = to_u64(new.len());
     // A row that the batch holds twice is new once.
-    usage::add(&transaction, rows.iter().filter(|row| new.remove(&row.id))).await?;
+    for statement in usage::additions(rows.iter().filter(|row| new.remove(&row.id))) {
+        transaction.execute(&statement).await?;
+    }
     transaction.commit().await?;
     Ok(inserted)
 }
@@ -165,17 +146,13 @@ where
     Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
 }
 
-fn to_u64(count: usize) -> u64 {
+pub(super) fn to_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// The rows of one table, statement by statement.
-fn cut<'a, 'b>(table: LogTable, rows: &'a [&'b LogRow]) -> impl Iterator<Item = &'a [&'b LogRow]> {
-    let columns = match table {
-        LogTable::Completions => completions::Column::iter().count(),
-        LogTable::Embeddings => embeddings::Column::iter().count(),
-    };
-    statements(rows, MAX_VARIABLES / columns)
+pub(super) fn cut<'a, 'b>(table: LogTable, rows: &'a [&'b LogRow]) -> impl Iterator<Item = &'a [&'b LogRow]> {
+    statements(rows, MAX_VARIABLES / bulk::columns(table).len())
 }
 
 /// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`]. Their lengths are powers of two,

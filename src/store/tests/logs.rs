@@ -112,12 +112,37 @@ fn a_row_survives_the_journal_to_the_last_bit() {
     awkward.duration_ms = 1.0 / 3.0;
     awkward.ttft_ms = Some(5e-324);
     awkward.error = Some("a\u{2028}\"\n\\".to_owned());
-    for row in [row(), embedding(), awkward, row().without_bodies()] {
+    let sparse = LogRow {
+        model_id: None,
+        provider: None,
+        provider_id: None,
+        api_format: None,
+        prompt_tokens: None,
+        completion_tokens: None,
+        ttft_ms: None,
+        longest_stall_ms: None,
+        finish_reason: None,
+        error: None,
+        request_id: None,
+        source: None,
+        created_at: "0001-02-03T04:05:06.000007Z".parse().unwrap(),
+        ..row().without_bodies()
+    };
+    for row in [row(), embedding(), awkward, row().without_bodies(), sparse] {
         let json = serde_json::to_string(&row).unwrap();
         assert!(!json.contains('\n'), "one line of a journal");
         assert_eq!(serde_json::from_str::<LogRow>(&json).unwrap(), row);
         assert_eq!(serde_json::from_slice::<LogRow>(json.as_bytes()).unwrap(), row);
         assert_eq!(serde_json::from_value::<LogRow>(serde_json::to_value(&row).unwrap()).unwrap(), row);
+        let mut written = Vec::new();
+        row.write_json(&mut written);
+        assert_eq!(serde_json::from_slice::<LogRow>(&written).unwrap(), row, "by hand");
+        let [by_hand, by_serde] = [&written, json.as_bytes()].map(|json| {
+            let mut row: serde_json::Value = serde_json::from_slice(json).unwrap();
+            let created_at: DateTime<Utc> = serde_json::from_value(row["created_at"].take()).unwrap();
+            (row, created_at)
+        });
+        assert_eq!(by_hand, by_serde);
     }
     // A newer version's row has more fields; a smaller one fewer.
     let later = serde_json::to_string(&row()).unwrap().replacen('{', r#"{"tomorrow":[1],"#, 1);

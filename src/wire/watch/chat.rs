@@ -133,7 +133,7 @@ pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
         }
         usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
     }
-    if let Some(usage) = usage.object::<ChatUsage<'_>>() {
+    if let Some(usage) = usage.object::<ChatUsage>() {
         seen.usage.merge(&usage.usage());
         kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
     }

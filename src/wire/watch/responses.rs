@@ -34,7 +34,7 @@ json_object! {
         status: Raw<'de> = "status",
         output: Array<Output> = "output",
         incomplete_details: Raw<'de> = "incomplete_details",
-        usage: Raw<'de> = "usage",
+        usage: ResponsesUsage = "usage",
         error: Raw<'de> = "error",
     }
 }
@@ -90,7 +90,7 @@ impl Response<'_> {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        self.usage.object::<ResponsesUsage<'_>>().map(|usage| usage.usage()).unwrap_or_default()
+        self.usage.usage()
     }
 
     /// The short code of the error it ended with.
