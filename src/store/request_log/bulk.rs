@@ -51,8 +51,7 @@ where
 {
     let mut transaction = begun?;
     for table in LogTable::ALL {
-        let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
-        for rows in write::cut(*table, &rows) {
+        for rows in write::cut(*table, &write::in_order(*table, rows)) {
             let mut arguments = DB::Arguments::default();
             arguments.reserve(rows.len() * columns(*table).len(), 0);
             for row in rows {

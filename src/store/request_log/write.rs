@@ -46,8 +46,7 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
     let transaction = begin_write(db).await?;
     let mut new = HashSet::new();
     for table in LogTable::ALL {
-        let rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == *table).collect();
-        for rows in cut(*table, &rows) {
+        for rows in cut(*table, &in_order(*table, rows)) {
             let inserted = match table {
                 LogTable::Completions => insert::<completions::ActiveModel>(&transaction, rows).await?,
                 LogTable::Embeddings => insert::<embeddings::ActiveModel>(&transaction, rows).await?,
@@ -148,6 +147,14 @@ where
 
 pub(super) fn to_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// The rows of one table by id: whoever writes the same rows at the same time waits for the other, never both in a circle.
+pub(super) fn in_order(table: LogTable, rows: &[LogRow]) -> Vec<&LogRow> {
+    let mut rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == table).collect();
+    // They come nearly sorted: ids are made in the order of arrival, and rows end up here in the order of completion.
+    rows.sort_by_key(|row| row.id);
+    rows
 }
 
 /// The rows of one table, statement by statement.
