@@ -1,5 +1,7 @@
-//! What it costs to count one finished completion: through held handles, through raw macros, through `prometheus-client`
-//! with its own families, and beside a bare atomic. With 1 and with 64 label sets, on 1 and on 2 threads.
+//! What it costs to count one completion (in flight and out again, one attempt, the finished record with all its
+//! histograms): through held handles, through raw macros, through `prometheus-client` with its own families, and beside a
+//! bare atomic. With 1 and with 64 label sets, on 1 and on 2 threads. `look_up` is what the gateway does once for each
+//! request to hold those handles.
 //!
 //! `cargo bench --bench emit`
 
@@ -15,20 +17,30 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use nexusgate::domain::label::Outcome;
 use nexusgate::domain::record::RequestRecord;
 use nexusgate::telemetry::Telemetry;
-use nexusgate::telemetry::events::CompletionFinished;
+use nexusgate::telemetry::events::{AttemptFinished, CompletionFinished};
 use nexusgate::telemetry::registry::Settings;
 use nexusgate::telemetry::series::CallSeries;
 use records::record;
 
-/// The same look-up and the same series that the gateway uses.
-fn emit(telemetry: &Telemetry, record: &RequestRecord) {
+/// The look-up of the gateway.
+fn series_of(telemetry: &Telemetry, record: &RequestRecord) -> CallSeries {
     let provider = record.target.as_ref().map(|target| &target.provider.name).expect("a target");
-    match telemetry.call_series(record.call, &record.model, provider, &record.key.comment) {
-        CallSeries::Completion(series) => CompletionFinished { record, series: &series }.emit(),
+    telemetry.call_series(record.call, &record.model, provider, &record.key.comment)
+}
+
+/// The same series that the gateway uses, through the same events.
+fn emit(telemetry: &Telemetry, record: &RequestRecord, series: &CallSeries) {
+    let in_flight = telemetry.start_in_flight(record.call);
+    let target = record.target.as_ref().expect("a target");
+    AttemptFinished { telemetry, target, outcome: Outcome::Ok, duration: record.duration }.emit();
+    match series {
+        CallSeries::Completion(series) => CompletionFinished { record, series }.emit(),
         CallSeries::Embedding(_) => unreachable!("the record is of a completion"),
     }
+    drop(in_flight);
 }
 
 /// What a gateway without held handles would write.
@@ -39,6 +51,12 @@ fn emit_by_macros(record: &RequestRecord) {
     let comment = || record.key.comment.as_str().to_owned();
     let provider =
         || record.target.as_ref().map_or(String::new(), |target| target.provider.name.as_str().to_owned());
+    gauge!("nexusgate_requests_in_flight", "surface" => "openai-chat").increment(1.0);
+    counter!("nexusgate_upstream_attempts_total", "model" => model(), "provider" => provider(),
+        "outcome" => "ok")
+    .increment(1);
+    histogram!("nexusgate_upstream_duration_seconds", "provider" => provider())
+        .record(record.duration.as_secs_f64());
     counter!("nexusgate_completions_total", "model" => model(), "status" => record.status.as_str(),
         "api_format" => "openai-chat", "api_key_comment" => comment())
     .increment(1);
@@ -67,6 +85,7 @@ fn emit_by_macros(record: &RequestRecord) {
     ] {
         histogram!(name, "model" => model()).record(value);
     }
+    gauge!("nexusgate_requests_in_flight", "surface" => "openai-chat").decrement(1.0);
 }
 
 /// The same series in the other well-known crate, used as its documentation shows: a family for each metric, looked up by
@@ -75,6 +94,7 @@ mod other_crate {
     use nexusgate::domain::record::RequestRecord;
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::metrics::family::Family;
+    use prometheus_client::metrics::gauge::Gauge;
     use prometheus_client::metrics::histogram::Histogram;
     use std::sync::atomic::AtomicU64;
 
@@ -83,6 +103,9 @@ mod other_crate {
     type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 
     pub(crate) struct Families {
+        in_flight: Family<Labels, Gauge>,
+        attempts: Family<Labels, Counter>,
+        upstream: Histograms,
         completions: Family<Labels, Counter>,
         tokens: [Family<Labels, Counter>; 3],
         cost: [Family<Labels, Float>; 3],
@@ -98,6 +121,9 @@ mod other_crate {
     impl Families {
         pub(crate) fn new() -> Self {
             Self {
+                in_flight: Family::default(),
+                attempts: Family::default(),
+                upstream: Histograms::new_with_constructor(histogram),
                 completions: Family::default(),
                 tokens: std::array::from_fn(|_| Family::default()),
                 cost: std::array::from_fn(|_| Family::default()),
@@ -111,6 +137,13 @@ mod other_crate {
             let model = || ("model", record.model.as_str().to_owned());
             let comment = || ("api_key_comment", record.key.comment.as_str().to_owned());
             let provider = record.target.as_ref().map_or("", |target| target.provider.name.as_str());
+            let surface = vec![("surface", "openai-chat".to_owned())];
+            self.in_flight.get_or_create(&surface).inc();
+            let outcome = ("outcome", "ok".to_owned());
+            self.attempts.get_or_create(&vec![model(), ("provider", provider.to_owned()), outcome]).inc();
+            self.upstream
+                .get_or_create(&vec![("provider", provider.to_owned())])
+                .observe(record.duration.as_secs_f64());
             self.completions
                 .get_or_create(&vec![
                     model(),
@@ -135,6 +168,7 @@ mod other_crate {
             for (family, value) in self.histograms.iter().zip(values) {
                 family.get_or_create(&vec![model()]).observe(value);
             }
+            self.in_flight.get_or_create(&surface).dec();
         }
     }
 }
@@ -150,9 +184,18 @@ fn benches(criterion: &mut Criterion) {
         let name = |what: &str| format!("{what}/{sets} label sets/{threads} threads");
 
         let telemetry = Telemetry::new(&Settings::default(), "bench");
+        let held: Vec<(&RequestRecord, CallSeries)> =
+            records.iter().map(|record| (record, series_of(&telemetry, record))).collect();
         group.bench_function(name("held_handles"), |bencher| {
             bencher.iter_custom(|rounds| {
-                timed(rounds, threads, &records, |record| emit(&telemetry, record), || telemetry.run_upkeep())
+                let emit = |(record, series): &(&RequestRecord, CallSeries)| emit(&telemetry, record, series);
+                timed(rounds, threads, &held, emit, || telemetry.run_upkeep())
+            });
+        });
+        group.bench_function(name("look_up"), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let look_up = |record: &RequestRecord| drop(black_box(series_of(&telemetry, record)));
+                timed(rounds, threads, &records, look_up, || ())
             });
         });
 
@@ -182,11 +225,11 @@ fn benches(criterion: &mut Criterion) {
 }
 
 /// The time of `rounds` calls on each of `threads` threads at the same time, without that of the upkeep in between.
-fn timed(
+fn timed<T: Sync>(
     rounds: u64,
     threads: usize,
-    records: &[RequestRecord],
-    emit: impl Fn(&RequestRecord) + Sync,
+    records: &[T],
+    emit: impl Fn(&T) + Sync,
     upkeep: impl Fn(),
 ) -> Duration {
     let (mut spent, mut left) = (Duration::ZERO, rounds);
