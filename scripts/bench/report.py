@@ -91,10 +91,13 @@ def comparison(data):
         )
         first = f.all("first", "first_byte_us", "p50") if direct else f.added("first", "first_byte_us", "p50")
         database = f.all("closed", "database_cpu_us")
+        chunks = spread(f.all("streams", "events_per_second"))
+        if not any(f.all("streams", "ok")):
+            chunks = "every stream was refused"
         rows.append(
             f"| {data['titles'][name]} | {spread(f.all('closed', 'per_second'))} | {'–' if direct else spread(f.all('closed', 'cpu_us'), 1)} |"
             f" {spread(database, 1) if any(database) else '–'} | {latency}{' (itself)' if direct else ''} |"
-            f" {spread(f.all('streams', 'events_per_second'))} | {'–' if direct else spread(f.all('streams', 'cpu_us'))} |"
+            f" {chunks} | {'–' if direct else spread(f.all('streams', 'cpu_us'))} |"
             f" {spread(first, 2, 1e-3)}{' (itself)' if direct else ''} |"
             + (" – | – |" if direct else f" {spread(f.all('rss_idle'), 0, 2**-20)} → {spread(f.all('rss_loaded'), 0, 2**-20)} | {spread(f.all('startup_s'), 2)} |")
         )
