@@ -2,7 +2,7 @@
 //!
 //! It goes to the driver directly. Building an insert of 256 rows takes a query builder longer than SQLite takes to
 //! execute it, and sea-orm copies every value twice before the driver has it. So the texts of the statements are made
-//! once (their lengths are powers of two, see [`write`](super::write), a dozen for each table), and the values are given to
+//! once (their lengths are powers of two, see `write`, a dozen for each table), and the values are given to
 //! the driver as they are.
 
 use std::fmt::Write as _;
