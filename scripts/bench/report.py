@@ -17,7 +17,7 @@ def machine():
     memory = re.search(r"MemTotal:\s*(\d+)", read("/proc/meminfo"))
     system = re.search(r'PRETTY_NAME="(.*)"', read("/etc/os-release"))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "src", "Cargo.toml", "Cargo.lock"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run(["git", "status", "--porcelain", "src", "Cargo.toml", "Cargo.lock", ".cargo"], capture_output=True, text=True).stdout.strip()
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.strip()
     return {
         "cpu": f"{os.cpu_count()} × {model[1].strip() if model else platform.machine()}",

@@ -44,7 +44,8 @@ pub enum InsertError {
 /// The writer's times.
 #[derive(Debug, Clone, Copy)]
 pub struct WriterConfig {
-    /// A row waits at most this long for others to share its insert.
+    /// A row waits at most this long for others to share its insert. Half a second: nobody looks at a request sooner, and
+    /// every batch, however small, writes the ends of all indexes.
     pub max_age: Duration,
     /// An insert that has not answered by then is abandoned and tried again, with up to four times as long: a stopped
     /// database answers nothing at all.

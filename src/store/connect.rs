@@ -184,7 +184,11 @@ async fn connect_sqlite(
                 .journal_mode(SqliteJournalMode::Wal)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string())
                 .synchronous(SqliteSynchronous::Normal);
-            pool = pool.max_connections(settings.max_connections.unwrap_or(5).max(1));
+            // A full disk may make SQLite end a transaction by itself. The driver goes on believing that it is in one, and
+            // would never begin another.
+            pool = pool
+                .max_connections(settings.max_connections.unwrap_or(5).max(1))
+                .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }));
         }
         // The database lives as long as its one connection: never close it.
         None => pool = pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None),

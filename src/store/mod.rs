@@ -1,7 +1,8 @@
 //! What outlives the process: keys, providers, models and the request log, in SQLite or PostgreSQL.
 //!
 //! The request path reads none of this: it reads a [`Snapshot`], an immutable copy in memory that is swapped after an
-//! administrator's change and on a timer. Everything here speaks SQL through sea-orm and knows nothing of HTTP.
+//! administrator's change and on a timer. Everything here speaks SQL through sea-orm (batches of the
+//! request log through its driver) and knows nothing of HTTP.
 //!
 //! * [`connect`](mod@connect): open a database, bring its schema up to date ([`migrate`]).
 //! * [`crypt`]: secrets at rest. Every credential column holds ciphertext.

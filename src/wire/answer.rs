@@ -110,6 +110,9 @@ mod tests {
             assert_eq!(finish(ApiFormat::OpenAiChat, &body), Some(folded));
         }
         assert_eq!(observe(ApiFormat::OpenAiChat, r#"{"choices":[],"usage":"?"}"#), Ok(Observed::default()));
+        let odd = r#"{"choices":[],"usage":{"prompt_tokens":1e400,"completion_tokens":3}}"#;
+        let usage = Usage { completion: Some(3), ..Usage::default() };
+        assert_eq!(observe(ApiFormat::OpenAiChat, odd), Ok(Observed { usage, ..Observed::default() }));
     }
 
     #[test]

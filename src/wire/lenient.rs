@@ -11,13 +11,6 @@ use serde_json::value::RawValue;
 /// Visitor methods that accept a JSON value of another type than the wanted one, and make nothing of it.
 macro_rules! ignore_json {
     (scalars) => {
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok(Default::default())
-        }
-        crate::wire::lenient::ignore_json!(others);
-    };
-    // All scalars but whole numbers that are not negative.
-    (others) => {
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
             Ok(Default::default())
         }
@@ -25,6 +18,9 @@ macro_rules! ignore_json {
             Ok(Default::default())
         }
         fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok(Default::default())
+        }
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
             Ok(Default::default())
         }
         fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
@@ -173,24 +169,7 @@ pub(crate) struct Count(pub(crate) Option<u64>);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct CountVisitor;
-
-        impl<'de> Visitor<'de> for CountVisitor {
-            type Value = Count;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-
-            fn visit_u64<E>(self, count: u64) -> Result<Count, E> {
-                Ok(Count(Some(count)))
-            }
-
-            ignore_json!(others);
-            ignore_json!(array);
-            ignore_json!(object);
-        }
-        deserializer.deserialize_any(CountVisitor)
+        Raw::deserialize(deserializer).map(|raw| Self(raw.count()))
     }
 }
 

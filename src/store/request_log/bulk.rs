@@ -61,6 +61,7 @@ where
                 }
                 .map_err(sqlx::Error::Encode)?;
             }
+            debug_assert_eq!(arguments.len(), rows.len() * columns(*table).len());
             let statement = sqlx::query_with(text::<DB>(*table, rows.len()), arguments);
             if DB::affected(&transaction.execute(statement).await?) != write::to_u64(rows.len()) {
                 transaction.rollback().await?;
@@ -79,7 +80,8 @@ where
 /// What differs between the drivers.
 trait Bulk: Database {
     /// SQLite: whoever inserts rolls the transaction back when a row is refused. To be able to take back one statement
-    /// alone, SQLite would first copy every page that it changes.
+    /// alone, SQLite would first copy every page that it changes. The price: when the disk is full, SQLite ends the whole
+    /// transaction itself (see [`connect`](mod@crate::store::connect) for what the pool does then).
     const INSERT: &'static str;
     /// Variables are numbered.
     const NUMBERED: bool;

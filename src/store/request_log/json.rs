@@ -6,7 +6,7 @@ use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use super::row::LogRow;
 
 impl LogRow {
-    /// Appends the row as its `Serialize` writes it, which is what its `Deserialize` reads.
+    /// Appends the row as its `Deserialize` reads it; what its `Serialize` writes differs in the digits of the time only.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         // Taken apart, so that a field that is added cannot be forgotten here.
         let Self {

@@ -329,7 +329,6 @@ mod exact {
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        // Twice as fast as `Display`, and there are five of them in every row.
         serializer.serialize_str(zmij::Buffer::new().format(*number))
     }
 

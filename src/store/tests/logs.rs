@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use sea_orm::ConnectionTrait as _;
 use uuid::Uuid;
 
 use super::{TestDb, on_each};
@@ -12,8 +13,8 @@ use crate::domain::model::{Slo, Target};
 use crate::domain::provider::{Provider, ProviderKind};
 use crate::domain::record::{Call, RequestRecord};
 use crate::domain::usage::{Cost, Price, Usage};
-use crate::store::StoreError;
 use crate::store::request_log::{self as log, Cursor, LogFilter, LogRow, Page, UsageFilter};
+use crate::store::{Settings, StoreError, connect, migrate};
 
 /// A time with no fraction that either database could lose.
 pub(super) fn noon() -> DateTime<Utc> {
@@ -111,7 +112,9 @@ fn a_row_survives_the_journal_to_the_last_bit() {
     awkward.prompt_cost = f64::from_bits(0.1_f64.to_bits() + 1);
     awkward.duration_ms = 1.0 / 3.0;
     awkward.ttft_ms = Some(5e-324);
-    awkward.error = Some("a\u{2028}\"\n\\".to_owned());
+    awkward.error = Some("a\u{2028}\"\n\\\u{1}\u{7f}".to_owned());
+    awkward.request_id = Some(String::new());
+    awkward.created_at = "2016-12-31T23:59:60.5Z".parse().unwrap();
     let sparse = LogRow {
         model_id: None,
         provider: None,
@@ -150,8 +153,74 @@ fn a_row_survives_the_journal_to_the_last_bit() {
 }
 
 #[tokio::test]
+async fn the_log_goes_on_after_the_disk_was_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings::new(format!("sqlite://{}", folder.path().join("gate.db").display()));
+    let db = connect::connect(&settings).await.unwrap();
+    migrate::up(&db).await.unwrap();
+    let writer = connect::connect_writer(&settings, &db).await.unwrap();
+    log::insert_batch(&writer, &[row()]).await.unwrap();
+
+    let body = Some("x".repeat(1 << 20));
+    let batch: Vec<LogRow> = (0..8).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
+    for _ in 0..3 {
+        // A bound is a connection's own, and the next one may be new.
+        writer.execute_unprepared("PRAGMA max_page_count = 1").await.unwrap();
+        let error = log::insert_batch(&writer, &batch).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("full"), "{error}");
+    }
+    writer.execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
+    assert_eq!(log::insert_batch(&writer, &batch).await.unwrap(), 8, "nothing of it was there");
+    assert_eq!(log::get(&db, LogTable::Completions, batch[7].id).await.unwrap(), batch[7]);
+    writer.close().await.unwrap();
+    db.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_row_reads_back_as_it_was_written_and_a_second_time_is_harmless() {
     on_each(async |t| {
+        // Each of its values another one, so that none can stand in another's place.
+        let full = LogRow {
+            model_id: Some(101),
+            provider_id: Some(102),
+            prompt_tokens: Some(103),
+            completion_tokens: Some(104),
+            cached_tokens: Some(105),
+            cache_write_tokens: Some(106),
+            reasoning_tokens: Some(107),
+            prompt_cost: 0.108,
+            completion_cost: 0.109,
+            duration_ms: 110.5,
+            ttft_ms: Some(111.5),
+            longest_stall_ms: Some(112.5),
+            overhead_ms: 113.5,
+            finish_reason: Some("finish_reason".to_owned()),
+            error: Some("error".to_owned()),
+            request_id: Some("request_id".to_owned()),
+            source: Some(Uuid::now_v7()),
+            request_body: Some("request_body".to_owned()),
+            response_body: Some("response_body".to_owned()),
+            ..row()
+        };
+        let other = LogRow {
+            model_id: Some(101),
+            provider_id: Some(102),
+            prompt_tokens: Some(103),
+            prompt_cost: 0.108,
+            duration_ms: 110.5,
+            overhead_ms: 113.5,
+            error: Some("error".to_owned()),
+            request_id: Some("request_id".to_owned()),
+            source: Some(Uuid::now_v7()),
+            request_body: Some("request_body".to_owned()),
+            response_body: Some("response_body".to_owned()),
+            ..embedding()
+        };
+        for row in [full, other] {
+            assert_eq!(log::insert_batch(&t.db, std::slice::from_ref(&row)).await.unwrap(), 1);
+            assert_eq!(log::get(&t.db, row.table, row.id).await.unwrap(), row);
+            log::delete(&t.db, row.table, row.id).await.unwrap();
+        }
         let batch = [row(), embedding(), row()];
         assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 3);
         assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 0);

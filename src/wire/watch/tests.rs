@@ -221,11 +221,15 @@ fn an_endless_event_is_let_go_and_the_watching_goes_on() {
 
 #[test]
 fn odd_fields_do_not_break_the_watching() {
-    let cases: [(&str, Seen); 12] = [
+    let cases: [(&str, Seen); 13] = [
         (r#"{"choices":"no","usage":[1],"x_groq":7,"error":false}"#, Seen::default()),
         (r#"{"usage":{"prompt_tokens":"12","completion_tokens":7.0,"total_tokens":-1}}"#, Seen::default()),
         (
             r#"{"usage":{"prompt_tokens":99999999999999999999,"completion_tokens":3,"prompt_tokens_details":[]}}"#,
+            Seen { usage: usage([None, Some(3), None, None, None]), ..Seen::default() },
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":1e400,"completion_tokens":3}}"#,
             Seen { usage: usage([None, Some(3), None, None, None]), ..Seen::default() },
         ),
         (r#"{"choices":[null,3,{"delta":null,"finish_reason":7},{"delta":[]}]}"#, Seen::default()),
