@@ -19,6 +19,7 @@ BINARY = os.environ.get("NEXUSGATE_BIN") or str(
 )
 KEY = "sk-python-0123456789abcdef"
 ADMIN_SECRET = "python-tests-admin-secret"
+METRICS_TOKEN = "python-tests-metrics-token"
 SMALL_KEY = "sk-python-small-0123456789"
 #: May use one model only.
 NARROW_KEY = "sk-python-narrow-0123456789"
@@ -69,7 +70,7 @@ class Gateway:
         self.provider = provider
 
     def metrics(self):
-        return requests.get(f"{self.url}/metrics", timeout=10).text
+        return requests.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {METRICS_TOKEN}"}, timeout=10).text
 
     def wait_for(self, condition, what):
         """Scrapes until `condition` holds of the text."""
@@ -150,6 +151,7 @@ def serving(provider):
             "MAX_IN_FLIGHT": str(MAX_IN_FLIGHT),
             "GAUGE_REFRESH_INTERVAL": "1s",
             "ADMIN_SUPER_SECRET": ADMIN_SECRET,
+            "METRICS_BEARER_TOKEN": METRICS_TOKEN,
             "RUST_LOG": "error",
         }
         process = subprocess.Popen([BINARY, "serve", "--config", str(config)], env=environment)

@@ -23,7 +23,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from clients import openai_client
-from conftest import BINARY, KEY, METERED_KEY, ODD_KEY, SHARED_COMMENT, SHARING_KEYS
+from conftest import BINARY, KEY, METERED_KEY, METRICS_TOKEN, ODD_KEY, SHARED_COMMENT, SHARING_KEYS
 
 #: As conftest.py starts the gateway.
 ADMIN_SECRET = "python-tests-admin-secret"
@@ -93,7 +93,7 @@ def instance(request):
         url = os.environ.get("NEXUSGATE_METRICS_URL") or f"{base.rstrip('/')}/metrics"
         return Instance(url, os.environ.get("METRICS_BEARER_TOKEN", ""))
     gateway = request.getfixturevalue("gateway")
-    instance = Instance(f"{gateway.url}/metrics", "", gateway)
+    instance = Instance(f"{gateway.url}/metrics", METRICS_TOKEN, gateway)
     some_traffic(gateway)
     return instance
 
