@@ -26,7 +26,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="shorter runs, without the long ones: under ten minutes")
     parser.add_argument("--only", default="", help="names of gateways, comma-separated")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already")
-    parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, three minutes more")
+    parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, a minute more")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/BENCHMARKS.md"))
     parser.add_argument("--binary", type=pathlib.Path, help="the nexusgate to measure")
@@ -154,11 +154,8 @@ class Bench:
         return {name: found for name, found in results.items() if found}, failed
 
     def growth(self):
-        """What grows with what: memory with requests, the cost of a request with keys and models."""
+        """What a request costs with more keys and more models."""
         rows = []
-
-        def closed(gateway, *flags, seconds=None):
-            return self.load(gateway, "closed", seconds or self.seconds["closed"], *flags)
 
         def one(keys, models):
             class Sized(gateways.Nexusgate):
@@ -173,7 +170,7 @@ class Bench:
                         gateway.start()
                         if keys > 1:
                             gateway.add_keys(keys - 1)
-                        return closed(gateway)
+                        return self.load(gateway, "closed", self.seconds["closed"])
                     finally:
                         gateway.stop()
             finally:

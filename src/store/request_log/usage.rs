@@ -251,8 +251,8 @@ impl From<Model> for Usage {
 /// What the primary key is made of.
 type Place<'a> = (NaiveDate, i64, &'a str, &'a str, &'static str);
 
-/// Statements that add these rows to the sums, in the order of the primary key, so that two replicas never wait for each other in a
-/// circle.
+/// Statements that add these rows to the sums, in the order of the primary key, so that two replicas never wait for each
+/// other in a circle.
 pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<InsertStatement> {
     let mut sums: BTreeMap<Place<'a>, Model> = BTreeMap::new();
     for row in rows {
