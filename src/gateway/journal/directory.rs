@@ -63,7 +63,17 @@ pub(super) struct Directory {
     path: PathBuf,
     watermark: Mutex<File>,
     /// Held as long as the directory is in use; the kernel releases it however the process ends.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that another thread is starting holds a copy of it until its `exec`, and the
+        // lock belongs to all copies.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the journal's directory could not be unlocked");
+        }
+    }
 }
 
 /// What was found in the directory.
@@ -94,7 +104,7 @@ impl Directory {
             .open(path.join(WATERMARK))
             .map_err(unusable)?;
         let acknowledged = read_watermark(&mut watermark);
-        let directory = Self { path: path.into(), watermark: Mutex::new(watermark), _lock: lock };
+        let directory = Self { path: path.into(), watermark: Mutex::new(watermark), lock };
         let (leftovers, next_seq) = directory.sort_out(acknowledged).map_err(unusable)?;
         // An existing directory may have become read-only: better said now than at the first request.
         directory.create(TEMPORARY).and_then(|_| fs::remove_file(path.join(TEMPORARY))).map_err(unusable)?;
@@ -264,6 +274,17 @@ mod tests {
 
     fn left(found: &Found) -> Vec<(SegmentId, u64, u64)> {
         found.leftovers.iter().map(|l| (l.id, l.from, l.len)).collect()
+    }
+
+    #[test]
+    fn a_directory_that_is_left_is_free_even_if_a_copy_of_its_lock_lives_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Directory::open(dir.path()).unwrap();
+        assert!(matches!(Directory::open(dir.path()), Err(OpenError::InUse { .. })));
+        // What a process that is being started has until its `exec`.
+        let _copy = found.directory.lock.try_clone().unwrap();
+        drop(found);
+        assert!(Directory::open(dir.path()).is_ok());
     }
 
     #[test]
