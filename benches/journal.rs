@@ -122,7 +122,7 @@ fn append(c: &mut Criterion) {
         let journal = Journal::open(config, Box::new(|_| {})).expect("a journal");
         let log = {
             let _inside = runtime.enter();
-            RequestLog::start(journal, Nowhere, WriterConfig::default())
+            RequestLog::start(journal, Nowhere, WriterConfig::default()).expect("the log")
         };
         let row = BenchRow::new(body);
         group.bench_function(name, |b| {

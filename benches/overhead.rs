@@ -178,7 +178,7 @@ async fn surface(recording: bool) -> Surface {
         snapshots: snapshots.clone(),
         limits: limits.clone(),
         database: database.clone(),
-        log: Arc::new(RequestLog::start(journal, Nowhere, WriterConfig::default())),
+        log: Arc::new(RequestLog::start(journal, Nowhere, WriterConfig::default()).expect("the log")),
         hooks: Hooks::default(),
     });
     let max_body_size = 1 << 20;

@@ -20,7 +20,7 @@ use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
 use crate::http::{self, Admin, AdminParts, HttpState, Surface};
 use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
-use crate::store::request_log::LogRow;
+use crate::store::request_log::{LogRow, LogWriter};
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
 
@@ -38,6 +38,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Journal(#[from] gateway::journal::OpenError),
+    #[error("cannot start the request log: {0}")]
+    RequestLog(std::io::Error),
     #[error("{0}")]
     Redis(#[from] InvalidRedisUrl),
     #[error("cannot listen on {address}: {source}")]
@@ -53,8 +55,7 @@ pub struct RunningApp {
     admin_secret_made: bool,
     gateway: Gateway,
     database: DatabaseConnection,
-    /// What the request log writes through; see [`store::connect_writer`].
-    log_database: DatabaseConnection,
+    log_writer: Arc<LogWriter>,
     log: Arc<RequestLog<LogRow>>,
     limits: Arc<LimitServices>,
     shutdown_grace: Duration,
@@ -80,13 +81,13 @@ impl RunningApp {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let telemetry = Telemetry::new(&telemetry_settings(settings), &settings.version());
         let (database, cipher) = open_store(settings).await?;
-        let log_database = store::connect_writer(&store_settings(settings), &database).await?;
+        let log_writer = Arc::new(store::log_writer(&store_settings(settings), &database)?);
         let snapshots = Arc::new(SnapshotStore::new(cipher.clone()));
         let snapshot = snapshots.refresh(&database).await?;
         for problem in snapshot.problems() {
             tracing::warn!("{problem}");
         }
-        let log = Arc::new(wiring::request_log(settings, &telemetry, &log_database)?);
+        let log = Arc::new(wiring::request_log(settings, &telemetry, log_writer.clone())?);
         let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
         let gateway = Gateway::new(Parts {
             settings: gateway_settings(settings),
@@ -164,7 +165,7 @@ impl RunningApp {
             admin_secret_made,
             gateway,
             database,
-            log_database,
+            log_writer,
             log,
             limits,
             shutdown_grace: settings.shutdown_grace,
@@ -234,13 +235,9 @@ impl RunningApp {
         self.stop_tasks.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        let (log_database, database) = (self.log_database, self.database);
-        let closing = async {
-            let _ = log_database.close().await;
-            database.close().await
-        };
+        self.log_writer.close();
         // A connection on which a database hangs is never given back.
-        if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, closing).await.is_err() {
+        if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, self.database.close()).await.is_err() {
             tracing::warn!("the database did not let go of its connections in time");
         }
         finished && closed.lost == 0

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sea_orm::DatabaseConnection;
 
+use super::StartError;
 use crate::config::Settings;
 use crate::domain::key::{Limits, Secret};
 use crate::domain::label::LogTable;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
-use crate::gateway::journal::{Journal, JournalConfig, LogEvent, OpenError};
+use crate::gateway::journal::{Journal, JournalConfig, LogEvent};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
 use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer, Op};
 use crate::store::declared::{Declared, DeclaredModel};
 use crate::store::keys::{self, NewApiKey};
 use crate::store::models::NewModel;
 use crate::store::providers::NewProvider;
-use crate::store::request_log::{self, LogRow};
+use crate::store::request_log::{self, LogRow, LogWriter};
 use crate::store::{Source, StoreError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::RateLimitRejectionsExposed;
@@ -59,8 +59,8 @@ pub(super) async fn limits(
 pub(super) fn request_log(
     settings: &Settings,
     telemetry: &Arc<Telemetry>,
-    database: &DatabaseConnection,
-) -> Result<RequestLog<LogRow>, OpenError> {
+    writer: Arc<LogWriter>,
+) -> Result<RequestLog<LogRow>, StartError> {
     let config = JournalConfig {
         dir: Some(settings.data_dir.join("journal")),
         max_size: settings.journal_max_size.bytes() as u64,
@@ -69,7 +69,8 @@ pub(super) fn request_log(
     telemetry.operations.database_up.set(1.0);
     let observer = telemetry.clone();
     let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
-    Ok(RequestLog::start(journal, DatabaseSink::new(database.clone()), WriterConfig::default()))
+    RequestLog::start(journal, DatabaseSink::new(writer), WriterConfig::default())
+        .map_err(StartError::RequestLog)
 }
 
 fn observe(telemetry: &Telemetry, event: LogEvent) {
@@ -93,14 +94,14 @@ const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The database's side of the request log.
 struct DatabaseSink {
-    database: DatabaseConnection,
+    writer: Arc<LogWriter>,
     /// When it was last noted that a key is in use.
     seen: Mutex<HashMap<i64, Instant>>,
 }
 
 impl DatabaseSink {
-    fn new(database: DatabaseConnection) -> Self {
-        Self { database, seen: Mutex::default() }
+    fn new(writer: Arc<LogWriter>) -> Self {
+        Self { writer, seen: Mutex::default() }
     }
 
     /// Notes when these rows' keys were used. Nobody's request depends on it, so a failure is only mentioned.
@@ -115,7 +116,7 @@ impl DatabaseSink {
             seen.extend(due.iter().map(|id| (*id, now)));
             due
         };
-        if let Err(error) = keys::mark_seen(&self.database, &due, latest).await {
+        if let Err(error) = keys::mark_seen(self.writer.database(), &due, latest).await {
             tracing::debug!(%error, "it could not be noted which keys are in use");
             let mut seen = self.seen.lock();
             seen.retain(|id, _| !due.contains(id));
@@ -124,12 +125,17 @@ impl DatabaseSink {
 }
 
 impl Sink<LogRow> for DatabaseSink {
+    fn holds_thread(&self) -> bool {
+        self.writer.holds_thread()
+    }
+
     async fn insert(&self, _table: LogTable, rows: &[LogRow]) -> Result<u64, InsertError> {
-        let inserted =
-            request_log::insert_batch(&self.database, rows).await.map_err(|error| match error {
-                StoreError::Database(_) if !error.is_transient() => InsertError::Refused(error.to_string()),
-                _ => InsertError::Unavailable(error.to_string()),
-            })?;
+        let inserted = request_log::insert_batch(&self.writer, rows).await.map_err(|error| match error {
+            StoreError::Database(_) | StoreError::Sqlite(_) if !error.is_transient() => {
+                InsertError::Refused(error.to_string())
+            }
+            _ => InsertError::Unavailable(error.to_string()),
+        })?;
         self.note_keys(rows).await;
         Ok(inserted)
     }

@@ -6,13 +6,16 @@
 //! batch; it goes in without its bodies if they are at fault, and otherwise to `rejected.jsonl`.
 
 use std::future::Future;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time;
 
@@ -27,6 +30,11 @@ pub trait Sink<R>: Send + Sync + 'static {
     /// Inserts rows of one table in one statement and passes over those whose id is there already. Returns how many
     /// were new.
     fn insert(&self, table: LogTable, rows: &[R]) -> impl Future<Output = Result<u64, InsertError>> + Send;
+
+    /// Whether inserting holds the thread until the database has answered. The log then has a thread of its own.
+    fn holds_thread(&self) -> bool {
+        false
+    }
 }
 
 /// Why rows were not inserted. The texts go to the log: they must not quote the rows.
@@ -67,6 +75,9 @@ impl Default for WriterConfig {
     }
 }
 
+/// How long closing waits for the writer, which may hang with the file system.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// How the log was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
@@ -86,7 +97,10 @@ pub struct RequestLog<R: Row> {
 
 impl<R: Row> RequestLog<R> {
     /// Starts writing what is in the journal, and what will be, to `sink`. Needs a tokio runtime.
-    pub fn start<S: Sink<R>>(journal: Journal<R>, sink: S, config: WriterConfig) -> Self {
+    ///
+    /// # Errors
+    /// Of the operating system: it gives no thread to a sink that wants one.
+    pub fn start<S: Sink<R>>(journal: Journal<R>, sink: S, config: WriterConfig) -> io::Result<Self> {
         let journal = Arc::new(journal);
         let flushing = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
@@ -97,8 +111,12 @@ impl<R: Row> RequestLog<R> {
             down_since: None,
             up: None,
         };
-        let writer = tokio::spawn(writer.run());
-        Self { journal, flushing, writer: Mutex::new(Some(writer)) }
+        let writer = if writer.sink.holds_thread() {
+            on_own_thread(writer.run())?
+        } else {
+            tokio::spawn(writer.run())
+        };
+        Ok(Self { journal, flushing, writer: Mutex::new(Some(writer)) })
     }
 
     /// Takes a row over; when this returns it survives the death of the process (see [`Journal::append`]). Call it before
@@ -157,8 +175,9 @@ impl<R: Row> RequestLog<R> {
         let writer = self.writer.lock().take();
         if let Some(writer) = writer {
             writer.abort();
-            // Whether it ended by itself or was aborted does not matter any more.
-            let _ = writer.await;
+            // Whether it ended by itself or was aborted does not matter any more. A thread that hangs in a system call ends
+            // with the process.
+            let _ = time::timeout(FAREWELL, writer).await;
         }
         let closed = Closed {
             pending: LogTable::ALL.iter().map(|table| self.status().pending(*table)).sum(),
@@ -365,13 +384,37 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
     }
 
     async fn settle(&self, batch: Batch<R>) {
-        if self.journal.has_directory() {
+        if self.journal.has_directory() && !self.sink.holds_thread() {
             let journal = self.journal.clone();
             blocking(move || journal.settle(&batch)).await;
         } else {
             self.journal.settle(&batch);
         }
     }
+}
+
+/// How much the log's own thread steps back for others that want the same core (`nice`): of two that want all of it, it gets a
+/// quarter. It needs a fifth of what the requests need that fill it, and nobody waits for it.
+const NICENESS: i32 = 5;
+
+/// Runs a task on a thread of its own.
+fn on_own_thread(task: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (running, ended) = oneshot::channel::<()>();
+    let handle = runtime.spawn(async move {
+        // Dropped when the task ends, also when it is aborted.
+        let _running = running;
+        task.await;
+    });
+    thread::Builder::new().name("request-log".into()).spawn(move || {
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::debug!(%error, "the request log's thread runs as fast as all others");
+        }
+        let _ = runtime.block_on(ended);
+        // Whatever hangs in the background does not keep the thread.
+        runtime.shutdown_background();
+    })?;
+    Ok(handle)
 }
 
 /// What `rejected.jsonl` keeps: enough to put the row into the database by hand.

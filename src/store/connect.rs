@@ -12,6 +12,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxPostgresConnector, SqlxSq
 use url::Url;
 
 use super::error::{StoreError, StoreResult};
+use super::request_log::LogWriter;
 
 /// How long a SQLite writer waits for another one. Batches of the request log take milliseconds; retention and a
 /// backup may take longer.
@@ -116,30 +117,32 @@ impl Location {
 /// [`StoreError::Open`], one line that names the database without its password and says what is wrong.
 pub async fn connect(settings: &Settings) -> StoreResult<DatabaseConnection> {
     match Location::of(&settings.database_url)? {
-        Location::SqliteFile(path) => connect_sqlite(settings, Some(&path), None).await,
-        Location::SqliteMemory => connect_sqlite(settings, None, None).await,
+        Location::SqliteFile(path) => connect_sqlite(settings, Some(&path)).await,
+        Location::SqliteMemory => connect_sqlite(settings, None).await,
         Location::Postgres => connect_postgres(settings).await,
     }
 }
 
-/// A connection for the request log alone, where that pays: a SQLite file. Elsewhere it is `shared` itself.
-///
-/// A connection to SQLite keeps its own copy of the pages it used, and throws them away when another one has written. A
-/// pool hands its connections out in turn, so every batch would read again what the batch before had in memory.
+/// What the request log writes through: a connection of its own where that pays, to a SQLite file.
 ///
 /// # Errors
-/// As [`connect`].
-pub async fn connect_writer(
-    settings: &Settings,
-    shared: &DatabaseConnection,
-) -> StoreResult<DatabaseConnection> {
-    match Location::of(&settings.database_url)? {
-        Location::SqliteFile(path) => {
-            let settings = Settings { max_connections: Some(1), ..settings.clone() };
-            connect_sqlite(&settings, Some(&path), Some(SQLITE_WRITER_CACHE_KIB)).await
+/// [`StoreError::Open`]: the URL is wrong.
+pub fn log_writer(settings: &Settings, shared: &DatabaseConnection) -> StoreResult<LogWriter> {
+    let location = Location::of(&settings.database_url)?;
+    // Parameters (read-only, another file system layer) are for sqlx to understand.
+    let plain = !settings.database_url.contains('?') || settings.database_url.ends_with("?mode=rwc");
+    Ok(match location {
+        Location::SqliteFile(path) if plain => {
+            let pragmas = format!(
+                "PRAGMA busy_timeout = {}; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {}; \
+                 PRAGMA cache_size = -{SQLITE_WRITER_CACHE_KIB};",
+                SQLITE_BUSY_TIMEOUT.as_millis(),
+                SQLITE_CHECKPOINT_PAGES,
+            );
+            LogWriter::to_file(shared.clone(), path, pragmas)
         }
-        Location::SqliteMemory | Location::Postgres => Ok(shared.clone()),
-    }
+        _ => LogWriter::shared(shared.clone()),
+    })
 }
 
 /// One trivial query: is the database there?
@@ -151,20 +154,12 @@ pub async fn ping(db: &DatabaseConnection) -> StoreResult<()> {
     Ok(())
 }
 
-async fn connect_sqlite(
-    settings: &Settings,
-    file: Option<&Path>,
-    cache_kib: Option<u32>,
-) -> StoreResult<DatabaseConnection> {
+async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult<DatabaseConnection> {
     let mut pool = SqlitePoolOptions::new().acquire_timeout(settings.acquire_timeout);
     let mut options = sqlite_options(&settings.database_url)?
         .foreign_keys(true)
         .busy_timeout(SQLITE_BUSY_TIMEOUT)
         .disable_statement_logging();
-    if let Some(kib) = cache_kib {
-        // Negative: KiB, not pages.
-        options = options.pragma("cache_size", format!("-{kib}"));
-    }
     match file {
         Some(path) => {
             if let Some(folder) =

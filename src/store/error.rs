@@ -27,6 +27,9 @@ pub enum StoreError {
     /// The database refused or did not answer.
     #[error("database: {0}")]
     Database(DbErr),
+    /// The same, from the request log's own connection to a SQLite file.
+    #[error("database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
 }
 
 impl StoreError {
@@ -40,7 +43,14 @@ impl StoreError {
     /// PostgreSQL: SQLSTATE classes 22 (data exception), 23 (integrity), 54 (program limit).
     /// SQLite: primary result codes 18 `TOOBIG`, 19 `CONSTRAINT`, 20 `MISMATCH`, 25 `RANGE`.
     pub fn is_transient(&self) -> bool {
-        let Self::Database(error) = self else { return false };
+        let error = match self {
+            Self::Database(error) => error,
+            Self::Sqlite(error) => {
+                let code = error.sqlite_error().map(|error| error.extended_code.unsigned_abs());
+                return code.is_none_or(|code| !is_refusal(code));
+            }
+            _ => return false,
+        };
         let (DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
         | DbErr::Query(RuntimeErr::SqlxError(error))) = error
@@ -52,7 +62,7 @@ impl StoreError {
                 let code = error.code().unwrap_or_default();
                 match code.parse::<u32>() {
                     Ok(number) if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() => {
-                        !matches!(number & 0xff, 18 | 19 | 20 | 25)
+                        !is_refusal(number)
                     }
                     _ => !["22", "23", "54"].iter().any(|class| code.starts_with(class)),
                 }
@@ -61,6 +71,11 @@ impl StoreError {
             _ => true,
         }
     }
+}
+
+/// Whether a result code of SQLite says that it will never take this.
+fn is_refusal(code: u32) -> bool {
+    matches!(code & 0xff, 18 | 19 | 20 | 25)
 }
 
 impl From<DbErr> for StoreError {

@@ -1,8 +1,8 @@
 //! What outlives the process: keys, providers, models and the request log, in SQLite or PostgreSQL.
 //!
 //! The request path reads none of this: it reads a [`Snapshot`], an immutable copy in memory that is swapped after an
-//! administrator's change and on a timer. Everything here speaks SQL through sea-orm (batches of the
-//! request log through its driver) and knows nothing of HTTP.
+//! administrator's change and on a timer. Everything here speaks SQL through sea-orm (batches of the request log
+//! past it, to the driver) and knows nothing of HTTP.
 //!
 //! * [`connect`](mod@connect): open a database, bring its schema up to date ([`migrate`]).
 //! * [`crypt`]: secrets at rest. Every credential column holds ciphertext.
@@ -31,7 +31,7 @@ use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-pub use connect::{Settings, connect, connect_writer, redact_url};
+pub use connect::{Settings, connect, log_writer, redact_url};
 pub use crypt::Cipher;
 pub use error::{StoreError, StoreResult};
 pub use snapshot::{ActiveCounts, Snapshot, SnapshotStore, counts};

@@ -1,7 +1,7 @@
 //! The segment that is being appended to.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Payloads;
 use super::backlog::Written;
 use super::directory::{Directory, SegmentId};
+use super::frame::{self, END};
 
 /// After a segment could not be created, the next attempt waits this long: a full disk must not cost every request a
 /// failing system call on the directory.
@@ -90,6 +91,10 @@ pub(super) struct Active {
     file: Option<Arc<File>>,
     id: SegmentId,
     len: u64,
+    /// What follows `len` in the file.
+    end_mark: [u8; END],
+    /// How long the file was when it was taken over: there may be old records up to there.
+    used_before: u64,
     segment_size: u64,
     next_seq: u64,
     reopen_at: Option<Instant>,
@@ -110,6 +115,8 @@ impl Active {
             file: None,
             id: SegmentId { seq: 0, generation: 0, salt: 0 },
             len: 0,
+            end_mark: [0; END],
+            used_before: 0,
             segment_size,
             next_seq,
             reopen_at: None,
@@ -122,19 +129,16 @@ impl Active {
     ///
     /// # Errors
     /// Of the file system. What was written half is taken back, or left in a segment that ends there.
-    pub(super) fn write(&mut self, disk: &Disk, head: &[u8], payloads: &Payloads) -> io::Result<Written> {
+    pub(super) fn write(&mut self, disk: &Disk, head: &mut [u8], payloads: &Payloads) -> io::Result<Written> {
         let file = self.open(disk)?;
         let start = self.len;
+        frame::seal(head, self.id);
         let request = payloads.request.as_deref().unwrap_or_default();
         let response = payloads.response.as_deref().unwrap_or_default();
-        let mut parts = [IoSlice::new(head), IoSlice::new(request), IoSlice::new(response)];
         let length = head.len() + request.len() + response.len();
-        let written = if length == head.len() {
-            (&*file).write_all(head)
-        } else {
-            write_all_vectored(&file, &mut parts)
-        };
-        if let Err(error) = written {
+        let mut parts =
+            [IoSlice::new(head), IoSlice::new(request), IoSlice::new(response), IoSlice::new(&self.end_mark)];
+        if let Err(error) = write_all_at(&file, &mut parts, start) {
             // With what was written half gone, the next record follows the last whole one. If even that fails, the
             // segment ends here and the reader passes over the rest.
             if file.set_len(start).is_err() {
@@ -148,7 +152,7 @@ impl Active {
         }
         let sealed = self.len >= self.segment_size;
         if sealed {
-            self.file = None;
+            self.close();
         }
         Ok(Written { id: self.id, start, end: self.len, sealed })
     }
@@ -162,12 +166,14 @@ impl Active {
         }
         let id = SegmentId { seq: self.next_seq, generation: 0, salt: disk.salt };
         match disk.directory.create_segment(id) {
-            Ok(file) => {
+            Ok((file, used_before)) => {
                 let file = Arc::new(file);
                 self.file = Some(file.clone());
                 self.next_seq += 1;
                 self.id = id;
                 self.len = 0;
+                self.end_mark = frame::end_mark(id);
+                self.used_before = used_before;
                 self.reopen_at = None;
                 self.new_names = true;
                 Ok(file)
@@ -189,8 +195,20 @@ impl Active {
     /// Ends the segment, so that it can be removed.
     pub(super) fn close(&mut self) -> Option<SegmentId> {
         let current = self.current();
+        self.cut();
         self.file = None;
         current
+    }
+
+    /// Removes old records behind the last one.
+    pub(super) fn cut(&mut self) {
+        let Some(file) = &self.file else { return };
+        let end = self.len + self.end_mark.len() as u64;
+        if self.used_before > end {
+            // Best effort: nobody would read them.
+            let _ = file.set_len(end);
+            self.used_before = 0;
+        }
     }
 
     pub(super) fn take_unsynced(&mut self) -> Unsynced {
@@ -198,15 +216,17 @@ impl Active {
     }
 }
 
-fn write_all_vectored(mut file: &File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+fn write_all_at(file: &File, mut parts: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
     // One call in practice: the kernel writes a regular file short only when the disk is full or after a signal.
-    IoSlice::advance_slices(&mut parts, 0);
     while !parts.is_empty() {
-        match file.write_vectored(parts) {
+        match rustix::io::pwritev(file, parts, at) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut parts, written),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Ok(written) => {
+                at += u64::try_from(written).unwrap_or(u64::MAX);
+                IoSlice::advance_slices(&mut parts, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -255,13 +255,14 @@ impl<R: Row> Backlog<R> {
         }
     }
 
-    /// Says what a leftover run holds. `oldest_ms` is when its first row was appended.
-    pub(super) fn counted(&mut self, seq: u64, rows: PerTable<u64>, oldest_ms: u64) {
+    /// Says what a leftover run holds and where its last record ends. `oldest_ms` is when its first row was appended.
+    pub(super) fn counted(&mut self, seq: u64, end: u64, rows: PerTable<u64>, oldest_ms: u64) {
         let run = self.runs.iter_mut().find_map(|run| match run {
             Run::Disk(run) if run.seq == seq && !run.counted => Some(run),
             _ => None,
         });
         let Some(run) = run else { return };
+        run.to = end;
         run.rows = rows;
         run.oldest_ms = oldest_ms;
         run.counted = true;
@@ -273,6 +274,7 @@ impl<R: Row> Backlog<R> {
         self.waiting += all;
         if let Some(segment) = self.segments.get_mut(&seq) {
             segment.unacknowledged += all;
+            segment.len = end;
         }
         self.runs.retain(|run| !matches!(run, Run::Disk(run) if run.counted && run.from >= run.to));
     }

@@ -1,4 +1,9 @@
 //! The journal's directory: its lock, its segment files and how far they have been acknowledged.
+//!
+//! **Files are used again.** Under load a segment is full after a fraction of a second, and finished soon after. To write over a
+//! file that is in the page cache takes half as long as to write a new one, and what is overwritten before the next
+//! sync never reaches the disk. So a finished segment becomes a spare file, and the next segment begins at its start.
+//! Spares hold prompts that should be gone: they live for seconds, and only while segments keep coming.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -16,6 +21,10 @@ const REJECTED: &str = "rejected.jsonl";
 const REJECTED_BEFORE: &str = "rejected.1.jsonl";
 const TEMPORARY: &str = "rewrite.tmp";
 const SUFFIX: &str = ".seg";
+const SPARE: &str = "spare";
+
+/// More spares than this are never needed: the next segment is begun when one is full, and the one before is finished soon.
+const SPARES: usize = 2;
 
 /// Rows that the database refuses are kept for people to look at, but whoever sends them cannot fill the disk:
 /// at most two files of this size.
@@ -62,6 +71,8 @@ pub(super) struct Leftover {
 pub(super) struct Directory {
     path: PathBuf,
     watermark: Mutex<File>,
+    /// Finished segments whose files can be used again.
+    spares: Mutex<Vec<PathBuf>>,
     /// Held as long as the directory is in use; the kernel releases it however the process ends.
     lock: File,
 }
@@ -104,7 +115,8 @@ impl Directory {
             .open(path.join(WATERMARK))
             .map_err(unusable)?;
         let acknowledged = read_watermark(&mut watermark);
-        let directory = Self { path: path.into(), watermark: Mutex::new(watermark), lock };
+        let directory =
+            Self { path: path.into(), watermark: Mutex::new(watermark), spares: Mutex::default(), lock };
         let (leftovers, next_seq) = directory.sort_out(acknowledged).map_err(unusable)?;
         // An existing directory may have become read-only: better said now than at the first request.
         directory.create(TEMPORARY).and_then(|_| fs::remove_file(path.join(TEMPORARY))).map_err(unusable)?;
@@ -117,6 +129,8 @@ impl Directory {
             let entry = entry?;
             if let Some(id) = entry.file_name().to_str().and_then(SegmentId::parse) {
                 segments.push((id, entry.metadata()?.len()));
+            } else if is_spare(&entry.path()) {
+                fs::remove_file(entry.path())?;
             }
         }
         segments.sort_unstable();
@@ -141,15 +155,59 @@ impl Directory {
         Ok((leftovers, last.map_or(1, |seq| seq + 1)))
     }
 
-    /// Starts a segment file, for appending.
-    pub(super) fn create_segment(&self, id: SegmentId) -> io::Result<File> {
-        let open = || private().create_new(true).append(true).open(self.path_of(id));
-        match open() {
+    /// Starts a segment file. It may have been used before: the second value is how long it is.
+    pub(super) fn create_segment(&self, id: SegmentId) -> io::Result<(File, u64)> {
+        let spare = self.spares.lock().pop();
+        if let Some(spare) = spare {
+            match self.use_again(&spare, id) {
+                Ok(again) => return Ok(again),
+                // A file system without links, perhaps: then every segment has a new file.
+                Err(error) => {
+                    tracing::debug!(%error, "a finished segment's file cannot be used again");
+                    let _ = fs::remove_file(&spare);
+                }
+            }
+        }
+        let open = || private().create_new(true).write(true).open(self.path_of(id));
+        let file = match open() {
             // Somebody removed the directory under us; putting it back is all that can be done.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 create_directory(&self.path).and_then(|()| open())
             }
             result => result,
+        }?;
+        Ok((file, 0))
+    }
+
+    fn use_again(&self, spare: &Path, id: SegmentId) -> io::Result<(File, u64)> {
+        let file = private().write(true).open(spare)?;
+        let len = file.metadata()?.len();
+        let path = self.path_of(id);
+        // Not `rename`, which would put it in the place of another file.
+        fs::hard_link(spare, &path)?;
+        fs::remove_file(spare)?;
+        Ok((file, len))
+    }
+
+    /// A segment is finished: its file becomes a spare, or is removed when there are enough.
+    pub(super) fn retire(&self, id: SegmentId) -> io::Result<()> {
+        let mut spares = self.spares.lock();
+        let path = self.path_of(id);
+        let spare = path.with_extension(SPARE);
+        if spares.len() >= SPARES || fs::rename(path, &spare).is_err() {
+            drop(spares);
+            return self.remove(id);
+        }
+        spares.push(spare);
+        Ok(())
+    }
+
+    /// Removes the spares.
+    pub(super) fn remove_spares(&self) {
+        for spare in std::mem::take(&mut *self.spares.lock()) {
+            if let Err(error) = fs::remove_file(&spare) {
+                tracing::warn!(%error, "a spare file of the journal cannot be removed");
+            }
         }
     }
 
@@ -236,6 +294,16 @@ impl Directory {
     }
 }
 
+/// A segment's name, but for the ending.
+fn is_spare(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == SPARE)
+        && path
+            .with_extension(&SUFFIX[1..])
+            .file_name()
+            .and_then(|name| SegmentId::parse(name.to_str()?))
+            .is_some()
+}
+
 fn read_watermark(file: &mut File) -> Option<Position> {
     let mut bytes = [0; 24];
     file.read_exact(&mut bytes).ok()?;
@@ -302,7 +370,7 @@ mod tests {
         let found = Directory::open(dir.path()).unwrap();
         assert_eq!((left(&found), found.next_seq), (vec![], 1));
         for seq in 1..=4 {
-            found.directory.create_segment(id(seq, 0)).unwrap().write_all(&[0; 10]).unwrap();
+            found.directory.create_segment(id(seq, 0)).unwrap().0.write_all(&[0; 10]).unwrap();
         }
         found.directory.acknowledge(Position { seq: 2, generation: 0, end: 4 }).unwrap();
         drop(found);
@@ -319,12 +387,12 @@ mod tests {
     fn a_rewritten_segment_replaces_the_old_one_and_forgets_its_offsets() {
         let dir = tempfile::tempdir().unwrap();
         let found = Directory::open(dir.path()).unwrap();
-        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap().0.write_all(&[0; 10]).unwrap();
         found.directory.acknowledge(Position { seq: 1, generation: 0, end: 4 }).unwrap();
         found.directory.replace(id(1, 0), id(1, 1), b"abc").unwrap();
         assert_eq!(found.directory.read(id(1, 1), 1, 99).unwrap(), b"bc");
         // As if the crash had come before the removal.
-        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap().0.write_all(&[0; 10]).unwrap();
         drop(found);
         let found = Directory::open(dir.path()).unwrap();
         assert_eq!(left(&found), [(id(1, 1), 0, 3)]);
@@ -332,10 +400,39 @@ mod tests {
     }
 
     #[test]
+    fn a_finished_segment_s_file_is_used_again_and_then_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Directory::open(dir.path()).unwrap();
+        let directory = &found.directory;
+        let spares =
+            || fs::read_dir(dir.path()).unwrap().filter(|e| is_spare(&e.as_ref().unwrap().path())).count();
+        for seq in 1..=4 {
+            directory.create_segment(id(seq, 0)).unwrap().0.write_all(&[7; 10]).unwrap();
+        }
+        for seq in 1..=3 {
+            directory.retire(id(seq, 0)).unwrap();
+        }
+        assert_eq!(spares(), 2, "no more than are needed");
+        // A number that is taken costs the spare, not the segment.
+        assert!(directory.create_segment(id(4, 0)).is_err());
+        let (mut file, used) = directory.create_segment(id(5, 0)).unwrap();
+        assert_eq!((used, spares()), (10, 0));
+        file.write_all(b"abc").unwrap();
+        assert_eq!(directory.read(id(5, 0), 0, 99).unwrap(), b"abc\x07\x07\x07\x07\x07\x07\x07");
+        directory.retire(id(5, 0)).unwrap();
+        directory.remove_spares();
+        assert_eq!(spares(), 0);
+        directory.retire(id(4, 0)).unwrap();
+        drop(found);
+        let found = Directory::open(dir.path()).unwrap();
+        assert_eq!((left(&found), spares()), (vec![], 0), "what a dead process kept is gone");
+    }
+
+    #[test]
     fn a_damaged_watermark_means_everything_is_offered_again() {
         let dir = tempfile::tempdir().unwrap();
         let found = Directory::open(dir.path()).unwrap();
-        found.directory.create_segment(id(1, 0)).unwrap().write_all(&[0; 10]).unwrap();
+        found.directory.create_segment(id(1, 0)).unwrap().0.write_all(&[0; 10]).unwrap();
         found.directory.acknowledge(Position { seq: 1, generation: 0, end: 10 }).unwrap();
         drop(found);
         let mut bytes = fs::read(dir.path().join(WATERMARK)).unwrap();

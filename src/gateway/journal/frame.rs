@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  magic         F5 'N' 'G' 'J'; F5 occurs in no UTF-8 text, hence in no intact row or body that is text
-//!  4  version       1
+//!  4  version       2
 //!  5  table         0 completions, 1 embeddings
 //!  6  flags         1: has a request body, 2: has a response body
 //!  7  reserved      0
@@ -22,16 +22,23 @@
 //!
 //! Every sum starts from a salt, random per process and kept in the file's name. A client chooses the bodies; without
 //! the salt it could send a body that contains a forged record, to be found when damage makes the reader search.
+//!
+//! Files are used again (see `directory`), so behind the last record there may be old ones. The header's sum
+//! therefore starts from a salt of the segment: old records are not believed. And an end mark of eight bytes follows each
+//! record and is overwritten by the next: it tells the end from damage.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::Payloads;
+use super::directory::SegmentId;
 use crate::domain::label::LogTable;
 
 const MAGIC: [u8; 4] = [0xF5, b'N', b'G', b'J'];
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const END_MAGIC: [u8; 4] = [0xF5, b'N', b'G', b'E'];
+pub(super) const END: usize = 8;
 pub(super) const HEADER: usize = 40;
 const HAS_REQUEST: u8 = 1;
 const HAS_RESPONSE: u8 = 2;
@@ -63,11 +70,14 @@ pub(super) struct Scan {
     pub(super) frames: Vec<Frame>,
     /// Everything before this offset has been dealt with.
     pub(super) consumed: usize,
+    /// The end mark was found at that offset: what follows is of no interest.
+    pub(super) ended: bool,
     /// Damaged stretches passed over.
     pub(super) damaged: u64,
 }
 
-/// Header and row of a record whose bodies will follow it.
+/// Header and row of a record whose bodies will follow it. The header has to be [sealed](seal) when it is known where the
+/// record goes.
 ///
 /// # Errors
 /// When the row does not serialise, or something is longer than 4 GiB.
@@ -100,7 +110,6 @@ pub(super) fn encode(
     header[24..28].copy_from_slice(&length(payloads.response.as_ref())?.to_le_bytes());
     header[28..32].copy_from_slice(&checksum(salt, row).to_le_bytes());
     header[32..36].copy_from_slice(&sum.finalize().to_le_bytes());
-    seal(header, salt);
     Ok(head)
 }
 
@@ -113,14 +122,14 @@ pub(super) enum EncodeError {
     TooLong,
 }
 
-/// The record `frame` of `bytes` again, without its bodies.
-pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, salt: u32) -> Vec<u8> {
+/// The record `frame` of `bytes` again, without its bodies. `id`: where it was found.
+pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, id: SegmentId) -> Vec<u8> {
     let mut stripped = bytes[frame.start..frame.row.end].to_vec();
     let header = &mut stripped[..HEADER];
     header[6] = 0;
     header[20..28].fill(0);
-    header[32..36].copy_from_slice(&checksum(salt, &[]).to_le_bytes());
-    seal(header, salt);
+    header[32..36].copy_from_slice(&checksum(id.salt, &[]).to_le_bytes());
+    seal(header, id);
     stripped
 }
 
@@ -128,19 +137,23 @@ pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, salt: u32) -> Vec<u8> 
 ///
 /// With `last`, nothing follows `bytes`, so that a record cut off at the end is damage; otherwise it is left
 /// unconsumed, to be scanned again with more.
-pub(super) fn scan(bytes: &[u8], salt: u32, last: bool, max: usize) -> Scan {
+pub(super) fn scan(bytes: &[u8], id: SegmentId, last: bool, max: usize) -> Scan {
     let mut found = Scan::default();
     let mut at = 0;
     // One stretch of damage is counted once, however many false starts it contains.
     let mut in_damage = false;
     while at < bytes.len() && found.frames.len() < max {
-        match parse(&bytes[at..], salt, last) {
+        match parse(&bytes[at..], id, last) {
             Parsed::Frame(mut frame) => {
                 frame.shift(at);
                 at = frame.end;
                 in_damage = frame.bodies_lost;
                 found.damaged += u64::from(frame.bodies_lost);
                 found.frames.push(frame);
+            }
+            Parsed::End => {
+                found.ended = true;
+                break;
             }
             Parsed::Cut if !last => break,
             Parsed::Cut | Parsed::Damaged => {
@@ -166,14 +179,30 @@ enum Parsed {
     /// May be a record, but more bytes are needed to know.
     Cut,
     Damaged,
+    /// No record follows.
+    End,
 }
 
-fn parse(bytes: &[u8], salt: u32, last: bool) -> Parsed {
+fn parse(bytes: &[u8], id: SegmentId, last: bool) -> Parsed {
+    let mark = end_mark(id);
+    if bytes.starts_with(&mark) {
+        return Parsed::End;
+    }
+    // Nothing but a record's beginning is worth waiting for, and a mark that was cut off is one all the same.
+    if bytes.len() > 3 && mark.starts_with(bytes) {
+        return if last { Parsed::End } else { Parsed::Cut };
+    }
     let Some(header) = bytes.get(..HEADER) else {
         let known = bytes.len().min(MAGIC.len());
         return if bytes[..known] == MAGIC[..known] { Parsed::Cut } else { Parsed::Damaged };
     };
-    if header[0..4] != MAGIC || number(header, 36) != checksum(salt, &header[..36]) || header[4] != VERSION {
+    let salt = match header[4] {
+        // Before files were used again.
+        1 => id.salt,
+        VERSION => header_salt(id),
+        _ => return Parsed::Damaged,
+    };
+    if header[0..4] != MAGIC || number(header, 36) != checksum(salt, &header[..36]) {
         return Parsed::Damaged;
     }
     let Some(table) = table_of(header[5]) else { return Parsed::Damaged };
@@ -186,7 +215,7 @@ fn parse(bytes: &[u8], salt: u32, last: bool) -> Parsed {
         return Parsed::Cut;
     }
     let Some(text) = bytes.get(row.clone()) else { return Parsed::Cut };
-    if number(header, 28) != checksum(salt, text) {
+    if number(header, 28) != checksum(id.salt, text) {
         return Parsed::Damaged;
     }
     let time_ms = u64::from(number(header, 8)) | u64::from(number(header, 12)) << 32;
@@ -200,7 +229,7 @@ fn parse(bytes: &[u8], salt: u32, last: bool) -> Parsed {
         response: (header[6] & HAS_RESPONSE != 0).then(|| response.clone()),
         bodies_lost: false,
     };
-    if !whole || number(header, 32) != checksum(salt, &bytes[request.start..response.end]) {
+    if !whole || number(header, 32) != checksum(id.salt, &bytes[request.start..response.end]) {
         // What follows the row cannot be trusted, not even its length: a write that failed half-way may have been
         // followed by the next record. The search goes on right behind the row.
         frame.end = frame.row.end;
@@ -222,9 +251,25 @@ impl Frame {
     }
 }
 
-fn seal(header: &mut [u8], salt: u32) {
-    let sum = checksum(salt, &header[..36]);
-    header[36..40].copy_from_slice(&sum.to_le_bytes());
+/// Makes the header at the beginning of `head` that of a record in segment `id`.
+pub(super) fn seal(head: &mut [u8], id: SegmentId) {
+    let sum = checksum(header_salt(id), &head[..36]);
+    head[36..40].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// What follows the last record of segment `id`.
+pub(super) fn end_mark(id: SegmentId) -> [u8; END] {
+    let sum = checksum(header_salt(id), &END_MAGIC).to_le_bytes();
+    let mut mark = [0; END];
+    mark[..4].copy_from_slice(&END_MAGIC);
+    mark[4..].copy_from_slice(&sum);
+    mark
+}
+
+/// Differs from segment to segment of a process.
+const fn header_salt(id: SegmentId) -> u32 {
+    let seq = id.seq.to_le_bytes();
+    id.salt ^ u32::from_le_bytes([seq[0], seq[1], seq[2], seq[3]]).wrapping_mul(0x9e37_79b9)
 }
 
 pub(super) fn checksum(salt: u32, bytes: &[u8]) -> u32 {
@@ -259,6 +304,7 @@ mod tests {
     use super::*;
 
     const SALT: u32 = 0x5eed_1234;
+    const ID: SegmentId = SegmentId { seq: 5, generation: 0, salt: SALT };
 
     /// A segment of records with the given bodies, and where each one begins.
     fn segment(records: &[(String, Option<Vec<u8>>)]) -> (Vec<u8>, Vec<usize>) {
@@ -266,7 +312,7 @@ mod tests {
         for (index, (row, body)) in records.iter().enumerate() {
             starts.push(bytes.len());
             let payloads = Payloads { request: body.clone().map(Bytes::from), response: None };
-            let head = encode(
+            let mut head = encode(
                 |head| serde_json::to_writer(head, row),
                 LogTable::ALL[index % 2],
                 &payloads,
@@ -274,6 +320,7 @@ mod tests {
                 index as u64,
             )
             .unwrap();
+            seal(&mut head, ID);
             bytes.extend(head);
             bytes.extend(body.iter().flatten());
         }
@@ -304,8 +351,9 @@ mod tests {
             u64::MAX - 1,
         )
         .unwrap();
+        seal(&mut bytes, ID);
         bytes.extend(b"questionanswer");
-        let scan = scan(&bytes, SALT, true, 10);
+        let scan = scan(&bytes, ID, true, 10);
         let [frame] = &scan.frames[..] else { panic!("{scan:?}") };
         assert_eq!((frame.table, frame.time_ms), (LogTable::Embeddings, u64::MAX - 1));
         assert_eq!(&bytes[frame.row.clone()], b"\"row\"");
@@ -316,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_forged_record_within_a_damaged_one_is_not_believed() {
-        let forged = encode(
+        let mut forged = encode(
             |head| serde_json::to_writer(head, "forged"),
             LogTable::Completions,
             &Payloads::default(),
@@ -324,18 +372,58 @@ mod tests {
             1,
         )
         .unwrap();
+        seal(&mut forged, SegmentId { salt: 0, ..ID });
         let (mut bytes, _) = segment(&[("real".into(), Some(forged))]);
         bytes[20] ^= 1;
-        let scan = scan(&bytes, SALT, true, 10);
+        let scan = scan(&bytes, ID, true, 10);
         assert!(scan.frames.is_empty(), "{scan:?}");
         assert_eq!(scan.damaged, 1);
+    }
+
+    #[test]
+    fn what_is_left_of_the_file_s_last_use_is_not_read() {
+        let (old, _) =
+            segment(&[("old".into(), Some(vec![b'o'; 30])), ("older".into(), None), ("oldest".into(), None)]);
+        let now = SegmentId { seq: ID.seq + 1, ..ID };
+        // Without a mark the old records are damage, and never rows.
+        let found = scan(&old, now, true, 10);
+        assert!(found.frames.is_empty() && found.damaged == 1 && !found.ended, "{found:?}");
+
+        let mut new = encode(
+            |head| serde_json::to_writer(head, "new"),
+            LogTable::Completions,
+            &Payloads::default(),
+            SALT,
+            1,
+        )
+        .unwrap();
+        seal(&mut new, now);
+        let end = new.len();
+        new.extend(end_mark(now));
+        let file = [&new, &old[new.len()..]].concat();
+        for cut in end + 4..=file.len() {
+            let found = scan(&file[..cut], now, true, 10);
+            assert_eq!(rows(&file, &found), ["new"]);
+            assert_eq!((found.consumed, found.damaged, found.ended), (end, 0, true), "cut at {cut}");
+        }
+        // A mark of another segment ends nothing.
+        assert!(!scan(&end_mark(ID), now, true, 10).ended);
+    }
+
+    #[test]
+    fn records_of_before_files_were_used_again_are_read() {
+        let (mut bytes, _) = segment(&[("a".into(), None)]);
+        bytes[4] = 1;
+        let sum = checksum(SALT, &bytes[..36]);
+        bytes[36..40].copy_from_slice(&sum.to_le_bytes());
+        assert_eq!(rows(&bytes, &scan(&bytes, ID, true, 10)), ["a"]);
     }
 
     #[test]
     fn damaged_bodies_do_not_cost_the_row() {
         let (mut bytes, _) = segment(&[("a".into(), Some(vec![b'x'; 50])), ("b".into(), None)]);
         bytes[HEADER + 10] ^= 1;
-        let scan = scan(&bytes, SALT, true, 10);
+        let scan = scan(&bytes, ID, true, 10);
         assert_eq!(rows(&bytes, &scan), ["a", "b"]);
         assert!(scan.frames[0].bodies_lost && !scan.frames[0].has_bodies());
         assert_eq!(scan.damaged, 1);
@@ -344,9 +432,9 @@ mod tests {
     #[test]
     fn a_record_without_its_bodies_is_a_record() {
         let (bytes, _) = segment(&[("a".into(), Some(b"body".to_vec()))]);
-        let frame = scan(&bytes, SALT, true, 1).frames.remove(0);
-        let stripped = without_bodies(&bytes, &frame, SALT);
-        let again = scan(&stripped, SALT, true, 10);
+        let frame = scan(&bytes, ID, true, 1).frames.remove(0);
+        let stripped = without_bodies(&bytes, &frame, ID);
+        let again = scan(&stripped, ID, true, 10);
         assert_eq!(rows(&stripped, &again), ["a"]);
         assert!(!again.frames[0].has_bodies() && !again.frames[0].bodies_lost);
         assert_eq!(again.frames[0].time_ms, frame.time_ms);
@@ -357,7 +445,7 @@ mod tests {
         fn a_segment_cut_anywhere_keeps_every_whole_record(records in records(), cut in any::<prop::sample::Index>()) {
             let (bytes, starts) = segment(&records);
             let cut = cut.index(bytes.len() + 1);
-            let scan = scan(&bytes[..cut], SALT, true, usize::MAX);
+            let scan = scan(&bytes[..cut], ID, true, usize::MAX);
             let ends = starts.iter().skip(1).copied().chain([bytes.len()]);
             let whole = ends.filter(|end| *end <= cut).count();
             let found = rows(&bytes, &scan);
@@ -380,7 +468,7 @@ mod tests {
             let hit = at..(at + junk.len()).min(bytes.len());
             bytes[hit.clone()].copy_from_slice(&junk[..hit.len()]);
             let ends: Vec<_> = starts.iter().skip(1).copied().chain([bytes.len()]).collect();
-            let scan = scan(&bytes, SALT, true, usize::MAX);
+            let scan = scan(&bytes, ID, true, usize::MAX);
             for (index, (start, end)) in starts.iter().zip(&ends).enumerate() {
                 if *end <= hit.start || *start >= hit.end {
                     prop_assert!(
@@ -411,7 +499,7 @@ mod tests {
             let rest = bytes.len().min(damaged.len()) - at;
             let resume = bytes.len() - common(&mut bytes.iter().rev().zip(damaged.iter().rev())).min(rest);
             let ends: Vec<_> = starts.iter().skip(1).copied().chain([bytes.len()]).collect();
-            let scan = scan(&damaged, SALT, true, usize::MAX);
+            let scan = scan(&damaged, ID, true, usize::MAX);
             for (index, (start, end)) in starts.iter().zip(&ends).enumerate() {
                 if *end <= at || *start >= resume {
                     prop_assert!(scan.frames.iter().any(|f| f.time_ms == index as u64 && f.end - f.start == end - start));
@@ -421,7 +509,7 @@ mod tests {
 
         #[test]
         fn any_bytes_can_be_scanned_in_any_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..300), last: bool) {
-            let scan = scan(&bytes, SALT, last, usize::MAX);
+            let scan = scan(&bytes, ID, last, usize::MAX);
             prop_assert!(scan.consumed <= bytes.len());
             prop_assert!(scan.frames.is_empty());
         }
@@ -431,11 +519,11 @@ mod tests {
             let (mut bytes, _) = segment(&records);
             let flip = flip.index(bytes.len());
             bytes[flip] ^= 0x10;
-            let whole = scan(&bytes, SALT, true, usize::MAX);
+            let whole = scan(&bytes, ID, true, usize::MAX);
             let (mut at, mut size, mut found) = (0, piece, Vec::new());
             while at < bytes.len() {
                 let end = (at + size).min(bytes.len());
-                let part = scan(&bytes[at..end], SALT, end == bytes.len(), 3);
+                let part = scan(&bytes[at..end], ID, end == bytes.len(), 3);
                 found.extend(part.frames.iter().map(|f| f.start + at));
                 size = if part.consumed == 0 { size * 2 } else { piece };
                 at += part.consumed;

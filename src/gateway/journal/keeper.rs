@@ -96,7 +96,7 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
     if let Some(shared) = weak.upgrade() {
         shared.count_leftovers(signal);
     }
-    let mut synced = Instant::now();
+    let (mut synced, mut begun) = (Instant::now(), None);
     loop {
         if !signal.wait(sync_interval.saturating_sub(synced.elapsed())) {
             return;
@@ -106,10 +106,22 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
         if synced.elapsed() >= sync_interval {
             shared.sync(disk);
             synced = Instant::now();
+            forget_old_records(disk, &mut begun);
         }
         shared.tidy(disk);
         shared.enforce_size(disk);
     }
+}
+
+/// Unless a segment was begun since the last call, nobody waits for spare files, and what is in them should be gone.
+fn forget_old_records(disk: &Disk, begun: &mut Option<SegmentId>) {
+    let mut active = disk.active.lock();
+    let current = active.current();
+    if current == *begun {
+        active.cut();
+        disk.directory.remove_spares();
+    }
+    *begun = current;
 }
 
 impl<R: Row> Shared<R> {
@@ -128,9 +140,11 @@ impl<R: Row> Shared<R> {
             };
             let Some((id, from, to)) = next else { return };
             let (mut rows, mut oldest) = (PerTable::default(), u64::MAX);
+            let mut end = to;
             let damaged = match disk.directory.read(id, from, to) {
                 Ok(bytes) => {
-                    let scan = frame::scan(&bytes, id.salt, true, usize::MAX);
+                    let scan = frame::scan(&bytes, id, true, usize::MAX);
+                    end = from + offset(scan.consumed);
                     for frame in &scan.frames {
                         rows[frame.table as usize] += 1;
                         oldest = oldest.min(frame.time_ms);
@@ -146,7 +160,7 @@ impl<R: Row> Shared<R> {
             };
             let finished = {
                 let mut backlog = self.backlog.lock();
-                backlog.counted(id.seq, rows, oldest);
+                backlog.counted(id.seq, end, rows, oldest);
                 self.forget_finished(&mut backlog)
             };
             self.remove(disk, &finished);
@@ -188,6 +202,7 @@ impl<R: Row> Shared<R> {
         if let Some(empty) = current.filter(|id| !self.backlog.lock().segments.contains_key(&id.seq)) {
             self.remove(disk, &[empty]);
         }
+        disk.directory.remove_spares();
         self.sync(disk);
     }
 
@@ -199,7 +214,7 @@ impl<R: Row> Shared<R> {
 
     pub(super) fn remove(&self, disk: &Disk, segments: &[SegmentId]) {
         for id in segments {
-            if let Err(error) = disk.directory.remove(*id) {
+            if let Err(error) = disk.directory.retire(*id) {
                 tracing::warn!(%error, ?id, "a finished segment of the journal cannot be removed");
             }
         }
@@ -238,11 +253,11 @@ impl<R: Row> Shared<R> {
         let old = segment.id;
         let new = SegmentId { generation: old.generation + 1, ..old };
         let bytes = disk.directory.read(old, 0, segment.len)?;
-        let frames = frame::scan(&bytes, old.salt, true, usize::MAX).frames;
+        let frames = frame::scan(&bytes, old, true, usize::MAX).frames;
         let (mut content, mut starts) = (Vec::new(), Vec::new());
         for frame in &frames {
             starts.push((offset(frame.start), offset(content.len())));
-            content.extend(frame::without_bodies(&bytes, frame, old.salt));
+            content.extend(frame::without_bodies(&bytes, frame, old));
         }
         let end = offset(content.len());
         let has_bodies = frames.iter().any(Frame::has_bodies);

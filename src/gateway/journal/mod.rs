@@ -147,7 +147,8 @@ impl Default for JournalConfig {
         Self {
             dir: None,
             max_size: 1 << 30,
-            segment_size: 16 << 20,
+            // Small, so that the files in use stay near the processor; see `directory`.
+            segment_size: 4 << 20,
             sync_interval: Duration::from_secs(1),
             // Ten thousand times an ordinary write, and still below what a person notices.
             patience: Duration::from_millis(20),
@@ -260,7 +261,7 @@ impl<R: Row> Journal<R> {
         let encode = |payloads: &Payloads| {
             frame::encode(|head| row.write_json(head), table, payloads, disk.salt, time_ms)
         };
-        let head = match encode(&payloads) {
+        let mut head = match encode(&payloads) {
             Ok(head) => head,
             Err(error) => return shared.keep_unwritten(row, payloads, table, time_ms, &error),
         };
@@ -268,10 +269,10 @@ impl<R: Row> Journal<R> {
             return shared.keep_unwritten(row, payloads, table, time_ms, &"the file system hangs");
         };
         let written = match disk.room(&active) {
-            Room::Everything => active.write(disk, &head, &payloads).map(|written| (written, true)),
+            Room::Everything => active.write(disk, &mut head, &payloads).map(|written| (written, true)),
             Room::RowOnly => encode(&Payloads::default())
                 .map_err(io::Error::other)
-                .and_then(|head| active.write(disk, &head, &Payloads::default()))
+                .and_then(|mut head| active.write(disk, &mut head, &Payloads::default()))
                 .map(|written| (written, payloads.is_empty())),
             Room::Nothing => Err(io::Error::new(io::ErrorKind::StorageFull, "JOURNAL_MAX_SIZE is used up")),
         };

@@ -262,7 +262,7 @@ impl Chunk {
             // A file that is shorter than it should be ends where it ends.
             let short = offset(bytes.len()) < to - run.from;
             let last = to == run.to || short;
-            let mut scan = frame::scan(&bytes, id.salt, last, max_rows);
+            let mut scan = frame::scan(&bytes, id, last, max_rows);
             if scan.consumed == 0 && !last {
                 size *= 2;
                 continue;

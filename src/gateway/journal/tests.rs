@@ -331,7 +331,7 @@ fn a_torn_end_and_damage_in_the_middle_are_passed_over_and_counted() {
     drop(journal);
     let path = segments(dir.path()).remove(0);
     let mut bytes = fs::read(&path).unwrap();
-    bytes.truncate(bytes.len() - 3);
+    bytes.truncate(bytes.len() - frame::END - 3);
     let third = bytes.len() / 10 * 3 + 5;
     bytes[third] ^= 0xff;
     fs::write(&path, bytes).unwrap();

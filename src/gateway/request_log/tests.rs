@@ -106,7 +106,7 @@ fn start(config: impl FnOnce(&mut JournalConfig, &mut WriterConfig), database: F
     let mut writer = quick();
     config(&mut journal, &mut writer);
     let journal = Journal::open(journal, told.observer()).unwrap();
-    Fixture { log: RequestLog::start(journal, database.clone(), writer), database, told, dir }
+    Fixture { log: RequestLog::start(journal, database.clone(), writer).unwrap(), database, told, dir }
 }
 
 impl Fixture {
@@ -287,7 +287,8 @@ async fn closing_without_the_database_leaves_the_rows_to_the_next_start() {
     database.set(Mood::Well);
     let settings = JournalConfig { dir: Some(dir.path().join("journal")), ..JournalConfig::default() };
     let told = Told::default();
-    let log = RequestLog::start(Journal::open(settings, told.observer()).unwrap(), database.clone(), quick());
+    let log = RequestLog::start(Journal::open(settings, told.observer()).unwrap(), database.clone(), quick())
+        .unwrap();
     log.append(TestRow::new(10));
     assert!(log.flush(PATIENT).await);
     assert_eq!(database.numbers(), (0..=10).collect::<Vec<_>>());

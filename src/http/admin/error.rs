@@ -62,11 +62,11 @@ impl AdminError {
             StoreError::Duplicate { field } => {
                 Self::Taken { field: camel_case(field), message: taken(field) }
             }
-            StoreError::Database(_) | StoreError::Open(_) if error.is_transient() => {
+            StoreError::Database(_) | StoreError::Sqlite(_) | StoreError::Open(_) if error.is_transient() => {
                 tracing::warn!(%error, "the database does not answer an administrator");
                 Self::DatabaseAway
             }
-            StoreError::Database(_) | StoreError::Open(_) | StoreError::Secret(_) => {
+            StoreError::Database(_) | StoreError::Sqlite(_) | StoreError::Open(_) | StoreError::Secret(_) => {
                 tracing::error!(%error, "an administrator's request failed");
                 Self::Internal
             }

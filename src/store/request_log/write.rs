@@ -1,17 +1,19 @@
 //! Writing the log, and forgetting it again.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
 use entity::{completions, embeddings};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, Order,
-    QueryTrait,
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
+    IdenStatic as _, Iterable as _, Order, QueryTrait,
 };
 use uuid::Uuid;
 
 use super::row::LogRow;
+use super::writer::LogWriter;
 use super::{bulk, usage};
 use crate::domain::label::LogTable;
 use crate::store::begin_write;
@@ -27,17 +29,22 @@ const MAX_STATEMENT_BYTES: usize = 16 << 20;
 /// The sums by day grow by exactly the new ones.
 ///
 /// # Errors
-/// [`StoreError::Database`]: nothing was written. When it [is transient](StoreError::is_transient), try again; when
-/// not, [`insert_what_fits`] finds the row that the database refuses.
-pub async fn insert_batch(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<u64> {
+/// [`StoreError::Database`], [`StoreError::Sqlite`]: nothing was written. When it [is transient](StoreError::is_transient),
+/// try again; when not, [`insert_what_fits`] finds the row that the database refuses.
+pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u64> {
     if rows.is_empty() {
         return Ok(0);
     }
+    let db = writer.database();
     // What happens outside of a replay: the database says only how many rows it took, not which.
-    if bulk::insert_all_new(db, rows).await? {
-        return Ok(to_u64(rows.len()));
-    }
-    insert_some_new(db, rows).await
+    let all_new = match writer.file() {
+        Some(file) => file.insert_all_new(rows)?,
+        None if db.get_database_backend() == DbBackend::Postgres => {
+            bulk::insert_all_new(db.get_postgres_connection_pool(), rows).await?
+        }
+        None => false,
+    };
+    if all_new { Ok(to_u64(rows.len())) } else { insert_some_new(db, rows).await }
 }
 
 /// As [`insert_batch`], for when the database knows some of the rows: it is asked which were new. (To ask always would
@@ -76,13 +83,13 @@ pub struct Inserted {
 /// halved until it stands alone.
 ///
 /// # Errors
-/// [`StoreError::Database`], a transient one. Some rows may have been written; writing them again is harmless, but they
+/// As [`insert_batch`], a transient one. Some rows may have been written; writing them again is harmless, but they
 /// are not new then.
-pub async fn insert_what_fits(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<Inserted> {
+pub async fn insert_what_fits(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<Inserted> {
     let mut done = Inserted::default();
     let mut batches = vec![rows];
     while let Some(batch) = batches.pop() {
-        match insert_batch(db, batch).await {
+        match insert_batch(writer, batch).await {
             Ok(inserted) => done.inserted += inserted,
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => match batch {
@@ -149,6 +156,19 @@ pub(super) fn to_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+/// The columns of a table, in the order in which values are given.
+pub(super) fn columns(table: LogTable) -> &'static [&'static str] {
+    static COLUMNS: [OnceLock<Vec<&'static str>>; LogTable::ALL.len()] =
+        [const { OnceLock::new() }; LogTable::ALL.len()];
+    fn names<E: EntityTrait>() -> Vec<&'static str> {
+        E::Column::iter().map(|column| column.as_str()).collect()
+    }
+    COLUMNS[table as usize].get_or_init(|| match table {
+        LogTable::Completions => names::<completions::Entity>(),
+        LogTable::Embeddings => names::<embeddings::Entity>(),
+    })
+}
+
 /// The rows of one table by id: whoever writes the same rows at the same time waits for the other, never both in a circle.
 pub(super) fn in_order(table: LogTable, rows: &[LogRow]) -> Vec<&LogRow> {
     let mut rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == table).collect();
@@ -159,7 +179,7 @@ pub(super) fn in_order(table: LogTable, rows: &[LogRow]) -> Vec<&LogRow> {
 
 /// The rows of one table, statement by statement.
 pub(super) fn cut<'a, 'b>(table: LogTable, rows: &'a [&'b LogRow]) -> impl Iterator<Item = &'a [&'b LogRow]> {
-    statements(rows, MAX_VARIABLES / bulk::columns(table).len())
+    statements(rows, MAX_VARIABLES / columns(table).len())
 }
 
 /// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`]. Their lengths are powers of two,

@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use sea_orm::ConnectionTrait as _;
 use uuid::Uuid;
 
 use super::{TestDb, on_each};
@@ -158,21 +157,20 @@ async fn the_log_goes_on_after_the_disk_was_full() {
     let settings = Settings::new(format!("sqlite://{}", folder.path().join("gate.db").display()));
     let db = connect::connect(&settings).await.unwrap();
     migrate::up(&db).await.unwrap();
-    let writer = connect::connect_writer(&settings, &db).await.unwrap();
+    let writer = connect::log_writer(&settings, &db).unwrap();
     log::insert_batch(&writer, &[row()]).await.unwrap();
 
     let body = Some("x".repeat(1 << 20));
     let batch: Vec<LogRow> = (0..8).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
     for _ in 0..3 {
         // A bound is a connection's own, and the next one may be new.
-        writer.execute_unprepared("PRAGMA max_page_count = 1").await.unwrap();
+        writer.file().unwrap().execute("PRAGMA max_page_count = 1");
         let error = log::insert_batch(&writer, &batch).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("full"), "{error}");
     }
-    writer.execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
+    writer.file().unwrap().execute("PRAGMA max_page_count = 1000000");
     assert_eq!(log::insert_batch(&writer, &batch).await.unwrap(), 8, "nothing of it was there");
     assert_eq!(log::get(&db, LogTable::Completions, batch[7].id).await.unwrap(), batch[7]);
-    writer.close().await.unwrap();
     db.close().await.unwrap();
 }
 
@@ -217,18 +215,18 @@ async fn a_row_reads_back_as_it_was_written_and_a_second_time_is_harmless() {
             ..embedding()
         };
         for row in [full, other] {
-            assert_eq!(log::insert_batch(&t.db, std::slice::from_ref(&row)).await.unwrap(), 1);
+            assert_eq!(log::insert_batch(&t.log, std::slice::from_ref(&row)).await.unwrap(), 1);
             assert_eq!(log::get(&t.db, row.table, row.id).await.unwrap(), row);
             log::delete(&t.db, row.table, row.id).await.unwrap();
         }
         let batch = [row(), embedding(), row()];
-        assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 3);
-        assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 0);
+        assert_eq!(log::insert_batch(&t.log, &batch).await.unwrap(), 3);
+        assert_eq!(log::insert_batch(&t.log, &batch).await.unwrap(), 0);
         let more = [batch[0].clone(), row(), embedding()];
-        assert_eq!(log::insert_batch(&t.db, &more).await.unwrap(), 2, "only what is new counts");
+        assert_eq!(log::insert_batch(&t.log, &more).await.unwrap(), 2, "only what is new counts");
         let twice = row();
-        assert_eq!(log::insert_batch(&t.db, &[twice.clone(), twice]).await.unwrap(), 1);
-        assert_eq!(log::insert_batch(&t.db, &[]).await.unwrap(), 0);
+        assert_eq!(log::insert_batch(&t.log, &[twice.clone(), twice]).await.unwrap(), 1);
+        assert_eq!(log::insert_batch(&t.log, &[]).await.unwrap(), 0);
         for row in &batch {
             assert_eq!(log::get(&t.db, row.table, row.id).await.unwrap(), *row);
         }
@@ -258,7 +256,7 @@ async fn what_postgresql_cannot_store_is_replaced() {
             ..record()
         };
         let row = LogRow::from(&record);
-        assert_eq!(log::insert_batch(&t.db, std::slice::from_ref(&row)).await.unwrap(), 1);
+        assert_eq!(log::insert_batch(&t.log, std::slice::from_ref(&row)).await.unwrap(), 1);
         let read = log::get(&t.db, LogTable::Completions, row.id).await.unwrap();
         assert_eq!(read, row);
         assert_eq!(read.error.as_deref(), Some("bro\u{fffd}ken"));
@@ -290,12 +288,12 @@ async fn what_an_index_cannot_hold_is_not_kept() {
             rows.push(LogRow::from(&RequestRecord { id, error, request_id: Some(request_id), ..record() }));
         }
         assert_eq!(rows[1].request_id, None, "not cut off: two ids must not become one");
-        assert_eq!(log::insert_batch(&t.db, &rows).await.unwrap(), 3);
+        assert_eq!(log::insert_batch(&t.log, &rows).await.unwrap(), 3);
         let found = log::find_by_request_id(&t.db, LogTable::Completions, 3, &longest).await.unwrap();
         assert_eq!(found.as_ref(), Some(&rows[0]));
         assert_eq!(rows[0].error.as_ref().map(String::len), Some(500));
         let wide = LogRow { error: Some("\u{10ffff}".repeat(500)), ..row() };
-        assert_eq!(log::insert_batch(&t.db, &[wide]).await.unwrap(), 1);
+        assert_eq!(log::insert_batch(&t.log, &[wide]).await.unwrap(), 1);
     })
     .await;
 }
@@ -306,7 +304,7 @@ async fn a_batch_may_be_larger_than_any_statement() {
         // 5,000 rows of 27 columns are 135,000 variables.
         let mut batch: Vec<LogRow> = (0..5_000).map(|_| row().without_bodies()).collect();
         batch.extend((0..3_000).map(|_| embedding().without_bodies()));
-        assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 8_000);
+        assert_eq!(log::insert_batch(&t.log, &batch).await.unwrap(), 8_000);
         assert_eq!(
             (rows(t, LogTable::Completions).await, rows(t, LogTable::Embeddings).await),
             (5_000, 3_000)
@@ -314,7 +312,7 @@ async fn a_batch_may_be_larger_than_any_statement() {
         // And 60 MB of bodies.
         let body = Some("x".repeat(5 << 20));
         let batch: Vec<LogRow> = (0..12).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
-        assert_eq!(log::insert_batch(&t.db, &batch).await.unwrap(), 12);
+        assert_eq!(log::insert_batch(&t.log, &batch).await.unwrap(), 12);
         assert_eq!(log::get(&t.db, LogTable::Completions, batch[11].id).await.unwrap(), batch[11]);
     })
     .await;
@@ -331,10 +329,10 @@ async fn a_refused_row_does_not_keep_the_others_out() {
             t.sql("CREATE TRIGGER refuse BEFORE INSERT ON completions WHEN NEW.model = 'bad' BEGIN SELECT RAISE(ABORT, 'bad row'); END").await;
             batch[4].model = "bad".to_owned();
         }
-        let error = log::insert_batch(&t.db, &batch).await.unwrap_err();
+        let error = log::insert_batch(&t.log, &batch).await.unwrap_err();
         assert!(!error.is_transient(), "{error}");
         assert_eq!(rows(t, LogTable::Completions).await, 0, "all or nothing");
-        let done = log::insert_what_fits(&t.db, &batch).await.unwrap();
+        let done = log::insert_what_fits(&t.log, &batch).await.unwrap();
         assert_eq!(done.inserted, 8);
         assert_eq!(done.refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [batch[4].id]);
 
@@ -342,11 +340,11 @@ async fn a_refused_row_does_not_keep_the_others_out() {
         // it looks for the table when the statement is already prepared).
         let good = &batch[..4];
         t.sql("ALTER TABLE completions RENAME TO away").await;
-        let error = log::insert_batch(&t.db, good).await.unwrap_err();
+        let error = log::insert_batch(&t.log, good).await.unwrap_err();
         assert!(error.is_transient(), "a schema can be repaired: {error}");
         t.sql("ALTER TABLE away RENAME TO completions").await;
         t.db.clone().close().await.unwrap();
-        assert!(log::insert_what_fits(&t.db, good).await.unwrap_err().is_transient(), "no database");
+        assert!(log::insert_what_fits(&t.log, good).await.unwrap_err().is_transient(), "no database");
     })
     .await;
 }
@@ -366,8 +364,8 @@ async fn a_request_id_finds_the_latest_answer_of_its_key() {
             LogRow { request_id: None, ..asked("", 5) },
             LogRow { request_id: Some("a".to_owned()), created_at: at(20), ..embedding() },
         ];
-        log::insert_batch(&t.db, &[first, latest.clone()]).await.unwrap();
-        log::insert_batch(&t.db, &others).await.unwrap();
+        log::insert_batch(&t.log, &[first, latest.clone()]).await.unwrap();
+        log::insert_batch(&t.log, &others).await.unwrap();
         let find = async |table, key, id: &str| log::find_by_request_id(&t.db, table, key, id).await.unwrap();
         assert_eq!(find(LogTable::Completions, 3, "a").await, Some(latest), "with its bodies");
         assert_eq!(find(LogTable::Completions, 4, "b").await, None);
@@ -397,7 +395,7 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
                 ..row()
             })
             .collect();
-        log::insert_batch(&t.db, &made).await.unwrap();
+        log::insert_batch(&t.log, &made).await.unwrap();
         made.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
         let check = async |filter: LogFilter, keep: &dyn Fn(&LogRow) -> bool| {
             let expected: Vec<Uuid> = made.iter().filter(|row| keep(row)).map(|row| row.id).collect();
@@ -465,7 +463,7 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
         assert_eq!(lean[0], made[0].clone().without_bodies());
         let page = Page { bodies: true, ..page };
         assert_eq!(log::list(&t.db, LogTable::Completions, &all(), &page).await.unwrap()[0], made[0]);
-        log::insert_batch(&t.db, &[embedding()]).await.unwrap();
+        log::insert_batch(&t.log, &[embedding()]).await.unwrap();
         let filter = LogFilter { api_format: Some(ApiFormat::Anthropic), ..all() };
         assert_eq!(log::list(&t.db, LogTable::Embeddings, &filter, &Page::default()).await.unwrap().len(), 1);
     })
@@ -477,8 +475,8 @@ async fn retention_deletes_the_oldest_in_small_batches_and_leaves_the_sums() {
     on_each(async |t| {
         let batch: Vec<LogRow> =
             (0..25).map(|n| LogRow { created_at: noon() + Duration::from_secs(n), ..row() }).collect();
-        log::insert_batch(&t.db, &batch).await.unwrap();
-        log::insert_batch(&t.db, &[embedding()]).await.unwrap();
+        log::insert_batch(&t.log, &batch).await.unwrap();
+        log::insert_batch(&t.log, &[embedding()]).await.unwrap();
         let before = log::usage(&t.db, &UsageFilter::default()).await.unwrap();
         let older_than = noon() + Duration::from_secs(20);
         let mut deleted = Vec::new();

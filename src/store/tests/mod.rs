@@ -15,11 +15,13 @@ use tempfile::TempDir;
 use url::Url;
 
 use super::crypt::{Cipher, EncryptionKey};
-use super::{Settings, connect, migrate};
+use super::request_log::LogWriter;
+use super::{Settings, connect, log_writer, migrate};
 
 /// A migrated database, gone after the test.
 struct TestDb {
     db: DatabaseConnection,
+    log: LogWriter,
     url: String,
     cipher: Arc<Cipher>,
     folder: TempDir,
@@ -72,8 +74,10 @@ async fn on_each_empty(test: impl AsyncFn(&TestDb)) {
 }
 
 async fn run(url: &str, folder: TempDir, test: &impl AsyncFn(&TestDb)) {
+    let db = connect(&settings(url)).await.unwrap();
     let t = TestDb {
-        db: connect(&settings(url)).await.unwrap(),
+        log: log_writer(&settings(url), &db).unwrap(),
+        db,
         url: url.to_owned(),
         cipher: Arc::new(Cipher::new(&EncryptionKey::random())),
         folder,

@@ -3,8 +3,9 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, Utc};
 
 use super::logs::{embedding, noon, row};
-use super::on_each;
+use super::{on_each, settings};
 use crate::domain::label::{LogTable, Status};
+use crate::store::log_writer;
 use crate::store::request_log::{self as log, LogRow, StatsRange, UsageFilter};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,7 +25,7 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
         let rows: Vec<LogRow> = (0..400).map(row_of).collect();
         let writers: Vec<_> = (0..8_usize)
             .map(|writer| {
-                let db = t.db.clone();
+                let log_writer = log_writer(&settings(&t.url), &t.db).unwrap();
                 let mut mine: Vec<LogRow> = rows.iter().skip(writer / 2).step_by(4).cloned().collect();
                 if writer % 2 == 0 {
                     mine.reverse();
@@ -32,7 +33,7 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
                 tokio::spawn(async move {
                     let mut new = 0;
                     for batch in mine.chunks(9) {
-                        new += log::insert_batch(&db, batch).await.unwrap();
+                        new += log::insert_batch(&log_writer, batch).await.unwrap();
                     }
                     new
                 })
@@ -111,7 +112,7 @@ async fn an_overview_sums_up_every_range() {
             let inside = batch.len();
             batch.push(LogRow { created_at: at(range_ms + step * 1_000), ..row() });
             batch.push(LogRow { created_at: now + Duration::from_secs(86_400), ..row() });
-            log::insert_batch(&t.db, &batch).await.unwrap();
+            log::insert_batch(&t.log, &batch).await.unwrap();
 
             let overview = log::overview(&t.db, range, now).await.unwrap();
             assert_eq!(

@@ -61,7 +61,7 @@ fn small(dir: &Path) -> JournalConfig {
 
 fn start(dir: &Path) -> RequestLog<TestRow> {
     let journal = Journal::open(small(dir), Box::new(|_| {})).unwrap();
-    RequestLog::start(journal, Table::open(dir.join("table")), WriterConfig::default())
+    RequestLog::start(journal, Table::open(dir.join("table")), WriterConfig::default()).unwrap()
 }
 
 /// Not a test by itself: the process that is killed. Appends rows and then says so, as fast as it can.

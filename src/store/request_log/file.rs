@@ -1,0 +1,213 @@
+//! The same insert into a SQLite file, over a connection of the log's own.
+//!
+//! sqlx hands each statement of SQLite to a thread and copies every value on the way, and a pool takes turns among its
+//! connections, each of which throws its page cache away when another one has written. All that costs about as much
+//! as the insert itself. Here one statement is prepared and executed again and again, with values bound from where they are, on
+//! the thread that calls.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use chrono::SecondsFormat;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, Statement, ToSql, TransactionBehavior};
+use sea_orm::sea_query::{SqliteQueryBuilder, Value};
+
+use super::row::LogRow;
+use super::{usage, write};
+use crate::domain::label::LogTable;
+use crate::store::error::StoreResult;
+
+/// Rows of one statement: its cursors stay where they are from row to row, and what follows in an index is found without a
+/// search from its root. More would not fit into the processor's nearest cache.
+const ROWS: usize = 32;
+
+/// The connection, opened when it is first needed, and again after an error.
+#[derive(Debug)]
+pub(in crate::store) struct LogFile {
+    path: PathBuf,
+    pragmas: String,
+    connection: Mutex<Option<Connection>>,
+}
+
+impl LogFile {
+    /// `pragmas` are executed on each new connection.
+    pub(super) fn new(path: PathBuf, pragmas: String) -> Self {
+        Self { path, pragmas, connection: Mutex::new(None) }
+    }
+
+    /// Writes these rows and their sums if all of them are new; `false`, and nothing is written, when one is not. Holds the
+    /// thread until SQLite has answered.
+    pub(super) fn insert_all_new(&self, rows: &[LogRow]) -> StoreResult<bool> {
+        let mut place = self.connection.lock();
+        let result = self.insert(&mut place, rows);
+        if result.is_err() {
+            // A full disk ends a transaction in SQLite itself, a deleted file leaves a connection to nothing: whatever it
+            // was, the next batch does not depend on it.
+            *place = None;
+        }
+        Ok(result?)
+    }
+
+    fn insert(&self, place: &mut Option<Connection>, rows: &[LogRow]) -> rusqlite::Result<bool> {
+        let connection = match place {
+            Some(connection) => connection,
+            None => place.insert(self.open()?),
+        };
+        // Takes the lock at once: a transaction that began by reading could not wait for it.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for table in LogTable::ALL {
+            let rows = write::in_order(*table, rows);
+            let (many, rest) = rows.as_chunks::<ROWS>();
+            for rows in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
+                let mut statement = transaction.prepare_cached(text(*table, rows.len()))?;
+                for (index, row) in rows.iter().enumerate() {
+                    bind(&mut statement, index * write::columns(*table).len(), row)?;
+                }
+                if statement.raw_execute()? != rows.len() {
+                    // Dropping the transaction rolls it back.
+                    return Ok(false);
+                }
+            }
+        }
+        for addition in usage::additions(rows.iter()) {
+            let (sql, values) = addition.build(SqliteQueryBuilder);
+            let mut statement = transaction.prepare_cached(&sql)?;
+            for (index, value) in values.iter().enumerate() {
+                bind_value(&mut statement, index + 1, value)?;
+            }
+            statement.raw_execute()?;
+        }
+        transaction.commit()?;
+        Ok(true)
+    }
+
+    fn open(&self) -> rusqlite::Result<Connection> {
+        // The file is there: whoever opened the database has made it. No mutex: the connection is behind one.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.execute_batch(&self.pragmas)?;
+        Ok(connection)
+    }
+
+    /// Executes something on the connection that the next batch will use.
+    #[cfg(test)]
+    pub(in crate::store) fn execute(&self, sql: &str) {
+        self.connection.lock().get_or_insert_with(|| self.open().unwrap()).execute_batch(sql).unwrap();
+    }
+
+    pub(super) fn close(&self) {
+        *self.connection.lock() = None;
+    }
+}
+
+/// Inserts one row or [`ROWS`] into `table`, passing over ids that are there.
+///
+/// `OR FAIL`: when a row is refused the whole transaction is rolled back. To be able to take back one statement alone, SQLite
+/// would first copy every page that it changes.
+fn text(table: LogTable, rows: usize) -> &'static str {
+    static TEXTS: [[OnceLock<String>; 2]; LogTable::ALL.len()] =
+        [const { [const { OnceLock::new() }; 2] }; LogTable::ALL.len()];
+    debug_assert!(rows == 1 || rows == ROWS);
+    TEXTS[table as usize][usize::from(rows > 1)].get_or_init(|| {
+        let columns = write::columns(table);
+        let row = format!("({})", vec!["?"; columns.len()].join(", "));
+        let (columns, values) = (columns.join("\", \""), vec![row; rows].join(", "));
+        format!(
+            "INSERT OR FAIL INTO \"{table}\" (\"{columns}\") VALUES {values} ON CONFLICT (\"id\") DO NOTHING"
+        )
+    })
+}
+
+/// Binds the values of a row, in the order of the entity's columns, to the variables after the first `before`.
+fn bind(statement: &mut Statement<'_>, before: usize, row: &LogRow) -> rusqlite::Result<()> {
+    let id = row.id.as_bytes().as_slice();
+    let source = row.source.as_ref().map(|source| source.as_bytes().as_slice());
+    // As sqlx writes times: lists compare these texts.
+    let created_at = row.created_at.to_rfc3339_opts(SecondsFormat::AutoSi, false);
+    match row.table {
+        LogTable::Completions => bind_all(
+            statement,
+            before,
+            [
+                &id as &dyn ToSql,
+                &row.api_key_id,
+                &row.model,
+                &row.model_id,
+                &row.provider,
+                &row.provider_id,
+                &row.api_format.as_deref().unwrap_or_default(),
+                &row.status,
+                &row.stream,
+                &row.prompt_tokens,
+                &row.completion_tokens,
+                &row.cached_tokens,
+                &row.cache_write_tokens,
+                &row.reasoning_tokens,
+                &row.prompt_cost,
+                &row.completion_cost,
+                &row.duration_ms,
+                &row.ttft_ms,
+                &row.longest_stall_ms,
+                &row.overhead_ms,
+                &row.finish_reason,
+                &row.error,
+                &row.request_id,
+                &source,
+                &row.request_body,
+                &row.response_body,
+                &created_at,
+            ],
+        ),
+        LogTable::Embeddings => bind_all(
+            statement,
+            before,
+            [
+                &id as &dyn ToSql,
+                &row.api_key_id,
+                &row.model,
+                &row.model_id,
+                &row.provider,
+                &row.provider_id,
+                &row.status,
+                &row.prompt_tokens,
+                &row.prompt_cost,
+                &row.duration_ms,
+                &row.overhead_ms,
+                &row.error,
+                &row.request_id,
+                &source,
+                &row.request_body,
+                &row.response_body,
+                &created_at,
+            ],
+        ),
+    }
+}
+
+fn bind_all<const N: usize>(
+    statement: &mut Statement<'_>,
+    before: usize,
+    values: [&dyn ToSql; N],
+) -> rusqlite::Result<()> {
+    debug_assert_eq!(statement.parameter_count() % N, 0);
+    for (index, value) in values.into_iter().enumerate() {
+        statement.raw_bind_parameter(before + index + 1, value)?;
+    }
+    Ok(())
+}
+
+/// The kinds of values that sums have.
+fn bind_value(statement: &mut Statement<'_>, index: usize, value: &Value) -> rusqlite::Result<()> {
+    match value {
+        Value::BigInt(Some(number)) => statement.raw_bind_parameter(index, number),
+        Value::Double(Some(number)) => statement.raw_bind_parameter(index, number),
+        Value::String(Some(text)) => statement.raw_bind_parameter(index, text),
+        // As sqlx writes dates.
+        Value::ChronoDate(Some(day)) => statement.raw_bind_parameter(index, day.format("%F").to_string()),
+        other => {
+            debug_assert!(false, "{other:?}");
+            Err(rusqlite::Error::InvalidParameterName(format!("no sum has a value like {other:?}")))
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the log is written through.
+
+use std::path::PathBuf;
+
+use sea_orm::DatabaseConnection;
+
+use super::file::LogFile;
+
+/// The database, and what the log has of its own to write to it.
+#[derive(Debug)]
+pub struct LogWriter {
+    database: DatabaseConnection,
+    /// A connection to a SQLite file.
+    file: Option<LogFile>,
+}
+
+impl LogWriter {
+    /// Writes over the connections that all share.
+    pub fn shared(database: DatabaseConnection) -> Self {
+        Self { database, file: None }
+    }
+
+    /// Writes to the SQLite file that `database` has opened, over a connection of its own on which `pragmas` are executed.
+    pub(in crate::store) fn to_file(database: DatabaseConnection, path: PathBuf, pragmas: String) -> Self {
+        Self { database, file: Some(LogFile::new(path, pragmas)) }
+    }
+
+    /// The database.
+    pub fn database(&self) -> &DatabaseConnection {
+        &self.database
+    }
+
+    pub(in crate::store) fn file(&self) -> Option<&LogFile> {
+        self.file.as_ref()
+    }
+
+    /// Whether writing holds the thread until the database has answered.
+    pub fn holds_thread(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Gives back what it has of its own.
+    pub fn close(&self) {
+        if let Some(file) = &self.file {
+            file.close();
+        }
+    }
+}
