@@ -81,11 +81,11 @@ impl Row for BenchRow {
         LogTable::Completions
     }
 
-    fn take_payloads(&mut self) -> Payloads {
-        std::mem::take(&mut self.payloads)
+    fn payloads(&self) -> Payloads {
+        self.payloads.clone()
     }
 
-    fn put_payloads(&mut self, payloads: Payloads) {
+    fn set_payloads(&mut self, payloads: Payloads) {
         self.payloads = payloads;
     }
 }

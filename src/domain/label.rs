@@ -168,6 +168,11 @@ impl LabelValue {
         Self::of(if clean.is_empty() { "unknown" } else { clean })
     }
 
+    /// The text; it has no control characters.
+    pub fn shared(&self) -> Arc<str> {
+        self.text.clone()
+    }
+
     /// What a key without a comment, or a model nobody configured, is called.
     pub fn unknown() -> Self {
         Self::of("unknown")

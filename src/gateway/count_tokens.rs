@@ -14,7 +14,8 @@ use crate::wire::head::{Edit, RequestHead};
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::exchange::{MAX_ERROR, collect};
+use super::exchange::MAX_ERROR;
+use super::gather::gather;
 use super::refusal::{Refusal, error_response};
 
 const CALL: Call = Call::Completion(ApiFormat::Anthropic);
@@ -55,7 +56,10 @@ impl Gateway {
             upstream_headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();
-            Some(Response::from_parts(head, GatewayBody::whole(collect(upstream, MAX_ERROR).await?)))
+            Some(Response::from_parts(
+                head,
+                GatewayBody::whole(gather(upstream, MAX_ERROR, None).await.ok()?),
+            ))
         };
         match tokio::time::timeout(self.settings().upstream_timeout, exchange).await {
             Ok(Some(response)) => Ok(response),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use http::{HeaderMap, HeaderValue, Response, header};
 use uuid::Uuid;
 
@@ -242,7 +243,7 @@ impl From<LogRow> for Kept {
             id: row.id,
             format: row.api_format.as_deref().and_then(ApiFormat::parse),
             stream: row.stream,
-            body: row.response_body.map(Bytes::from),
+            body: row.response_body.map(ByteString::into_bytes),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 
@@ -22,6 +22,7 @@ use super::attempt::Attempt;
 use super::body::GatewayBody;
 use super::dispatch::Job;
 use super::finish::FinishGuard;
+use super::gather::gather;
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
 use super::reading::{as_stream, fails_at_once, fold, read_whole};
@@ -233,7 +234,7 @@ impl Gateway {
                 None => Ok(Received::Stream { head, first, upstream }),
             };
         }
-        let mut body = collect(upstream, MAX_ANSWER).await.ok_or_else(cut)?;
+        let mut body = gather(upstream, MAX_ANSWER, None).await.map_err(|_| cut())?;
         if events && job.call != Call::Embedding {
             // Some providers can only stream, whatever they are asked.
             body = fold(format, &body).ok_or(Failure::new(Outcome::Protocol, true))?;
@@ -260,7 +261,7 @@ async fn read_error(
     } else {
         outcome_of_status(status)
     };
-    let answer = collect(upstream, MAX_ERROR).await.map(|body| UpstreamAnswer {
+    let answer = gather(upstream, MAX_ERROR, None).await.ok().map(|body| UpstreamAnswer {
         head,
         body,
         format: Some(target.provider.kind.chat_format()),
@@ -275,10 +276,12 @@ async fn read_error(
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &str = "text/event-stream";
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+        .and_then(|value| value.trim_start().get(..EVENTS.len()))
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
 }
 
 /// The first bytes of a stream; `None` when it ends before any.
@@ -291,26 +294,4 @@ async fn first_chunk(upstream: &mut UpstreamBody) -> Option<Bytes> {
         }
     }
     None
-}
-
-/// A whole body of at most `max` bytes; `None` when it breaks off or is larger.
-pub(super) async fn collect(mut upstream: UpstreamBody, max: usize) -> Option<Bytes> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(frame) = upstream.frame().await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
-        if first.len() + rest.len() + data.len() > max {
-            return None;
-        }
-        if first.is_empty() {
-            first = data;
-        } else {
-            // More than one chunk: only now is copying needed.
-            if rest.is_empty() {
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
-        }
-    }
-    Some(if rest.is_empty() { first } else { rest.freeze() })
 }

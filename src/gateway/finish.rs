@@ -17,6 +17,7 @@ use crate::telemetry::series::CallSeries;
 use super::Gateway;
 use super::dedup::Claim;
 use super::dispatch::Job;
+use super::gather::own;
 use super::scope::RequestScope;
 
 /// An accepted request on its way. Whatever happens to it, its record is finished exactly once: by [`finish`](Self::finish),
@@ -228,7 +229,7 @@ impl Drop for FinishGuard {
 fn take_answer(parts: &mut Vec<Bytes>) -> Option<Bytes> {
     match parts.len() {
         0 => None,
-        1 => parts.pop(),
+        1 => parts.pop().map(own),
         _ => Some(std::mem::take(parts).concat().into()),
     }
 }

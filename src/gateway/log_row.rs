@@ -1,6 +1,7 @@
 //! The store's rows, as the journal carries them.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use crate::domain::label::LogTable;
 use crate::store::request_log::LogRow;
@@ -12,25 +13,20 @@ impl Row for LogRow {
         self.table
     }
 
-    fn take_payloads(&mut self) -> Payloads {
-        Payloads {
-            request: self.request_body.take().map(Bytes::from),
-            response: self.response_body.take().map(Bytes::from),
-        }
+    fn payloads(&self) -> Payloads {
+        let bytes = |body: &Option<ByteString>| body.as_ref().map(|body| body.as_bytes().clone());
+        Payloads { request: bytes(&self.request_body), response: bytes(&self.response_body) }
+    }
+
+    fn set_payloads(&mut self, payloads: Payloads) {
+        // What was UTF-8 when it was written is still; anything else was damaged on disk.
+        let text = |body: Option<Bytes>| body.and_then(|body| ByteString::try_from(body).ok());
+        self.request_body = text(payloads.request);
+        self.response_body = text(payloads.response);
     }
 
     fn write_json(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
         self.write_json(out);
         Ok(())
     }
-
-    fn put_payloads(&mut self, payloads: Payloads) {
-        self.request_body = payloads.request.and_then(text);
-        self.response_body = payloads.response.and_then(text);
-    }
-}
-
-/// What was UTF-8 when it was taken out is still; anything else was damaged on disk.
-fn text(bytes: Bytes) -> Option<String> {
-    String::from_utf8(bytes.into()).ok()
 }

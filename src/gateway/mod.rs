@@ -11,6 +11,7 @@ mod detach;
 mod dispatch;
 mod exchange;
 mod finish;
+mod gather;
 mod health;
 pub mod journal;
 mod log_row;
@@ -45,6 +46,7 @@ use crate::wire::head::RequestHead;
 
 pub use admit::Caller;
 pub use body::GatewayBody;
+pub use gather::{NotGathered, gather};
 pub use refusal::Refusal;
 
 use dedup::{Found, Ids};

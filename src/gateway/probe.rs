@@ -15,7 +15,7 @@ use crate::wire::error::parse_error;
 use crate::wire::openai_chat::models::wants_max_completion_tokens;
 
 use super::Gateway;
-use super::exchange::collect;
+use super::gather::gather;
 
 /// An administrator waits no longer than this for each call.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -118,9 +118,9 @@ impl Gateway {
         *status = Some(response.status());
         let good = response.status().is_success();
         let code = response.status().as_u16();
-        let body = collect(response.into_body(), MAX_ANSWER)
+        let body = gather(response.into_body(), MAX_ANSWER, None)
             .await
-            .ok_or("The provider's answer broke off, or is too large.".to_owned())?;
+            .map_err(|_| "The provider's answer broke off, or is too large.".to_owned())?;
         if good { Ok(body) } else { Err(format!("HTTP {code}: {}", parse_error(code, &body).message)) }
     }
 }

@@ -299,7 +299,8 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
     /// counts without them too.
     async fn save_what_can_be(&mut self, group: &mut Group<R>, index: usize, reason: String) {
         let table = group.table;
-        let payloads = group.rows[index].take_payloads();
+        let payloads = group.rows[index].payloads();
+        group.rows[index].set_payloads(Payloads::default());
         let line = rejection(&group.rows[index], table, &payloads, &reason);
         let without_bodies =
             !payloads.is_empty() && self.insert(table, &group.rows[index..=index]).await.is_ok();

@@ -1,6 +1,5 @@
 //! The inference endpoints.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,15 +7,14 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as HttpBody;
-use http_body_util::BodyExt as _;
 
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
 use crate::gateway::scope::RequestScope;
-use crate::gateway::{GatewayBody, Refusal};
+use crate::gateway::{GatewayBody, NotGathered, Refusal, gather};
 
 use super::HttpState;
 
@@ -91,33 +89,14 @@ where
     if let Some(refusal) = encoded(headers) {
         return Err(refusal);
     }
-    let too_large =
-        || Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."));
     let announced =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > max) {
-        return Err(too_large());
-    }
-    let mut body = pin!(body);
-    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else {
-            return Err(Refusal::new(RejectReason::InvalidRequest, "The request body could not be read."));
-        };
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len().max(rest.len()) + data.len() > max {
-            return Err(too_large());
+    gather(body, max, announced).await.map_err(|why| match why {
+        NotGathered::TooLarge => {
+            Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."))
         }
-        if first.is_empty() {
-            first = data;
-        } else {
-            // More than one piece: only now is copying needed.
-            if rest.is_empty() {
-                rest.reserve(announced.unwrap_or(first.len() + data.len()));
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
+        NotGathered::Broken => {
+            Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.")
         }
-    }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    })
 }

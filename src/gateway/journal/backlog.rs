@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Row;
 use super::directory::{Leftover, SegmentId};
+use super::{Payloads, Row};
 use crate::domain::label::LogTable;
 
 /// One value for each table, indexed by `table as usize`.
@@ -204,7 +204,7 @@ impl<R: Row> Backlog<R> {
             _ => {
                 let mut bytes = bytes;
                 if !light && bytes > 0 {
-                    drop(row.take_payloads());
+                    row.set_payloads(Payloads::default());
                     bytes = 0;
                     done.bodies_dropped = true;
                 }

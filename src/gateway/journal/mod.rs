@@ -61,11 +61,11 @@ pub(super) use self::reader::{Batch, Group, Next};
 pub trait Row: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The table it goes into.
     fn table(&self) -> LogTable;
-    /// Takes the bodies out; the row then serialises without them.
-    fn take_payloads(&mut self) -> Payloads;
-    /// Puts the bodies back in.
-    fn put_payloads(&mut self, payloads: Payloads);
-    /// Appends the row as JSON; it must read back as [`Deserialize`](serde::Deserialize) says. This is done in the middle of a
+    /// The bodies.
+    fn payloads(&self) -> Payloads;
+    /// Puts other bodies in their place.
+    fn set_payloads(&mut self, payloads: Payloads);
+    /// Appends the row without its bodies as JSON; it must read back as [`Deserialize`](serde::Deserialize) says. This is done in the middle of a
     /// request, so a row that knows a faster way than serde takes it.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl Default for JournalConfig {
             dir: None,
             max_size: 1 << 30,
             // Small, so that the files in use stay near the processor; see `directory`.
-            segment_size: 4 << 20,
+            segment_size: std::env::var("NG_SEG").map_or(4 << 20, |n| n.parse::<u64>().unwrap_or(4) << 10),
             sync_interval: Duration::from_secs(1),
             // Ten thousand times an ordinary write, and still below what a person notices.
             patience: Duration::from_millis(20),
@@ -253,20 +253,20 @@ impl<R: Row> Journal<R> {
 
     /// Takes a row over. When this returns it survives the death of the process, unless the file system failed
     /// (then [`LogEvent::JournalFailed`] has been told). Never waits for the database.
-    pub fn append(&self, mut row: R) {
+    pub fn append(&self, row: R) {
         let shared = &*self.shared;
         let (table, time_ms) = (row.table(), now_ms());
         let Some(disk) = &shared.disk else { return shared.keep(row, table, time_ms) };
-        let payloads = row.take_payloads();
+        let payloads = row.payloads();
         let encode = |payloads: &Payloads| {
             frame::encode(|head| row.write_json(head), table, payloads, disk.salt, time_ms)
         };
         let mut head = match encode(&payloads) {
             Ok(head) => head,
-            Err(error) => return shared.keep_unwritten(row, payloads, table, time_ms, &error),
+            Err(error) => return shared.keep_unwritten(row, table, time_ms, &error),
         };
         let Some(mut active) = disk.lock() else {
-            return shared.keep_unwritten(row, payloads, table, time_ms, &"the file system hangs");
+            return shared.keep_unwritten(row, table, time_ms, &"the file system hangs");
         };
         let written = match disk.room(&active) {
             Room::Everything => active.write(disk, &mut head, &payloads).map(|written| (written, true)),
@@ -279,7 +279,6 @@ impl<R: Row> Journal<R> {
         match written {
             Ok(written) => {
                 let bytes = payloads.len();
-                row.put_payloads(payloads);
                 // The active segment stays locked until the backlog knows the record, so that both have one order.
                 let done = shared.backlog.lock().append(row, table, time_ms, bytes, Some(written));
                 drop(active);
@@ -288,7 +287,7 @@ impl<R: Row> Journal<R> {
             }
             Err(error) => {
                 drop(active);
-                shared.keep_unwritten(row, payloads, table, time_ms, &error);
+                shared.keep_unwritten(row, table, time_ms, &error);
             }
         }
     }
@@ -366,23 +365,13 @@ impl<R: Row> Journal<R> {
 }
 
 impl<R: Row> Shared<R> {
-    fn keep(&self, mut row: R, table: LogTable, time_ms: u64) {
-        let payloads = row.take_payloads();
-        let bytes = payloads.len();
-        row.put_payloads(payloads);
+    fn keep(&self, row: R, table: LogTable, time_ms: u64) {
+        let bytes = row.payloads().len();
         let done = self.backlog.lock().append(row, table, time_ms, bytes, None);
         self.report(table, done);
     }
 
-    fn keep_unwritten(
-        &self,
-        mut row: R,
-        payloads: Payloads,
-        table: LogTable,
-        time_ms: u64,
-        why: &dyn std::fmt::Display,
-    ) {
-        row.put_payloads(payloads);
+    fn keep_unwritten(&self, row: R, table: LogTable, time_ms: u64, why: &dyn std::fmt::Display) {
         self.keep(row, table, time_ms);
         (self.observer)(LogEvent::JournalFailed);
         if !self.failing.swap(true, Ordering::Relaxed) {

@@ -306,7 +306,7 @@ impl Chunk {
         let mut row: R = serde_json::from_slice(&self.bytes[frame.row.clone()])?;
         let body =
             |range: &Option<std::ops::Range<usize>>| range.clone().map(|range| self.bytes.slice(range));
-        row.put_payloads(Payloads { request: body(&frame.request), response: body(&frame.response) });
+        row.set_payloads(Payloads { request: body(&frame.request), response: body(&frame.response) });
         Ok(row)
     }
 }

@@ -35,11 +35,11 @@ impl Row for TestRow {
         if self.embedding { LogTable::Embeddings } else { LogTable::Completions }
     }
 
-    fn take_payloads(&mut self) -> Payloads {
-        std::mem::take(&mut self.payloads)
+    fn payloads(&self) -> Payloads {
+        self.payloads.clone()
     }
 
-    fn put_payloads(&mut self, payloads: Payloads) {
+    fn set_payloads(&mut self, payloads: Payloads) {
         self.payloads = payloads;
     }
 }
@@ -363,10 +363,10 @@ fn a_row_of_another_version_is_set_aside() {
         fn table(&self) -> LogTable {
             LogTable::Embeddings
         }
-        fn take_payloads(&mut self) -> Payloads {
+        fn payloads(&self) -> Payloads {
             Payloads::default()
         }
-        fn put_payloads(&mut self, _: Payloads) {}
+        fn set_payloads(&mut self, _: Payloads) {}
     }
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::<Other>::open(config(dir.path()), Box::new(|_| {})).unwrap();

@@ -1,5 +1,7 @@
 //! The request log, row by row: what both of its tables have in common.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -168,12 +170,12 @@ impl From<LogRow> for LogEntry {
         Self {
             id: row.id,
             api_key_id: row.api_key_id,
-            model: row.model,
+            model: row.model.to_string(),
             model_id: row.model_id,
-            provider: row.provider,
+            provider: row.provider.as_deref().map(str::to_owned),
             provider_id: row.provider_id,
-            api_format: row.api_format,
-            status: row.status,
+            api_format: row.api_format.map(Cow::into_owned),
+            status: row.status.into_owned(),
             stream: row.stream,
             prompt_tokens: row.prompt_tokens,
             completion_tokens: row.completion_tokens,
@@ -187,7 +189,7 @@ impl From<LogRow> for LogEntry {
             ttft: row.ttft_ms,
             longest_stall: row.longest_stall_ms,
             overhead: row.overhead_ms,
-            finish_reason: row.finish_reason,
+            finish_reason: row.finish_reason.map(Cow::into_owned),
             error: row.error,
             req_id: row.request_id,
             source_id: row.source,
@@ -210,10 +212,10 @@ pub(super) struct LogRecord {
 }
 
 /// JSON as it is, anything else as a JSON string.
-fn body(text: Option<String>) -> Option<Box<RawValue>> {
+fn body(text: Option<&str>) -> Option<Box<RawValue>> {
     let text = text?;
-    RawValue::from_string(text.clone())
-        .or_else(|_| serde_json::to_string(&text).and_then(RawValue::from_string))
+    RawValue::from_string(text.to_owned())
+        .or_else(|_| serde_json::to_string(text).and_then(RawValue::from_string))
         .ok()
 }
 
@@ -265,8 +267,8 @@ pub(super) async fn list(
 }
 
 pub(super) async fn show(admin: &Admin, table: LogTable, id: Uuid) -> AdminResult<Json<LogRecord>> {
-    let mut row = request_log::get(admin.db(), table, id).await.map_err(AdminError::about(NOUN))?;
-    let (request, response) = (body(row.request_body.take()), body(row.response_body.take()));
+    let row = request_log::get(admin.db(), table, id).await.map_err(AdminError::about(NOUN))?;
+    let (request, response) = (body(row.request_body.as_deref()), body(row.response_body.as_deref()));
     Ok(Json(LogRecord { entry: row.into(), request, response }))
 }
 
@@ -281,7 +283,7 @@ mod tests {
 
     #[test]
     fn bodies_are_json_whatever_they_were() {
-        let shown = |text: &str| body(Some(text.to_owned())).map(|body| body.get().to_owned());
+        let shown = |text: &str| body(Some(text)).map(|body| body.get().to_owned());
         assert_eq!(shown(r#"{"a": 1.10}"#).as_deref(), Some(r#"{"a": 1.10}"#), "to the last digit");
         assert_eq!(shown("data: [DONE]\n").as_deref(), Some(r#""data: [DONE]\n""#));
         assert_eq!(shown("").as_deref(), Some(r#""""#));

@@ -59,12 +59,12 @@ async fn insert(pool: &PgPool, rows: &[LogRow]) -> sqlx::Result<bool> {
 fn add_completion(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDynError> {
     arguments.add(row.id)?;
     arguments.add(row.api_key_id)?;
-    arguments.add(row.model.as_str())?;
+    arguments.add(&*row.model)?;
     arguments.add(row.model_id)?;
     arguments.add(row.provider.as_deref())?;
     arguments.add(row.provider_id)?;
     arguments.add(row.api_format.as_deref().unwrap_or_default())?;
-    arguments.add(row.status.as_str())?;
+    arguments.add(&*row.status)?;
     arguments.add(row.stream)?;
     arguments.add(row.prompt_tokens)?;
     arguments.add(row.completion_tokens)?;
@@ -89,11 +89,11 @@ fn add_completion(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDy
 fn add_embedding(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDynError> {
     arguments.add(row.id)?;
     arguments.add(row.api_key_id)?;
-    arguments.add(row.model.as_str())?;
+    arguments.add(&*row.model)?;
     arguments.add(row.model_id)?;
     arguments.add(row.provider.as_deref())?;
     arguments.add(row.provider_id)?;
-    arguments.add(row.status.as_str())?;
+    arguments.add(&*row.status)?;
     arguments.add(row.prompt_tokens)?;
     arguments.add(row.prompt_cost)?;
     arguments.add(row.duration_ms)?;

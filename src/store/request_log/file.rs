@@ -123,6 +123,7 @@ fn text(table: LogTable, rows: usize) -> &'static str {
 fn bind(statement: &mut Statement<'_>, before: usize, row: &LogRow) -> rusqlite::Result<()> {
     let id = row.id.as_bytes().as_slice();
     let source = row.source.as_ref().map(|source| source.as_bytes().as_slice());
+    let (request_body, response_body) = (row.request_body.as_deref(), row.response_body.as_deref());
     // As sqlx writes times: lists compare these texts.
     let created_at = row.created_at.to_rfc3339_opts(SecondsFormat::AutoSi, false);
     match row.table {
@@ -154,8 +155,8 @@ fn bind(statement: &mut Statement<'_>, before: usize, row: &LogRow) -> rusqlite:
                 &row.error,
                 &row.request_id,
                 &source,
-                &row.request_body,
-                &row.response_body,
+                &request_body,
+                &response_body,
                 &created_at,
             ],
         ),
@@ -177,8 +178,8 @@ fn bind(statement: &mut Statement<'_>, before: usize, row: &LogRow) -> rusqlite:
                 &row.error,
                 &row.request_id,
                 &source,
-                &row.request_body,
-                &row.response_body,
+                &request_body,
+                &response_body,
                 &created_at,
             ],
         ),

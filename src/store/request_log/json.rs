@@ -6,7 +6,8 @@ use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use super::row::LogRow;
 
 impl LogRow {
-    /// Appends the row as its `Deserialize` reads it; what its `Serialize` writes differs in the digits of the time only.
+    /// Appends the row without its bodies as its `Deserialize` reads it; what its `Serialize` writes of such a row differs in the
+    /// digits of the time only.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         // Taken apart, so that a field that is added cannot be forgotten here.
         let Self {
@@ -35,8 +36,8 @@ impl LogRow {
             error,
             request_id,
             source,
-            request_body,
-            response_body,
+            request_body: _,
+            response_body: _,
             created_at,
         } = self;
         let mut json = Object { out };
@@ -67,8 +68,6 @@ impl LogRow {
         if let Some(source) = source {
             json.text(r#","source":"#, source.hyphenated().encode_lower(&mut [0; 36]));
         }
-        json.some_text(r#","request_body":"#, request_body.as_deref());
-        json.some_text(r#","response_body":"#, response_body.as_deref());
         json.time(r#","created_at":"#, *created_at);
         json.raw("}");
     }

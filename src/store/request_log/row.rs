@@ -1,8 +1,11 @@
 //! A request as the log keeps it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::{completions, embeddings};
 use sea_orm::ActiveValue::Set;
@@ -31,19 +34,19 @@ pub struct LogRow {
     pub id: Uuid,
     pub api_key_id: i64,
     /// System name.
-    pub model: String,
+    pub model: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_id: Option<i64>,
     /// Name of the provider that answered, or was tried last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<i64>,
     /// An [`ApiFormat`](crate::domain::label::ApiFormat); completions only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_format: Option<String>,
+    pub api_format: Option<Cow<'static, str>>,
     /// A [`Status`](crate::domain::label::Status).
-    pub status: String,
+    pub status: Cow<'static, str>,
     #[serde(default)]
     pub stream: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,7 +77,7 @@ pub struct LogRow {
     #[serde(with = "exact")]
     pub overhead_ms: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finish_reason: Option<String>,
+    pub finish_reason: Option<Cow<'static, str>>,
     /// A short code: `timeout`, `http_500`, …; at most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -85,9 +88,9 @@ pub struct LogRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request_body: Option<String>,
+    pub request_body: Option<ByteString>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response_body: Option<String>,
+    pub response_body: Option<ByteString>,
     /// When the request arrived.
     pub created_at: DateTime<Utc>,
 }
@@ -100,8 +103,10 @@ impl LogRow {
 
     /// Bytes that its texts take: what a batch is measured by.
     pub(super) fn weight(&self) -> usize {
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        200 + length(&self.error) + length(&self.request_body) + length(&self.response_body)
+        let length = |text: Option<&str>| text.map_or(0, str::len);
+        200 + length(self.error.as_deref())
+            + length(self.request_body.as_deref())
+            + length(self.response_body.as_deref())
     }
 }
 
@@ -112,15 +117,15 @@ impl From<&RequestRecord> for LogRow {
             table: record.call.table(),
             id: record.id,
             api_key_id: record.key.id,
-            model: text(record.model.as_str()),
+            model: record.model.shared(),
             model_id: target.map(|target| target.id),
-            provider: target.map(|target| text(target.provider.name.as_str())),
+            provider: target.map(|target| target.provider.name.shared()),
             provider_id: target.map(|target| target.provider.id),
             api_format: match record.call {
-                Call::Completion(format) => Some(format.as_str().to_owned()),
+                Call::Completion(format) => Some(format.as_str().into()),
                 Call::Embedding => None,
             },
-            status: record.status.as_str().to_owned(),
+            status: record.status.as_str().into(),
             stream: record.stream,
             prompt_tokens: record.usage.prompt.map(count),
             completion_tokens: record.usage.completion.map(count),
@@ -133,7 +138,7 @@ impl From<&RequestRecord> for LogRow {
             ttft_ms: record.ttft.map(ms),
             longest_stall_ms: record.longest_stall.map(ms),
             overhead_ms: ms(record.overhead),
-            finish_reason: record.finish_reason.map(|reason| reason.as_str().to_owned()),
+            finish_reason: record.finish_reason.map(|reason| reason.as_str().into()),
             error: record.error.as_deref().map(error),
             // Cut off, two ids could become one, and one request get the other's answer.
             request_id: record.request_id.as_deref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).map(text),
@@ -170,12 +175,11 @@ fn error(error: &str) -> String {
     text(error).chars().take(ERROR_MAX_CHARS).collect()
 }
 
-/// Bytes that are not UTF-8 become U+FFFD. Copied, because the bytes may be a small part of a large buffer that would be
-/// kept alive until the row is written.
-fn body(bytes: &Bytes) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(valid) => text(valid),
-        Err(_) => text(&String::from_utf8_lossy(bytes)),
+/// Bytes that are not UTF-8 become U+FFFD.
+fn body(bytes: &Bytes) -> ByteString {
+    match ByteString::try_from(bytes.clone()) {
+        Ok(valid) if memchr::memchr(0, bytes).is_none() => valid,
+        _ => text(&String::from_utf8_lossy(bytes)).into(),
     }
 }
 
@@ -184,12 +188,12 @@ impl From<&LogRow> for completions::ActiveModel {
         Self {
             id: Set(row.id),
             api_key_id: Set(row.api_key_id),
-            model: Set(row.model.clone()),
+            model: Set(row.model.to_string()),
             model_id: Set(row.model_id),
-            provider: Set(row.provider.clone()),
+            provider: Set(row.provider.as_deref().map(str::to_owned)),
             provider_id: Set(row.provider_id),
-            api_format: Set(row.api_format.clone().unwrap_or_default()),
-            status: Set(row.status.clone()),
+            api_format: Set(row.api_format.as_deref().unwrap_or_default().to_owned()),
+            status: Set(row.status.to_string()),
             stream: Set(row.stream),
             prompt_tokens: Set(row.prompt_tokens),
             completion_tokens: Set(row.completion_tokens),
@@ -202,12 +206,12 @@ impl From<&LogRow> for completions::ActiveModel {
             ttft_ms: Set(row.ttft_ms),
             longest_stall_ms: Set(row.longest_stall_ms),
             overhead_ms: Set(row.overhead_ms),
-            finish_reason: Set(row.finish_reason.clone()),
+            finish_reason: Set(row.finish_reason.as_deref().map(str::to_owned)),
             error: Set(row.error.clone()),
             request_id: Set(row.request_id.clone()),
             source_completion: Set(row.source),
-            request_body: Set(row.request_body.clone()),
-            response_body: Set(row.response_body.clone()),
+            request_body: Set(row.request_body.as_deref().map(str::to_owned)),
+            response_body: Set(row.response_body.as_deref().map(str::to_owned)),
             created_at: Set(row.created_at),
         }
     }
@@ -218,11 +222,11 @@ impl From<&LogRow> for embeddings::ActiveModel {
         Self {
             id: Set(row.id),
             api_key_id: Set(row.api_key_id),
-            model: Set(row.model.clone()),
+            model: Set(row.model.to_string()),
             model_id: Set(row.model_id),
-            provider: Set(row.provider.clone()),
+            provider: Set(row.provider.as_deref().map(str::to_owned)),
             provider_id: Set(row.provider_id),
-            status: Set(row.status.clone()),
+            status: Set(row.status.to_string()),
             prompt_tokens: Set(row.prompt_tokens),
             prompt_cost: Set(row.prompt_cost),
             duration_ms: Set(row.duration_ms),
@@ -230,8 +234,8 @@ impl From<&LogRow> for embeddings::ActiveModel {
             error: Set(row.error.clone()),
             request_id: Set(row.request_id.clone()),
             source_embedding: Set(row.source),
-            request_body: Set(row.request_body.clone()),
-            response_body: Set(row.response_body.clone()),
+            request_body: Set(row.request_body.as_deref().map(str::to_owned)),
+            response_body: Set(row.response_body.as_deref().map(str::to_owned)),
             created_at: Set(row.created_at),
         }
     }
@@ -243,12 +247,12 @@ impl From<completions::Model> for LogRow {
             table: LogTable::Completions,
             id: row.id,
             api_key_id: row.api_key_id,
-            model: row.model,
+            model: row.model.into(),
             model_id: row.model_id,
-            provider: row.provider,
+            provider: row.provider.map(Into::into),
             provider_id: row.provider_id,
-            api_format: Some(row.api_format),
-            status: row.status,
+            api_format: Some(row.api_format.into()),
+            status: row.status.into(),
             stream: row.stream,
             prompt_tokens: row.prompt_tokens,
             completion_tokens: row.completion_tokens,
@@ -261,12 +265,12 @@ impl From<completions::Model> for LogRow {
             ttft_ms: row.ttft_ms,
             longest_stall_ms: row.longest_stall_ms,
             overhead_ms: row.overhead_ms,
-            finish_reason: row.finish_reason,
+            finish_reason: row.finish_reason.map(Into::into),
             error: row.error,
             request_id: row.request_id,
             source: row.source_completion,
-            request_body: row.request_body,
-            response_body: row.response_body,
+            request_body: row.request_body.map(Into::into),
+            response_body: row.response_body.map(Into::into),
             created_at: row.created_at,
         }
     }
@@ -278,12 +282,12 @@ impl From<embeddings::Model> for LogRow {
             table: LogTable::Embeddings,
             id: row.id,
             api_key_id: row.api_key_id,
-            model: row.model,
+            model: row.model.into(),
             model_id: row.model_id,
-            provider: row.provider,
+            provider: row.provider.map(Into::into),
             provider_id: row.provider_id,
             api_format: None,
-            status: row.status,
+            status: row.status.into(),
             stream: false,
             prompt_tokens: row.prompt_tokens,
             completion_tokens: None,
@@ -300,8 +304,8 @@ impl From<embeddings::Model> for LogRow {
             error: row.error,
             request_id: row.request_id,
             source: row.source_embedding,
-            request_body: row.request_body,
-            response_body: row.response_body,
+            request_body: row.request_body.map(Into::into),
+            response_body: row.response_body.map(Into::into),
             created_at: row.created_at,
         }
     }

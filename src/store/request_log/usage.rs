@@ -259,7 +259,7 @@ pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Inser
         let place = (
             row.created_at.date_naive(),
             row.api_key_id,
-            row.model.as_str(),
+            &*row.model,
             row.provider.as_deref().unwrap_or_default(),
             row.table.as_str(),
         );

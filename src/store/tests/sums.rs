@@ -13,9 +13,9 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
     on_each(async |t| {
         let row_of = |n: u32| LogRow {
             api_key_id: i64::from(n % 3),
-            model: format!("model-{}", n % 2),
-            provider: (!n.is_multiple_of(5)).then(|| "main".to_owned()),
-            status: Status::ALL[n as usize % 4].as_str().to_owned(),
+            model: format!("model-{}", n % 2).into(),
+            provider: (!n.is_multiple_of(5)).then(|| "main".into()),
+            status: Status::ALL[n as usize % 4].as_str().into(),
             prompt_cost: 0.25,
             completion_cost: 0.5,
             created_at: noon() + Duration::from_secs(u64::from(n) * 3_600),
@@ -53,8 +53,13 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
             let mine: Vec<_> = rows
                 .iter()
                 .filter(|row| {
-                    (row.created_at.date_naive(), row.api_key_id, &row.model, &row.provider, row.table)
-                        == (sum.day, sum.api_key_id, &sum.model, &sum.provider, sum.table)
+                    (
+                        row.created_at.date_naive(),
+                        row.api_key_id,
+                        &*row.model,
+                        row.provider.as_deref(),
+                        row.table,
+                    ) == (sum.day, sum.api_key_id, sum.model.as_str(), sum.provider.as_deref(), sum.table)
                 })
                 .collect();
             let number =
@@ -98,15 +103,15 @@ async fn an_overview_sums_up_every_range() {
             let at = |ms: i64| (now - Duration::from_millis(u64::try_from(ms).unwrap())).trunc_subsecs(6);
             let mut batch = vec![
                 LogRow { created_at: at(0), ..row() },
-                LogRow { created_at: at(0), status: "failed".to_owned(), ttft_ms: Some(1e6), ..row() },
+                LogRow { created_at: at(0), status: "failed".into(), ttft_ms: Some(1e6), ..row() },
                 LogRow { created_at: at(range_ms / 2), duration_ms: 100.0, ttft_ms: None, ..row() },
                 LogRow {
                     created_at: at(range_ms / 2),
-                    status: "aborted".to_owned(),
-                    model: "n".to_owned(),
+                    status: "aborted".into(),
+                    model: "n".into(),
                     ..row()
                 },
-                LogRow { created_at: at(range_ms - 1), status: "cache_hit".to_owned(), ..row() },
+                LogRow { created_at: at(range_ms - 1), status: "cache_hit".into(), ..row() },
                 LogRow { created_at: at(range_ms / 2), ..embedding() },
             ];
             let inside = batch.len();
