@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
-use http_body_util::Full;
 
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason};
@@ -44,7 +43,7 @@ impl Gateway {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
-        let mut request = Request::new(Full::new(head.rewrite(&edit)));
+        let mut request = Request::new(head.rewrite(&edit));
         *request.method_mut() = Method::POST;
         let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
@@ -201,7 +201,7 @@ impl Gateway {
         job: &Job,
         target: &Target,
         to: &Destination,
-        request: Request<Full<Bytes>>,
+        request: Request<Bytes>,
     ) -> Result<Received, Failure> {
         let response = self.client().send(&target.provider, to, request).await.map_err(|error| {
             tracing::debug!(provider = %target.provider.name, %error, "no answer");

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::Full;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
@@ -21,7 +20,7 @@ const DEFAULT_MAX_TOKENS: u32 = 8192;
 
 /// A request that is ready to be sent, and what is to be done with the answer.
 pub(super) struct Prepared {
-    pub(super) request: Request<Full<Bytes>>,
+    pub(super) request: Request<Bytes>,
     pub(super) to: Arc<Destination>,
     /// What happens to a stream.
     pub(super) transform: Transform,
@@ -83,7 +82,7 @@ pub(super) fn prepare(
         Call::Completion(_) => Operation::Complete,
         Call::Embedding => Operation::Embeddings,
     };
-    let mut request = Request::new(Full::new(body));
+    let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers::for_upstream(&job.headers, provider);
     let to = endpoints

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::domain::key::Secret;
@@ -89,8 +88,7 @@ impl Gateway {
         let result = match to {
             Err(error) => Err(format!("The base URL is not usable: {error}")),
             Ok(to) => {
-                let mut request =
-                    Request::new(Full::new(body.map(Value::to_string).unwrap_or_default().into()));
+                let mut request = Request::new(body.map(Value::to_string).unwrap_or_default().into());
                 *request.method_mut() = method;
                 *request.headers_mut() = headers::for_upstream(&HeaderMap::new(), provider);
                 request
@@ -111,7 +109,7 @@ impl Gateway {
         &self,
         provider: &Provider,
         to: &Destination,
-        request: Request<Full<Bytes>>,
+        request: Request<Bytes>,
         status: &mut Option<StatusCode>,
     ) -> Result<Bytes, String> {
         let response = self.client().send(provider, to, request).await.map_err(|error| error.to_string())?;

@@ -3,10 +3,9 @@
 //! Two families, both on every answer: OpenAI's (`x-ratelimit-limit-requests`, … with durations such as `6m0s`; see
 //! "Rate limits in headers" in OpenAI's documentation) and the reference system's (`X-RateLimit-Limit-RPM`, …).
 
-use std::fmt::{self, Write};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{BucketState, Decision, LimitState};
@@ -41,30 +40,43 @@ pub fn state_headers(state: &LimitState) -> Vec<(HeaderName, HeaderValue)> {
             "x-ratelimit-remaining-tpm",
         ],
     ]);
-    let mut pairs = Vec::with_capacity(11);
-    // All values lie in one piece of memory.
-    let mut text = BytesMut::with_capacity(96);
-    for (names, bucket) in NAMES.iter().zip([state.rpm, state.tpm]) {
+    // All values lie in one piece of memory, one after the other.
+    let mut text = Vec::with_capacity(128);
+    let mut ends = [[0; 3]; 2];
+    for (ends, bucket) in ends.iter_mut().zip([state.rpm, state.tpm]) {
         let Some(BucketState { limit, remaining, reset, .. }) = bucket else { continue };
+        write_number(&mut text, limit.into());
+        ends[0] = text.len();
+        write_number(&mut text, remaining);
+        ends[1] = text.len();
+        write_reset(&mut text, reset);
+        ends[2] = text.len();
+    }
+    let text = Bytes::from(text);
+    // Digits and letters may stand in a header.
+    let value = |from: usize, to: usize| {
+        HeaderValue::from_maybe_shared(text.slice(from..to)).unwrap_or(HeaderValue::from_static(""))
+    };
+    let mut pairs = Vec::with_capacity(11);
+    let mut start = 0;
+    for ((names, ends), bucket) in NAMES.iter().zip(ends).zip([state.rpm, state.tpm]) {
+        if bucket.is_none() {
+            continue;
+        }
         let [limit_name, remaining_name, reset_name, limit_short, remaining_short] = names.clone();
-        let mut digits = itoa::Buffer::new();
-        let limit = value(&mut text, |text| text.write_str(digits.format(limit)));
-        let remaining = value(&mut text, |text| text.write_str(digits.format(remaining)));
-        let reset = value(&mut text, |text| write_reset(text, reset));
+        let (limit, remaining) = (value(start, ends[0]), value(ends[0], ends[1]));
         pairs.push((limit_name, limit.clone()));
         pairs.push((remaining_name, remaining.clone()));
-        pairs.push((reset_name, reset));
+        pairs.push((reset_name, value(ends[1], ends[2])));
         pairs.push((limit_short, limit));
         pairs.push((remaining_short, remaining));
+        start = ends[2];
     }
     pairs
 }
 
-/// What `write` writes, as the value of a header.
-fn value(text: &mut BytesMut, write: impl FnOnce(&mut BytesMut) -> fmt::Result) -> HeaderValue {
-    // Memory grows as it must, so writing cannot fail; and digits and letters may stand in a header.
-    let _ = write(text);
-    HeaderValue::from_maybe_shared(text.split().freeze()).unwrap_or(HeaderValue::from_static(""))
+fn write_number(text: &mut Vec<u8>, number: u64) {
+    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Names made once: parsing ten of them would cost each answer half a microsecond.
@@ -91,27 +103,33 @@ pub fn retry_after_seconds(wait: Duration) -> u64 {
 }
 
 /// A duration as OpenAI writes it: `20ms`, `1s`, `1.5s`, `6m0s`, `1h0m30s`. Rounded up to milliseconds.
-fn write_reset(text: &mut impl Write, duration: Duration) -> fmt::Result {
+fn write_reset(text: &mut Vec<u8>, duration: Duration) {
     let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     if (1..1000).contains(&millis) {
-        return write!(text, "{millis}ms");
+        write_number(text, millis);
+        text.extend_from_slice(b"ms");
+        return;
     }
     let (minutes, millis) = (millis / 60_000, millis % 60_000);
     let (hours, minutes) = (minutes / 60, minutes % 60);
     if hours > 0 {
-        write!(text, "{hours}h")?;
+        write_number(text, hours);
+        text.push(b'h');
     }
     if hours > 0 || minutes > 0 {
-        write!(text, "{minutes}m")?;
+        write_number(text, minutes);
+        text.push(b'm');
     }
-    write!(text, "{}", millis / 1000)?;
-    match millis % 1000 {
-        0 => {}
-        rest if rest.is_multiple_of(100) => write!(text, ".{}", rest / 100)?,
-        rest if rest.is_multiple_of(10) => write!(text, ".{:02}", rest / 10)?,
-        rest => write!(text, ".{rest:03}")?,
+    write_number(text, millis / 1000);
+    let (mut rest, mut digit) = (millis % 1000, 100);
+    if rest > 0 {
+        text.push(b'.');
     }
-    text.write_char('s')
+    while rest > 0 {
+        write_number(text, rest / digit);
+        (rest, digit) = (rest % digit, digit / 10);
+    }
+    text.push(b's');
 }
 
 #[cfg(test)]
@@ -122,9 +140,9 @@ mod tests {
     #[test]
     fn reset_reads_like_openai() {
         let format_reset = |duration| {
-            let mut text = String::new();
-            write_reset(&mut text, duration).unwrap();
-            text
+            let mut text = Vec::new();
+            write_reset(&mut text, duration);
+            String::from_utf8(text).unwrap()
         };
         for (millis, text) in [
             (0, "0s"),

@@ -1,7 +1,7 @@
 //! The HTTP client that all upstream calls share.
 //!
-//! hyper's connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client around them: the gateway
-//! needs pooling and TLS, and pays for nothing else on each request.
+//! Connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client around them: the gateway needs
+//! pooling and TLS, and pays for nothing else on each request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use url::Url;
@@ -64,7 +63,7 @@ impl UpstreamClient {
         &self,
         provider: &Provider,
         to: &Destination,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Bytes>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let result = match &provider.proxy {
             None => self.direct.send(to, request).await,
@@ -81,8 +80,8 @@ impl UpstreamClient {
         };
         result.map_err(|error| match error {
             PoolError::Connect(error) => SendError::Connect(chain(&*error)),
-            PoolError::Exchange(error) if error.is_parse() => SendError::Garbled(chain(&error)),
-            PoolError::Exchange(error) => SendError::Broken(chain(&error)),
+            PoolError::Garbled(error) => SendError::Garbled(chain(&*error)),
+            PoolError::Broken(error) => SendError::Broken(chain(&*error)),
         })
     }
 

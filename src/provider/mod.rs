@@ -11,6 +11,7 @@ pub mod client;
 pub mod destination;
 pub mod endpoint;
 pub mod headers;
+mod http1;
 mod pool;
 mod proxy;
 

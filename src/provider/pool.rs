@@ -1,35 +1,35 @@
 //! Connections to upstreams, kept for the next request.
 //!
-//! hyper's connections are used without a task of their own: whoever waits for an answer, or reads its body, drives the
-//! connection it comes on. So a request costs no switch between tasks, no channel between them that has to wake anybody,
-//! and no third task that waits to put the connection back (hyper-util's pool has all three; docs/PERFORMANCE.md has the
-//! figures). An idle connection is driven by nobody; that its peer has closed it is noticed when it is next used, and
-//! the request then goes on another one, because it was not sent.
+//! A connection has no task of its own: whoever waits for an answer, or reads its body, drives the connection it comes on.
+//! So a request costs no switch between tasks, no channel between them that has to wake anybody, and no third task that
+//! waits to put the connection back (hyper-util's pool has all three; docs/PERFORMANCE.md has the figures). An idle
+//! connection is driven by nobody; that its peer has closed it is noticed when it is next used, and the request then goes
+//! on another one. HTTP/1.1 is spoken [here](super::http1), HTTP/2 by hyper.
 
 use std::collections::HashMap;
-use std::future::Future as _;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, header};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::http2;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::{Service, ServiceExt as _};
 
 use super::destination::{ByHash, Destination, Origin};
+use super::http1::{ExchangeError, Http1, RequestHead};
 
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
-type Outgoing = Request<Full<Bytes>>;
+type Outgoing = Request<Bytes>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request got no answer.
@@ -37,8 +37,25 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) enum PoolError {
     /// There is no connection.
     Connect(BoxError),
-    /// There was one.
-    Exchange(hyper::Error),
+    /// There was one, and it broke.
+    Broken(BoxError),
+    /// What came on it is not HTTP.
+    Garbled(BoxError),
+}
+
+impl From<ExchangeError> for PoolError {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Garbled(_) => Self::Garbled(error.into()),
+            ExchangeError::Closed | ExchangeError::Io(_) => Self::Broken(error.into()),
+        }
+    }
+}
+
+impl From<hyper::Error> for PoolError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() { Self::Garbled(error.into()) } else { Self::Broken(error.into()) }
+    }
 }
 
 /// What a connector opens.
@@ -85,11 +102,12 @@ struct Idle<S: Stream> {
 
 /// One HTTP/1.1 connection. Boxed once, when it is opened: it is moved from hand to hand.
 struct Line<S: Stream> {
-    sender: http1::SendRequest<Full<Bytes>>,
-    /// `None` once it has ended.
-    connection: Option<http1::Connection<S, Full<Bytes>>>,
+    http: Http1<S>,
     /// Plain HTTP by way of a proxy is asked for in absolute form.
     absolute: bool,
+    /// Where it goes when it is free.
+    pool: Weak<Shared<S>>,
+    origin: Arc<Origin>,
 }
 
 enum Way<S: Stream> {
@@ -110,35 +128,46 @@ where
     pub(super) async fn send(
         &self,
         to: &Destination,
-        mut request: Outgoing,
+        request: Outgoing,
     ) -> Result<Response<UpstreamBody>, PoolError> {
+        let (head, body) = request.into_parts();
         loop {
             // What is rare is boxed: the future of a request is moved, and lives as long as its answer takes.
             let way = match self.shared.take(to.origin()) {
                 Some(way) => way,
                 None => Box::pin(self.connect(to)).await?,
             };
-            let (reused, sent) = match way {
-                Way::Alone { line, reused } => {
-                    // To a proxy the whole URL is given (RFC 9112 § 3.2).
-                    *request.uri_mut() = if line.absolute { to.uri() } else { to.path() }.clone();
-                    request.headers_mut().insert(header::HOST, to.host().clone());
-                    (reused, self.exchange(line, to.origin(), request).await)
+            match way {
+                Way::Alone { mut line, reused } => {
+                    if reused && line.http.is_stale() {
+                        // The peer has closed it. Nothing was sent.
+                        continue;
+                    }
+                    let head = RequestHead {
+                        method: &head.method,
+                        // To a proxy the whole URL is given (RFC 9112 § 3.2).
+                        target: if line.absolute { to.uri() } else { to.path() },
+                        host: to.host(),
+                        headers: &head.headers,
+                    };
+                    let response = line.http.send(&head, body).await?;
+                    return Ok(response.map(|()| UpstreamBody::of(line)));
                 }
                 Way::Shared { mut sender, reused } => {
+                    let mut request = Request::new(Full::new(body.clone()));
+                    *request.method_mut() = head.method.clone();
                     *request.uri_mut() = to.uri().clone();
-                    request.headers_mut().remove(header::HOST);
-                    let sent = Box::pin(sender.try_send_request(request)).await;
-                    (reused, sent.map(|response| response.map(UpstreamBody::multiplexed)))
+                    request.headers_mut().clone_from(&head.headers);
+                    match Box::pin(sender.try_send_request(request)).await {
+                        Ok(response) => return Ok(response.map(|body| UpstreamBody(Source::Shared(body)))),
+                        Err(mut failed) => {
+                            let unsent = failed.take_message().is_some();
+                            if !(reused && unsent) {
+                                return Err(failed.into_error().into());
+                            }
+                        }
+                    }
                 }
-            };
-            match sent {
-                Ok(response) => return Ok(response),
-                // The peer had closed a kept connection. Nothing was sent, so trying again repeats nothing.
-                Err(mut failed) => match failed.take_message().filter(|_| reused) {
-                    Some(unsent) => request = unsent,
-                    None => return Err(PoolError::Exchange(failed.into_error())),
-                },
             }
         }
     }
@@ -147,11 +176,8 @@ where
         let stream = self.connector.clone().oneshot(to.uri().clone()).await.map_err(PoolError::Connect)?;
         let connected = stream.connected();
         if connected.is_negotiated_h2() {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .handshake(stream)
-                .await
-                .map_err(PoolError::Exchange)?;
+            let (sender, connection) =
+                http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(stream).await?;
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection to an upstream broke");
@@ -162,36 +188,13 @@ where
             self.shared.keep_swept();
             return Ok(Way::Shared { sender, reused: false });
         }
-        let (sender, connection) = http1::handshake(stream).await.map_err(PoolError::Exchange)?;
-        let line = Box::new(Line { sender, connection: Some(connection), absolute: connected.is_proxied() });
-        Ok(Way::Alone { line, reused: false })
-    }
-
-    /// Sends on a connection of its own and drives it until the head of the answer is there.
-    async fn exchange(
-        &self,
-        line: Box<Line<C::Response>>,
-        origin: &Arc<Origin>,
-        request: Outgoing,
-    ) -> Result<Response<UpstreamBody>, TrySendError<Outgoing>> {
-        let mut line = line;
-        let mut answer = pin!(line.sender.try_send_request(request));
-        let connection = &mut line.connection;
-        let response = std::future::poll_fn(|cx| {
-            // The connection first: it is what makes an answer. One that has ended is dropped, because a request that it did
-            // not take comes back only then.
-            if connection.as_mut().is_some_and(|open| Pin::new(open).poll(cx).is_ready()) {
-                *connection = None;
-            }
-            answer.as_mut().poll(cx)
-        })
-        .await?;
-        let open = line.connection.is_some();
-        let driver = open.then(|| {
-            let (pool, origin) = (Arc::downgrade(&self.shared), origin.clone());
-            Box::new(Lease { line: Some(line), pool, origin }) as Box<dyn Drive>
-        });
-        Ok(response.map(|incoming| UpstreamBody { incoming, driver }))
+        let line = Line {
+            http: Http1::new(stream),
+            absolute: connected.is_proxied(),
+            pool: Arc::downgrade(&self.shared),
+            origin: to.origin().clone(),
+        };
+        Ok(Way::Alone { line: Box::new(line), reused: false })
     }
 }
 
@@ -222,13 +225,13 @@ impl<S: Stream> Shared<S> {
         None
     }
 
-    fn put(self: &Arc<Self>, origin: Arc<Origin>, line: Box<Line<S>>) {
+    fn put(self: &Arc<Self>, line: Box<Line<S>>) {
         let idle = Idle { line, since: Instant::now() };
         let mut origins = self.lock();
         let swept = origins.swept;
-        match origins.by_origin.get_mut(&origin) {
+        match origins.by_origin.get_mut(&idle.line.origin) {
             Some(kept) => kept.idle.push(idle),
-            None => origins.by_origin.entry(origin).or_default().idle.push(idle),
+            None => origins.by_origin.entry(idle.line.origin.clone()).or_default().idle.push(idle),
         }
         drop(origins);
         if !swept {
@@ -273,96 +276,103 @@ impl<S: Stream> Shared<S> {
 }
 
 /// What a body needs of the connection that it comes on.
-trait Drive: Send {
-    /// Lets the connection do what it can; ready when it has ended.
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+trait Receive: Send {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>>;
+
+    fn is_done(&self) -> bool;
+
+    fn size_hint(&self) -> SizeHint;
 
     /// The body has been read: the connection may carry another request.
-    fn give_back(&mut self);
+    fn give_back(self: Box<Self>);
 }
 
-/// A connection that an answer comes on.
-struct Lease<S: Stream> {
-    line: Option<Box<Line<S>>>,
-    pool: Weak<Shared<S>>,
-    origin: Arc<Origin>,
-}
-
-impl<S: Stream> Drive for Lease<S> {
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let open = self.line.as_mut().and_then(|line| line.connection.as_mut());
-        let Some(connection) = open else { return Poll::Ready(()) };
-        // How it ended stands in the body.
-        let _ = ready!(Pin::new(connection).poll(cx));
-        self.line = None;
-        Poll::Ready(())
+impl<S: Stream> Receive for Line<S> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>> {
+        self.http.poll_data(cx)
     }
 
-    fn give_back(&mut self) {
-        let (Some(mut line), Some(pool)) = (self.line.take(), self.pool.upgrade()) else { return };
-        // The connection has to see that its message is over before it takes another. Nobody has to be woken for it.
-        let Some(connection) = line.connection.as_mut() else { return };
-        let over = Pin::new(connection).poll(&mut Context::from_waker(Waker::noop())).is_ready();
-        if !over && line.sender.is_ready() {
-            pool.put(self.origin.clone(), line);
+    fn is_done(&self) -> bool {
+        self.http.is_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.http.size_hint()
+    }
+
+    fn give_back(mut self: Box<Self>) {
+        if let Some(pool) = self.pool.upgrade().filter(|_| self.http.is_free()) {
+            self.http.rest();
+            pool.put(self);
         }
     }
 }
 
 /// The body of an upstream's answer. Dropped before its end, it closes the connection: that is how an upstream is told to stop.
-pub struct UpstreamBody {
-    incoming: Incoming,
-    /// `None`: the connection has a task of its own, or has ended.
-    driver: Option<Box<dyn Drive>>,
+pub struct UpstreamBody(Source);
+
+enum Source {
+    Alone(Box<dyn Receive>),
+    /// HTTP/2: the connection has a task of its own.
+    Shared(Incoming),
+    Over,
 }
 
+/// A body broke off.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BodyError(BoxError);
+
 impl UpstreamBody {
-    fn multiplexed(incoming: Incoming) -> Self {
-        Self { incoming, driver: None }
+    fn of<S: Stream>(line: Box<Line<S>>) -> Self {
+        let mut body = Self(Source::Alone(line));
+        body.give_back_when_done();
+        body
     }
 
-    fn give_back(&mut self) {
-        if let Some(mut driver) = self.driver.take() {
-            driver.give_back();
+    fn give_back_when_done(&mut self) {
+        if matches!(&self.0, Source::Alone(line) if line.is_done())
+            && let Source::Alone(line) = std::mem::replace(&mut self.0, Source::Over)
+        {
+            line.give_back();
         }
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let mut polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(driver) = &mut this.driver
-        {
-            // Asking for a frame is what lets the connection read one.
-            if driver.poll_drive(cx).is_ready() {
-                this.driver = None;
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let data = match &mut self.0 {
+            Source::Alone(line) => ready!(line.poll_data(cx)),
+            Source::Shared(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError(error.into()))));
             }
-            polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        }
-        let frame = ready!(polled);
-        match &frame {
-            Some(Ok(_)) if this.incoming.is_end_stream() => this.give_back(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => this.driver = None,
-            None => this.give_back(),
-        }
-        Poll::Ready(frame)
+            Source::Over => None,
+        };
+        self.give_back_when_done();
+        Poll::Ready(data.map(|data| data.map(Frame::data).map_err(|error| BodyError(error.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Source::Alone(line) => line.is_done(),
+            Source::Shared(body) => body.is_end_stream(),
+            Source::Over => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Source::Alone(line) => line.size_hint(),
+            Source::Shared(body) => body.size_hint(),
+            Source::Over => SizeHint::with_exact(0),
+        }
     }
 }
 

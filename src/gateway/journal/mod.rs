@@ -148,7 +148,7 @@ impl Default for JournalConfig {
             dir: None,
             max_size: 1 << 30,
             // Small, so that the files in use stay near the processor; see `directory`.
-            segment_size: std::env::var("NG_SEG").map_or(4 << 20, |n| n.parse::<u64>().unwrap_or(4) << 10),
+            segment_size: 4 << 20,
             sync_interval: Duration::from_secs(1),
             // Ten thousand times an ordinary write, and still below what a person notices.
             patience: Duration::from_millis(20),

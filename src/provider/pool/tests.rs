@@ -116,7 +116,7 @@ fn to(url: &str) -> Destination {
 }
 
 fn request() -> Outgoing {
-    Request::post("/").body(Full::new(Bytes::from_static(b"{}"))).expect("a request")
+    Request::post("/").body(Bytes::from_static(b"{}")).expect("a request")
 }
 
 async fn text(pool: &Pool<HttpsConnector<HttpConnector>>, url: &str) -> String {

@@ -430,10 +430,10 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
         assert_eq!(log::count(&t.db, LogTable::Completions, &all(), 99).await.unwrap(), 99, "counting stops");
         check(all(), &|_| true).await;
         check(LogFilter { api_key_id: Some(2), ..all() }, &|row| row.api_key_id == 2).await;
-        check(LogFilter { model: Some("model-1".to_owned()), ..all() }, &|row| &*row.model == "model-1").await;
-        check(LogFilter { provider_id: Some(7), ..all() }, &|row| row.provider_id == Some(7)).await;
-        check(LogFilter { provider: Some("main".into()), ..all() }, &|row| row.provider_id == Some(7))
+        check(LogFilter { model: Some("model-1".to_owned()), ..all() }, &|row| &*row.model == "model-1")
             .await;
+        check(LogFilter { provider_id: Some(7), ..all() }, &|row| row.provider_id == Some(7)).await;
+        check(LogFilter { provider: Some("main".into()), ..all() }, &|row| row.provider_id == Some(7)).await;
         check(LogFilter { status: Some(Status::Failed), ..all() }, &|row| row.status == "failed").await;
         check(LogFilter { api_format: Some(ApiFormat::Anthropic), ..all() }, &|row| {
             row.api_format.as_deref() == Some("anthropic")

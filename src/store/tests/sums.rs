@@ -105,12 +105,7 @@ async fn an_overview_sums_up_every_range() {
                 LogRow { created_at: at(0), ..row() },
                 LogRow { created_at: at(0), status: "failed".into(), ttft_ms: Some(1e6), ..row() },
                 LogRow { created_at: at(range_ms / 2), duration_ms: 100.0, ttft_ms: None, ..row() },
-                LogRow {
-                    created_at: at(range_ms / 2),
-                    status: "aborted".into(),
-                    model: "n".into(),
-                    ..row()
-                },
+                LogRow { created_at: at(range_ms / 2), status: "aborted".into(), model: "n".into(), ..row() },
                 LogRow { created_at: at(range_ms - 1), status: "cache_hit".into(), ..row() },
                 LogRow { created_at: at(range_ms / 2), ..embedding() },
             ];
