@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
 use crate::domain::key::{ApiKey, Limits};
 use crate::domain::label::{LimitType, RejectReason};
-use crate::limit::{headers as limit_headers, state_headers};
+use crate::limit::{LimitState, headers as limit_headers};
 
 use super::Gateway;
 use super::refusal::Refusal;
@@ -20,7 +20,7 @@ const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
 pub struct Caller {
     pub key: Arc<ApiKey>,
     /// The state of its limits, for the answer.
-    pub limit_headers: Vec<(HeaderName, HeaderValue)>,
+    pub limits: LimitState,
 }
 
 impl Gateway {
@@ -43,7 +43,7 @@ impl Gateway {
         }
         let decision = self.limiter().admit(&key).await;
         match decision.refused_by {
-            None => Ok(Caller { limit_headers: state_headers(&decision.state), key }),
+            None => Ok(Caller { key, limits: decision.state }),
             Some(limit_type) => {
                 self.0.parts.limits.rejections.rejected(limit_type, &key.comment);
                 let message = match limit_type {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
@@ -16,7 +16,7 @@ use super::body::GatewayBody;
 pub struct Refusal {
     pub reason: RejectReason,
     pub error: ApiError,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: HeaderMap,
 }
 
 impl Refusal {
@@ -35,7 +35,7 @@ impl Refusal {
             RejectReason::Overloaded => (503, "overloaded"),
             RejectReason::ShuttingDown => (503, "shutting_down"),
         };
-        Self { reason, error: ApiError::new(status, message).with_code(code), headers: Vec::new() }
+        Self { reason, error: ApiError::new(status, message).with_code(code), headers: HeaderMap::new() }
     }
 
     pub fn with_param(mut self, param: Option<&'static str>) -> Self {
@@ -48,16 +48,14 @@ impl Refusal {
     /// Adds `Retry-After`, in whole seconds rounded up.
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        self.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds.max(1))));
+        self.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         self
     }
 
     /// The answer, in the caller's format. It carries the reason, so that whoever sends it counts it.
     pub fn into_response(self, call: Call) -> Response<GatewayBody> {
         let mut response = error_response(call, &self.error);
-        for (name, value) in self.headers {
-            response.headers_mut().insert(name, value);
-        }
+        response.headers_mut().extend(self.headers);
         if self.reason == RejectReason::ShuttingDown {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -15,6 +15,7 @@ use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
 use crate::gateway::scope::RequestScope;
 use crate::gateway::{GatewayBody, NotGathered, Refusal, gather};
+use crate::limit::add_state;
 
 use super::HttpState;
 
@@ -50,10 +51,7 @@ where
         Ok(body) => state.gateway.complete(scope, &caller, headers, body).await,
         Err(refusal) => refusal.into_response(call),
     };
-    response.headers_mut().reserve(caller.limit_headers.len());
-    for (name, value) in caller.limit_headers {
-        response.headers_mut().insert(name, value);
-    }
+    add_state(&caller.limits, response.headers_mut());
     response
 }
 
@@ -77,7 +75,7 @@ fn encoded(headers: &HeaderMap) -> Option<Refusal> {
     let mut refusal =
         Refusal::new(RejectReason::InvalidRequest, "The request body must be sent without a content coding.");
     refusal.error.status = 415;
-    refusal.headers.push((header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    refusal.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(refusal)
 }
 

@@ -6,24 +6,25 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{BucketState, Decision, LimitState};
 
-/// The headers for one answer: up to ten for the state, and `Retry-After` when the request was refused.
+/// The headers of an answer that refuses: those of the state, and `Retry-After`.
+pub fn headers(decision: &Decision) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    add_state(&decision.state, &mut headers);
+    if !decision.allowed() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(decision.retry_after)));
+    }
+    headers
+}
+
+/// Adds the headers that stand on every answer, refused or not: up to ten.
 ///
 /// `limit` is the configured limit per minute; `remaining` is what the bucket holds now, and thus up to `burst` times as
 /// much; `reset` is the time until the bucket is full again.
-pub fn headers(decision: &Decision) -> Vec<(HeaderName, HeaderValue)> {
-    let mut pairs = state_headers(&decision.state);
-    if !decision.allowed() {
-        pairs.push((header::RETRY_AFTER, HeaderValue::from(retry_after_seconds(decision.retry_after))));
-    }
-    pairs
-}
-
-/// The headers that stand on every answer, refused or not.
-pub fn state_headers(state: &LimitState) -> Vec<(HeaderName, HeaderValue)> {
+pub fn add_state(state: &LimitState, headers: &mut HeaderMap) {
     static NAMES: [[HeaderName; 5]; 2] = names([
         [
             "x-ratelimit-limit-requests",
@@ -57,22 +58,21 @@ pub fn state_headers(state: &LimitState) -> Vec<(HeaderName, HeaderValue)> {
     let value = |from: usize, to: usize| {
         HeaderValue::from_maybe_shared(text.slice(from..to)).unwrap_or(HeaderValue::from_static(""))
     };
-    let mut pairs = Vec::with_capacity(11);
+    headers.reserve(10);
     let mut start = 0;
     for ((names, ends), bucket) in NAMES.iter().zip(ends).zip([state.rpm, state.tpm]) {
         if bucket.is_none() {
             continue;
         }
-        let [limit_name, remaining_name, reset_name, limit_short, remaining_short] = names.clone();
-        let (limit, remaining) = (value(start, ends[0]), value(ends[0], ends[1]));
-        pairs.push((limit_name, limit.clone()));
-        pairs.push((remaining_name, remaining.clone()));
-        pairs.push((reset_name, value(ends[1], ends[2])));
-        pairs.push((limit_short, limit));
-        pairs.push((remaining_short, remaining));
+        let (limit, remaining, reset) =
+            (value(start, ends[0]), value(ends[0], ends[1]), value(ends[1], ends[2]));
+        headers.insert(&names[0], limit.clone());
+        headers.insert(&names[1], remaining.clone());
+        headers.insert(&names[2], reset);
+        headers.insert(&names[3], limit);
+        headers.insert(&names[4], remaining);
         start = ends[2];
     }
-    pairs
 }
 
 fn write_number(text: &mut Vec<u8>, number: u64) {

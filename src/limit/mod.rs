@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use self::redis::RedisLimiter;
 pub use coordination::{Coordination, Lease, Lock, LockGuard, Subscription};
-pub use headers::{headers, retry_after_seconds, state_headers};
+pub use headers::{add_state, headers, retry_after_seconds};
 pub use link::RedisLink;
 pub use memory::MemoryLimiter;
 pub use rejections::Rejections;
