@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::time;
 
 use super::StartError;
 use crate::config::Settings;
@@ -92,6 +93,8 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
 /// How exactly it is noted when a key was last used: one statement a minute for a busy key, not one a batch.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
+const SEEN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The database's side of the request log.
 struct DatabaseSink {
     writer: Arc<LogWriter>,
@@ -116,8 +119,10 @@ impl DatabaseSink {
             seen.extend(due.iter().map(|id| (*id, now)));
             due
         };
-        if let Err(error) = keys::mark_seen(self.writer.database(), &due, latest).await {
-            tracing::debug!(%error, "it could not be noted which keys are in use");
+        // Rows must not wait while others use up the connections.
+        let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
+        if !matches!(noted, Ok(Ok(_))) {
+            tracing::debug!("it could not be noted which keys are in use");
             let mut seen = self.seen.lock();
             seen.retain(|id, _| !due.contains(id));
         }

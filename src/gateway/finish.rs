@@ -135,7 +135,7 @@ impl FinishGuard {
         if self.record.request_body.is_none() || self.answer_bytes > MAX_LOGGED_ANSWER {
             return;
         }
-        self.answer_bytes += part.len();
+        self.answer_bytes += part.len() + size_of::<Bytes>();
         if self.answer_bytes > MAX_LOGGED_ANSWER {
             self.answer = Vec::new();
         } else {

@@ -26,6 +26,7 @@ pub async fn gather<B>(body: B, max: usize, announced: Option<usize>) -> Result<
 where
     B: Body<Data = Bytes>,
 {
+    let announced = announced.or(body.size_hint().exact().and_then(|length| usize::try_from(length).ok()));
     if announced.is_some_and(|length| length > max) {
         return Err(NotGathered::TooLarge);
     }
@@ -52,4 +53,44 @@ where
 /// The same bytes, without the larger buffer that they may be a part of.
 pub(super) fn own(bytes: Bytes) -> Bytes {
     if bytes.len() > COPIED { bytes } else { Bytes::copy_from_slice(&bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    async fn pieces(
+        pieces: &[&'static [u8]],
+        max: usize,
+        announced: Option<usize>,
+    ) -> Result<Bytes, NotGathered> {
+        let frames = pieces.iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece))));
+        gather(StreamBody::new(stream::iter(frames.collect::<Vec<_>>())), max, announced).await
+    }
+
+    #[tokio::test]
+    async fn pieces_are_put_together_up_to_the_limit() {
+        assert_eq!(pieces(&[b"ab", b"", b"cd", b"e"], 5, None).await, Ok("abcde".into()));
+        assert_eq!(pieces(&[b"ab", b"", b"cd", b"e"], 4, None).await, Err(NotGathered::TooLarge));
+        assert_eq!(pieces(&[], 0, None).await, Ok(Bytes::new()));
+        assert_eq!(pieces(&[b"", b"abc"], 3, Some(1)).await, Ok("abc".into()), "more than it announced");
+        assert_eq!(pieces(&[b"a"], 3, Some(4)).await, Err(NotGathered::TooLarge), "not read at all");
+        assert_eq!(gather(Full::new(Bytes::from_static(b"four")), 3, None).await, Err(NotGathered::TooLarge));
+        let broken = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(std::fmt::Error)]);
+        assert_eq!(gather(StreamBody::new(broken), 9, None).await, Err(NotGathered::Broken));
+    }
+
+    #[test]
+    fn what_is_kept_is_no_part_of_something_larger() {
+        let buffer = Bytes::from(vec![b'x'; 4 * COPIED]);
+        let small = own(buffer.slice(..COPIED));
+        assert!(small == buffer[..COPIED] && small.as_ptr() != buffer.as_ptr());
+        assert_eq!(own(buffer.slice(..=COPIED)).as_ptr(), buffer.as_ptr(), "worth keeping as it is");
+    }
 }

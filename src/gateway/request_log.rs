@@ -31,7 +31,8 @@ pub trait Sink<R>: Send + Sync + 'static {
     /// were new.
     fn insert(&self, table: LogTable, rows: &[R]) -> impl Future<Output = Result<u64, InsertError>> + Send;
 
-    /// Whether inserting holds the thread until the database has answered. The log then has a thread of its own.
+    /// Whether inserting holds the thread until the database has answered. The log then has a thread of its own, and
+    /// [`WriterConfig::insert_timeout`] cannot end an insert: that a disk hangs shows in the age of the oldest row.
     fn holds_thread(&self) -> bool {
         false
     }
@@ -238,6 +239,8 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                     self.deliver(group).await;
                 }
                 self.settle(batch).await;
+                // On a thread of its own nothing else may have waited: others have their turn, and an abort is seen.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -394,6 +397,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
     }
 }
 
+#[cfg(target_os = "linux")]
 /// How much the log's own thread steps back for others that want the same core (`nice`): of two that want all of it, it gets a
 /// quarter. It needs a fifth of what the requests need that fill it, and nobody waits for it.
 const NICENESS: i32 = 5;
@@ -408,6 +412,8 @@ fn on_own_thread(task: impl Future<Output = ()> + Send + 'static) -> io::Result<
         task.await;
     });
     thread::Builder::new().name("request-log".into()).spawn(move || {
+        // Elsewhere it would concern the whole process.
+        #[cfg(target_os = "linux")]
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::debug!(%error, "the request log's thread runs as fast as all others");
         }

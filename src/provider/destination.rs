@@ -30,15 +30,18 @@ impl Destination {
     /// [`NoHost`].
     pub fn new(uri: Uri) -> Result<Self, NoHost> {
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return Err(NoHost) };
-        let default_port = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+        let (scheme, authority) = (scheme.clone(), without_user(authority)?);
+        let mut parts = uri.into_parts();
+        parts.authority = Some(authority.clone());
+        let uri = Uri::from_parts(parts).map_err(|_| NoHost)?;
+        let default_port = if scheme == Scheme::HTTPS { 443 } else { 80 };
         let host = match authority.port_u16() {
             Some(port) if port == default_port => authority.host(),
-            // Without the user's name and password.
-            _ => authority.as_str().rsplit('@').next().unwrap_or_default(),
+            _ => authority.as_str(),
         };
         let host = HeaderValue::from_str(host).map_err(|_| NoHost)?;
         let path = uri.path_and_query().map_or(Uri::from_static("/"), |path| Uri::from(path.clone()));
-        let origin = Arc::new(Origin::new(scheme.clone(), authority.clone()));
+        let origin = Arc::new(Origin::new(scheme, authority.clone()));
         Ok(Self { path, host, origin, uri })
     }
 
@@ -56,6 +59,14 @@ impl Destination {
 
     pub(super) fn origin(&self) -> &Arc<Origin> {
         &self.origin
+    }
+}
+
+/// Name and password belong in headers; a proxy, which gets the whole URL, must not see them.
+fn without_user(authority: &Authority) -> Result<Authority, NoHost> {
+    match authority.as_str().rsplit_once('@') {
+        Some((_, rest)) => rest.parse().map_err(|_| NoHost),
+        None => Ok(authority.clone()),
     }
 }
 
@@ -119,7 +130,6 @@ mod tests {
             ("http://h:80", "/", "h"),
             ("https://h:443/a", "/a", "h"),
             ("https://h:80/a", "/a", "h:80"),
-            ("http://user:secret@h:8080/a", "/a", "h:8080"),
             ("http://[::1]:9/a", "/a", "[::1]:9"),
         ] {
             let destination = destination(url);
@@ -127,6 +137,11 @@ mod tests {
             assert_eq!(destination.host(), host, "{url}");
             assert_eq!(destination.uri(), url);
         }
+        let secret = destination("http://user:secret@h:8080/a");
+        assert_eq!(
+            (secret.host(), secret.uri()),
+            (&"h:8080".parse().unwrap(), &Uri::from_static("http://h:8080/a"))
+        );
         assert!(Destination::new(Uri::from_static("/only/a/path")).is_err());
     }
 

@@ -7,6 +7,7 @@
 //! on another one. HTTP/1.1 is spoken [here](super::http1), HTTP/2 by hyper.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
@@ -21,6 +22,7 @@ use hyper::client::conn::http2;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::task::unconstrained;
 use tower::{Service, ServiceExt as _};
 
 use super::destination::{ByHash, Destination, Origin};
@@ -47,7 +49,9 @@ impl From<ExchangeError> for PoolError {
     fn from(error: ExchangeError) -> Self {
         match error {
             ExchangeError::Garbled(_) => Self::Garbled(error.into()),
-            ExchangeError::Closed | ExchangeError::Io(_) => Self::Broken(error.into()),
+            ExchangeError::Closed | ExchangeError::Io(_) | ExchangeError::Unsent(_) => {
+                Self::Broken(error.into())
+            }
         }
     }
 }
@@ -139,8 +143,9 @@ where
             };
             match way {
                 Way::Alone { mut line, reused } => {
-                    if reused && line.http.is_stale() {
-                        // The peer has closed it. Nothing was sent.
+                    if reused && unconstrained(poll_fn(|_| Poll::Ready(line.http.is_stale()))).await {
+                        // The peer has closed it. Nothing was sent. (Unconstrained: a task that has done much is told that
+                        // there is nothing to read, and there may be hundreds of such connections.)
                         continue;
                     }
                     let head = RequestHead {
@@ -150,8 +155,11 @@ where
                         host: to.host(),
                         headers: &head.headers,
                     };
-                    let response = line.http.send(&head, body).await?;
-                    return Ok(response.map(|()| UpstreamBody::of(line)));
+                    match line.http.send(&head, body.clone()).await {
+                        Ok(response) => return Ok(response.map(|()| UpstreamBody::of(line))),
+                        Err(ExchangeError::Unsent(_)) if reused => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 Way::Shared { mut sender, reused } => {
                     let mut request = Request::new(Full::new(body.clone()));

@@ -133,8 +133,10 @@ pub fn log_writer(settings: &Settings, shared: &DatabaseConnection) -> StoreResu
     let plain = !settings.database_url.contains('?') || settings.database_url.ends_with("?mode=rwc");
     Ok(match location {
         Location::SqliteFile(path) if plain => {
+            // FULL: when a batch is in, the journal forgets it, so it must be on the disk. That is one sync for each batch, and
+            // no request waits for it.
             let pragmas = format!(
-                "PRAGMA busy_timeout = {}; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = {}; \
+                "PRAGMA busy_timeout = {}; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {}; \
                  PRAGMA cache_size = -{SQLITE_WRITER_CACHE_KIB};",
                 SQLITE_BUSY_TIMEOUT.as_millis(),
                 SQLITE_CHECKPOINT_PAGES,
@@ -171,8 +173,8 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                     folder.display()
                 )));
             }
-            // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose the last
-            // commits but never corrupts; the journal replays what the request log loses.
+            // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose an administrator's last
+            // changes but never corrupts.
             options = options
                 .create_if_missing(!settings.database_url.contains("mode=ro"))
                 .page_size(SQLITE_PAGE_SIZE)

@@ -47,7 +47,7 @@ impl StoreError {
             Self::Database(error) => error,
             Self::Sqlite(error) => {
                 let code = error.sqlite_error().map(|error| error.extended_code.unsigned_abs());
-                return code.is_none_or(|code| !is_refusal(code));
+                return code.is_some_and(|code| !is_refusal(code));
             }
             _ => return false,
         };
@@ -106,4 +106,24 @@ fn duplicate_field(message: &str) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(part, field)| message.contains(part).then_some(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sqlite_will_never_take_is_told_from_what_may_pass() {
+        let code =
+            |code| StoreError::from(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+        // BUSY, IOERR, FULL, CANTOPEN, READONLY_DBMOVED.
+        for passing in [5, 10, 13, 14, 1032] {
+            assert!(code(passing).is_transient(), "{passing}");
+        }
+        // TOOBIG, CONSTRAINT_NOTNULL, MISMATCH, RANGE.
+        for lasting in [18, 1299, 20, 25] {
+            assert!(!code(lasting).is_transient(), "{lasting}");
+        }
+        assert!(!StoreError::from(rusqlite::Error::InvalidQuery).is_transient());
+    }
 }

@@ -141,8 +141,14 @@ impl Active {
         if let Err(error) = write_all_at(&file, &mut parts, start) {
             // With what was written half gone, the next record follows the last whole one. If even that fails, the
             // segment ends here and the reader passes over the rest.
-            if file.set_len(start).is_err() {
+            if file.set_len(start).is_ok() {
+                self.used_before = 0;
+            } else {
                 self.file = None;
+                if start == 0 {
+                    // No row is in it, so nobody would come to remove it.
+                    let _ = disk.directory.remove(self.id);
+                }
             }
             return Err(error);
         }
@@ -204,9 +210,8 @@ impl Active {
     pub(super) fn cut(&mut self) {
         let Some(file) = &self.file else { return };
         let end = self.len + self.end_mark.len() as u64;
-        if self.used_before > end {
-            // Best effort: nobody would read them.
-            let _ = file.set_len(end);
+        // Best effort: nobody would read them.
+        if self.used_before > end && file.set_len(end).is_ok() {
             self.used_before = 0;
         }
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::OpenError;
 use super::backlog::Position;
-use super::frame::checksum;
+use super::frame::{self, checksum};
 
 const LOCK: &str = "lock";
 const WATERMARK: &str = "acknowledged";
@@ -157,7 +157,8 @@ impl Directory {
 
     /// Starts a segment file. It may have been used before: the second value is how long it is.
     pub(super) fn create_segment(&self, id: SegmentId) -> io::Result<(File, u64)> {
-        let spare = self.spares.lock().pop();
+        // A request waits for this: whatever takes long with the spares, it goes past.
+        let spare = self.spares.try_lock().and_then(|mut spares| spares.pop());
         if let Some(spare) = spare {
             match self.use_again(&spare, id) {
                 Ok(again) => return Ok(again),
@@ -180,31 +181,33 @@ impl Directory {
     }
 
     fn use_again(&self, spare: &Path, id: SegmentId) -> io::Result<(File, u64)> {
-        let file = private().write(true).open(spare)?;
+        let mut file = private().write(true).open(spare)?;
         let len = file.metadata()?.len();
-        let path = self.path_of(id);
+        // A segment without records, whatever comes between now and the first.
+        file.write_all(&frame::end_mark(id))?;
         // Not `rename`, which would put it in the place of another file.
-        fs::hard_link(spare, &path)?;
-        fs::remove_file(spare)?;
+        fs::hard_link(spare, self.path_of(id))?;
+        if let Err(error) = fs::remove_file(spare) {
+            tracing::warn!(%error, "a segment of the journal has two names");
+        }
         Ok((file, len))
     }
 
     /// A segment is finished: its file becomes a spare, or is removed when there are enough.
     pub(super) fn retire(&self, id: SegmentId) -> io::Result<()> {
-        let mut spares = self.spares.lock();
         let path = self.path_of(id);
         let spare = path.with_extension(SPARE);
-        if spares.len() >= SPARES || fs::rename(path, &spare).is_err() {
-            drop(spares);
+        if self.spares.lock().len() >= SPARES || fs::rename(path, &spare).is_err() {
             return self.remove(id);
         }
-        spares.push(spare);
+        self.spares.lock().push(spare);
         Ok(())
     }
 
     /// Removes the spares.
     pub(super) fn remove_spares(&self) {
-        for spare in std::mem::take(&mut *self.spares.lock()) {
+        let spares = std::mem::take(&mut *self.spares.lock());
+        for spare in spares {
             if let Err(error) = fs::remove_file(&spare) {
                 tracing::warn!(%error, "a spare file of the journal cannot be removed");
             }
@@ -417,8 +420,14 @@ mod tests {
         assert!(directory.create_segment(id(4, 0)).is_err());
         let (mut file, used) = directory.create_segment(id(5, 0)).unwrap();
         assert_eq!((used, spares()), (10, 0));
+        let found_there = directory.read(id(5, 0), 0, 99).unwrap();
+        assert_eq!(
+            found_there,
+            [&frame::end_mark(id(5, 0))[..], &[7, 7]].concat(),
+            "no records, whatever comes"
+        );
+        file.rewind().unwrap();
         file.write_all(b"abc").unwrap();
-        assert_eq!(directory.read(id(5, 0), 0, 99).unwrap(), b"abc\x07\x07\x07\x07\x07\x07\x07");
         directory.retire(id(5, 0)).unwrap();
         directory.remove_spares();
         assert_eq!(spares(), 0);

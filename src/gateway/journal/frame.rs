@@ -126,6 +126,7 @@ pub(super) enum EncodeError {
 pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, id: SegmentId) -> Vec<u8> {
     let mut stripped = bytes[frame.start..frame.row.end].to_vec();
     let header = &mut stripped[..HEADER];
+    header[4] = VERSION;
     header[6] = 0;
     header[20..28].fill(0);
     header[32..36].copy_from_slice(&checksum(id.salt, &[]).to_le_bytes());
@@ -412,11 +413,14 @@ mod tests {
 
     #[test]
     fn records_of_before_files_were_used_again_are_read() {
-        let (mut bytes, _) = segment(&[("a".into(), None)]);
+        let (mut bytes, _) = segment(&[("a".into(), Some(b"body".to_vec()))]);
         bytes[4] = 1;
         let sum = checksum(SALT, &bytes[..36]);
         bytes[36..40].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(rows(&bytes, &scan(&bytes, ID, true, 10)), ["a"]);
+        let found = scan(&bytes, ID, true, 10);
+        assert_eq!((rows(&bytes, &found), found.frames[0].has_bodies()), (vec!["a".to_owned()], true));
+        let stripped = without_bodies(&bytes, &found.frames[0], ID);
+        assert_eq!(rows(&stripped, &scan(&stripped, ID, true, 10)), ["a"]);
     }
 
     #[test]

@@ -117,11 +117,15 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
 fn forget_old_records(disk: &Disk, begun: &mut Option<SegmentId>) {
     let mut active = disk.active.lock();
     let current = active.current();
-    if current == *begun {
+    let idle = current == *begun;
+    if idle {
         active.cut();
+    }
+    drop(active);
+    *begun = current;
+    if idle {
         disk.directory.remove_spares();
     }
-    *begun = current;
 }
 
 impl<R: Row> Shared<R> {

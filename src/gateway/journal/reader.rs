@@ -263,7 +263,7 @@ impl Chunk {
             let short = offset(bytes.len()) < to - run.from;
             let last = to == run.to || short;
             let mut scan = frame::scan(&bytes, id, last, max_rows);
-            if scan.consumed == 0 && !last {
+            if scan.consumed == 0 && !last && !scan.ended {
                 size *= 2;
                 continue;
             }
@@ -275,10 +275,11 @@ impl Chunk {
             let keep = scan.frames.iter().map(fits).take_while(|fits| *fits).count().max(1);
             if let Some(first) = scan.frames.get(keep) {
                 scan.consumed = first.start;
+                scan.ended = false;
                 scan.frames.truncate(keep);
             }
             let all = scan.consumed == bytes.len();
-            let next = if short && all { run.to } else { run.from + offset(scan.consumed) };
+            let next = if scan.ended || (short && all) { run.to } else { run.from + offset(scan.consumed) };
             return Ok(Self {
                 bytes: bytes.into(),
                 frames: scan.frames,

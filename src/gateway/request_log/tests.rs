@@ -297,6 +297,56 @@ async fn closing_without_the_database_leaves_the_rows_to_the_next_start() {
     assert_eq!(told.sum(|e| if let LogEvent::RowsWritten { rows, .. } = e { *rows } else { 0 }), 11);
 }
 
+/// A database that holds the thread, for as long as somebody else holds the lock.
+struct Holding(Fake, Arc<Mutex<()>>);
+
+impl Sink<TestRow> for Holding {
+    async fn insert(&self, table: LogTable, rows: &[TestRow]) -> Result<u64, InsertError> {
+        drop(self.1.lock());
+        self.0.insert(table, rows).await
+    }
+
+    fn holds_thread(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_holds_its_thread_holds_nobody_else() {
+    let (database, lock, dir) = (Fake::default(), Arc::new(Mutex::new(())), tempfile::tempdir().unwrap());
+    let open = || {
+        let settings = JournalConfig { dir: Some(dir.path().to_owned()), ..JournalConfig::default() };
+        Journal::open(settings, Box::new(|_| {}))
+    };
+    let start =
+        |journal| RequestLog::start(journal, Holding(database.clone(), lock.clone()), quick()).unwrap();
+    let log = start(open().unwrap());
+    log.append(TestRow::new(0));
+    assert!(log.flush(PATIENT).await);
+
+    let held = lock.lock();
+    (1..2000).for_each(|number| log.append(TestRow::new(number)));
+    assert!(!log.flush(Duration::from_millis(20)).await, "this thread goes on");
+    assert_eq!(log.close(Duration::from_millis(20)).await, Closed { pending: 1999, lost: 0 });
+    drop(log);
+    drop(held);
+    // The thread ends when its insert does, and with it the journal is free.
+    let since = Instant::now();
+    let journal = loop {
+        match open() {
+            Ok(journal) => break journal,
+            Err(error) => assert!(since.elapsed() < PATIENT, "the thread goes on: {error}"),
+        }
+        time::sleep(Duration::from_millis(1)).await;
+    };
+    let log = start(journal);
+    assert!(log.flush(PATIENT).await);
+    let mut numbers = database.numbers();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..2000).collect::<Vec<_>>());
+    assert_eq!(log.close(PATIENT).await, Closed { pending: 0, lost: 0 });
+}
+
 #[tokio::test]
 async fn without_a_directory_what_closing_cannot_write_is_lost_and_said() {
     let database = Fake::default();

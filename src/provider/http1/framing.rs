@@ -91,6 +91,10 @@ impl Framing {
                 }
                 Chunked::Size => match httparse::parse_chunk_size(read) {
                     Ok(httparse::Status::Complete((line, size))) => {
+                        // In an extension httparse takes anything; somebody else may take this for the end of the line.
+                        if read[..line - 2].contains(&b'\n') {
+                            return Err(Garbled("a chunk's size is wrong"));
+                        }
                         read.advance(line);
                         *place = if size == 0 { Chunked::Trailers(0) } else { Chunked::Data(size) };
                     }
@@ -113,7 +117,7 @@ impl Framing {
                         return Err(Garbled("its trailers are too long"));
                     }
                     let Some(line) = line else { return Ok(false) };
-                    let empty = read[..line].trim_ascii().is_empty();
+                    let empty = matches!(&read[..line], b"\r\n" | b"\n");
                     read.advance(line);
                     *seen += line;
                     if empty {
@@ -184,7 +188,15 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_is_an_error() {
-        for wrong in ["x\r\n", "\r\n", "2\r\nabc\r\n", "2\r\nab\n\n", "ffffffffffffffffff\r\n", "-1\r\n"] {
+        for wrong in [
+            "x\r\n",
+            "\r\n",
+            "2\r\nabc\r\n",
+            "2\r\nab\n\n",
+            "ffffffffffffffffff\r\n",
+            "-1\r\n",
+            "5;a\nhello\r\n",
+        ] {
             assert!(read(Framing::chunked(), wrong.as_bytes(), &[1]).is_err(), "{wrong}");
         }
         let endless = format!("1;{}", "x".repeat(2 * MAX_LINES));

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::Garbled;
@@ -60,6 +60,10 @@ pub(super) struct AnswerHead {
 
 /// Takes the head of an answer off `read`; `None`: it is not all there yet.
 pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbled> {
+    // Left over from what was before (RFC 9112 § 2.2).
+    while read.starts_with(b"\r\n") {
+        read.advance(2);
+    }
     let end = match memchr::memmem::find(read, b"\r\n\r\n") {
         Some(end) => end + 4,
         // Lines may end otherwise, and what is no head at all should not be waited for.
@@ -91,8 +95,13 @@ pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbl
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(option))
     };
-    let keep_alive = framing != Framing::UntilClose
-        && if version == Version::HTTP_11 { !says("close") } else { says("keep-alive") };
+    // Another server on the way may have understood it otherwise (RFC 9112 § 6.1).
+    let doubtful = headers.contains_key(header::TRANSFER_ENCODING)
+        && (version == Version::HTTP_10 || headers.contains_key(header::CONTENT_LENGTH));
+    let keep_alive = !doubtful
+        && framing != Framing::UntilClose
+        && !says("close")
+        && (version == Version::HTTP_11 || says("keep-alive"));
     Ok(Some(AnswerHead { status, headers, framing, keep_alive }))
 }
 
@@ -226,6 +235,13 @@ mod tests {
                 .keep_alive
         };
         assert!(!old("") && old("connection: keep-alive\r\n"));
+        assert!(!old("connection: keep-alive, close\r\n"));
+        assert!(
+            !old("connection: keep-alive\r\ntransfer-encoding: chunked\r\n"),
+            "no such thing in HTTP/1.0"
+        );
+        assert!(!answer("content-length: 5\r\ntransfer-encoding: chunked\r\n").keep_alive, "which is it?");
+        assert!(answer("transfer-encoding: chunked\r\n").keep_alive);
     }
 
     #[test]
@@ -253,6 +269,21 @@ mod tests {
         assert!(read(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
         let endless = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(MAX_HEAD));
         assert!(read(&endless).is_err());
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_passed_over() {
+        let mut bytes = BytesMut::from("\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na");
+        assert_eq!(take_head(&mut bytes).unwrap().unwrap().framing, Framing::length(1));
+        assert!(matches!(read("\r\n\r"), Ok(None)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_can_be_read(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = take_head(&mut BytesMut::from(&bytes[..]));
+            let _ = take_head(&mut BytesMut::from(&[b"HTTP/1.1 200 OK\r\n", &bytes[..], b"\r\n\r\n"].concat()[..]));
+        }
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(super) enum ExchangeError {
     Closed,
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
+    /// Before the first byte of the request was on its way.
+    #[error("the connection was broken: {0}")]
+    Unsent(io::Error),
 }
 
 /// A connection.
@@ -106,6 +109,9 @@ impl<S: Read + Write + Unpin> Http1<S> {
             if self.sending
                 && let Poll::Ready(Err(error)) = self.poll_send(cx)
             {
+                if self.head_sent == 0 {
+                    return Poll::Ready(Err(ExchangeError::Unsent(error)));
+                }
                 // A peer that refuses a body may close the connection behind its answer.
                 broken = Some(error);
             }
@@ -192,9 +198,12 @@ impl<S: Read + Write + Unpin> Http1<S> {
 
     /// The answer has been passed on: what it needed more than others is given back.
     pub(super) fn rest(&mut self) {
-        if self.read_size > READ_MIN {
+        if self.read_size > READ_MIN || self.read.capacity() > READ_MIN {
             self.read = BytesMut::new();
             self.read_size = READ_MIN;
+        }
+        if self.head.capacity() > READ_MIN {
+            self.head = Vec::new();
         }
     }
 
@@ -211,6 +220,8 @@ impl<S: Read + Write + Unpin> Http1<S> {
         let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read))?;
         if read == room && room >= want {
             self.read_size = (self.read_size * 2).min(READ_MAX);
+        } else if read < want / 4 && !matches!(self.framing, Framing::Length(_)) {
+            self.read_size = (self.read_size / 2).max(READ_MIN);
         }
         Poll::Ready(Ok(read))
     }

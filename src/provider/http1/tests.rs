@@ -91,12 +91,16 @@ async fn an_answer_that_comes_early_is_passed_on_and_the_rest_is_still_written()
 async fn a_peer_that_refuses_and_hangs_up_is_heard() {
     static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
     let (mut line, mut far) = connected(1 << 10);
-    far.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
-    drop(far);
+    let peer = tokio::spawn(async move {
+        far.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+        far.read_exact(&mut [0; 100]).await.unwrap();
+        far.write_all(b"no").await.unwrap();
+    });
     let response = ask(&mut line, &LARGE).await.unwrap();
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(body(&mut line).await.unwrap(), "no");
     assert!(!line.is_free(), "half a request was sent on it");
+    peer.await.unwrap();
 }
 
 #[tokio::test]
@@ -172,4 +176,35 @@ async fn a_large_answer_is_read_in_large_pieces_and_the_memory_is_given_back() {
     line.rest();
     assert!(line.is_free() && line.read.capacity() <= READ_MIN);
     drop(peer.await.unwrap());
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_at_all_is_told_apart() {
+    let (mut line, far) = connected(1 << 10);
+    drop(far);
+    assert!(matches!(ask(&mut line, b"{}").await, Err(ExchangeError::Unsent(_))));
+}
+
+#[tokio::test]
+async fn the_pieces_of_a_stream_share_their_memory() {
+    let (mut line, mut far) = connected(1 << 10);
+    let peer = tokio::spawn(async move {
+        answer(&mut far, b"{}", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        for _ in 0..1000 {
+            far.write_all(b"6\r\n012345\r\n").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        far.write_all(b"0\r\n\r\n").await.unwrap();
+    });
+    ask(&mut line, b"{}").await.unwrap();
+    let mut pieces: Vec<Bytes> = Vec::new();
+    while let Some(data) = poll_fn(|cx| line.poll_data(cx)).await {
+        pieces.push(data.unwrap());
+    }
+    peer.await.unwrap();
+    assert_eq!(pieces.concat().len(), 6000);
+    // Kept as the request log keeps them: a buffer begins only where the one before was nearly full.
+    let ends = pieces.iter().map(|piece| piece.as_ptr().addr());
+    let starts = ends.clone().zip(ends.skip(1)).filter(|(one, next)| next.abs_diff(*one) > 64).count();
+    assert!(starts <= 4, "{starts} buffers for 11 kB");
 }

@@ -28,6 +28,16 @@ struct Server {
 
 impl Server {
     async fn spawn(tls: Option<TlsAcceptor>) -> Self {
+        Self::spawn_speaking(tls, &[b"h2", b"http/1.1"]).await
+    }
+
+    /// By way of TLS it offers these protocols.
+    async fn spawn_speaking(tls: Option<TlsAcceptor>, protocols: &[&[u8]]) -> Self {
+        let tls = tls.map(|tls| {
+            let mut config = rustls::ServerConfig::clone(tls.config());
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsAcceptor::from(Arc::new(config))
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let connections = Arc::new(AtomicUsize::new(0));
@@ -146,6 +156,40 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced() {
         assert_eq!(server.connections(), turn);
         server.hang_up().await;
     }
+}
+
+#[tokio::test]
+async fn however_many_connections_were_closed_meanwhile_the_next_request_is_served() {
+    let server = Server::spawn(None).await;
+    let pool = Arc::new(pool(tls().1));
+    let url = format!("http://{}/x", server.address);
+    // Answers that nobody has read yet each hold a connection.
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(pool.send(&to(&url), request()).await.expect("an answer"));
+    }
+    for response in held {
+        response.into_body().collect().await.expect("a body");
+    }
+    assert_eq!(server.connections(), 300);
+    server.hang_up().await;
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 301);
+}
+
+#[tokio::test]
+async fn http_1_over_tls_carries_large_bodies_and_is_used_again() {
+    let (acceptor, config) = tls();
+    let server = Server::spawn_speaking(Some(acceptor), &[b"http/1.1"]).await;
+    let pool = pool(config);
+    let url = format!("https://localhost:{}/x", server.address.port());
+    for _ in 0..3 {
+        let large = Request::post("/").body(Bytes::from(vec![b'x'; 3 << 20])).expect("a request");
+        let response = pool.send(&to(&url), large).await.expect("an answer");
+        assert_eq!(response.version(), http::Version::HTTP_11);
+        assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "/x");
+    }
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use chrono::SecondsFormat;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Statement, ToSql, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior};
 use sea_orm::sea_query::{SqliteQueryBuilder, Value};
 
 use super::row::LogRow;
@@ -21,6 +22,9 @@ use crate::store::error::StoreResult;
 /// Rows of one statement: its cursors stay where they are from row to row, and what follows in an index is found without a
 /// search from its root. More would not fit into the processor's nearest cache.
 const ROWS: usize = 32;
+
+/// How long closing waits for a batch.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The connection, opened when it is first needed, and again after an error.
 #[derive(Debug)]
@@ -36,11 +40,15 @@ impl LogFile {
         Self { path, pragmas, connection: Mutex::new(None) }
     }
 
-    /// Writes these rows and their sums if all of them are new; `false`, and nothing is written, when one is not. Holds the
-    /// thread until SQLite has answered.
-    pub(super) fn insert_all_new(&self, rows: &[LogRow]) -> StoreResult<bool> {
+    /// Writes those of these rows that are new, and their sums; answers how many. Holds the thread until SQLite has answered,
+    /// and the disk.
+    pub(super) fn insert(&self, rows: &[LogRow]) -> StoreResult<u64> {
         let mut place = self.connection.lock();
-        let result = self.insert(&mut place, rows);
+        let result = self.open(&mut place).and_then(|connection| {
+            // Outside of a replay all are new.
+            let all_new = insert_all_new(connection, rows)?;
+            if all_new { Ok(write::to_u64(rows.len())) } else { insert_some_new(connection, rows) }
+        });
         if result.is_err() {
             // A full disk ends a transaction in SQLite itself, a deleted file leaves a connection to nothing: whatever it
             // was, the next batch does not depend on it.
@@ -49,40 +57,15 @@ impl LogFile {
         Ok(result?)
     }
 
-    fn insert(&self, place: &mut Option<Connection>, rows: &[LogRow]) -> rusqlite::Result<bool> {
-        let connection = match place {
-            Some(connection) => connection,
-            None => place.insert(self.open()?),
-        };
-        // Takes the lock at once: a transaction that began by reading could not wait for it.
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for table in LogTable::ALL {
-            let rows = write::in_order(*table, rows);
-            let (many, rest) = rows.as_chunks::<ROWS>();
-            for rows in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
-                let mut statement = transaction.prepare_cached(text(*table, rows.len()))?;
-                for (index, row) in rows.iter().enumerate() {
-                    bind(&mut statement, index * write::columns(*table).len(), row)?;
-                }
-                if statement.raw_execute()? != rows.len() {
-                    // Dropping the transaction rolls it back.
-                    return Ok(false);
-                }
-            }
+    /// The connection, opened if it is not.
+    fn open<'a>(&self, place: &'a mut Option<Connection>) -> rusqlite::Result<&'a mut Connection> {
+        match place {
+            Some(connection) => Ok(connection),
+            None => Ok(place.insert(self.connect()?)),
         }
-        for addition in usage::additions(rows.iter()) {
-            let (sql, values) = addition.build(SqliteQueryBuilder);
-            let mut statement = transaction.prepare_cached(&sql)?;
-            for (index, value) in values.iter().enumerate() {
-                bind_value(&mut statement, index + 1, value)?;
-            }
-            statement.raw_execute()?;
-        }
-        transaction.commit()?;
-        Ok(true)
     }
 
-    fn open(&self) -> rusqlite::Result<Connection> {
+    fn connect(&self) -> rusqlite::Result<Connection> {
         // The file is there: whoever opened the database has made it. No mutex: the connection is behind one.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -93,12 +76,70 @@ impl LogFile {
     /// Executes something on the connection that the next batch will use.
     #[cfg(test)]
     pub(in crate::store) fn execute(&self, sql: &str) {
-        self.connection.lock().get_or_insert_with(|| self.open().unwrap()).execute_batch(sql).unwrap();
+        self.open(&mut self.connection.lock()).unwrap().execute_batch(sql).unwrap();
     }
 
+    /// Gives the connection back, unless a disk hangs that it waits for.
     pub(super) fn close(&self) {
-        *self.connection.lock() = None;
+        if let Some(mut place) = self.connection.try_lock_for(PATIENCE) {
+            *place = None;
+        }
     }
+}
+
+/// Writes these rows and their sums if all of them are new; `false`, and nothing is written, when one is not.
+fn insert_all_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Result<bool> {
+    // Takes the lock at once: a transaction that began by reading could not wait for it.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for table in LogTable::ALL {
+        let rows = write::in_order(*table, rows);
+        let (many, rest) = rows.as_chunks::<ROWS>();
+        for rows in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
+            if insert(&transaction, *table, rows)? != rows.len() {
+                // Dropping the transaction rolls it back.
+                return Ok(false);
+            }
+        }
+    }
+    add_up(&transaction, rows.iter())?;
+    transaction.commit()?;
+    Ok(true)
+}
+
+/// The same one by one, for when some are known.
+fn insert_some_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut new = Vec::new();
+    for row in rows {
+        if insert(&transaction, row.table, &[row])? > 0 {
+            new.push(row);
+        }
+    }
+    add_up(&transaction, new.iter().copied())?;
+    transaction.commit()?;
+    Ok(write::to_u64(new.len()))
+}
+
+/// Inserts one row or [`ROWS`] of a table; answers how many were new.
+fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> rusqlite::Result<usize> {
+    let mut statement = transaction.prepare_cached(text(table, rows.len()))?;
+    for (index, row) in rows.iter().enumerate() {
+        bind(&mut statement, index * write::columns(table).len(), row)?;
+    }
+    statement.raw_execute()
+}
+
+/// Adds rows to the sums by day.
+fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogRow>) -> rusqlite::Result<()> {
+    for addition in usage::additions(rows) {
+        let (sql, values) = addition.build(SqliteQueryBuilder);
+        let mut statement = transaction.prepare_cached(&sql)?;
+        for (index, value) in values.iter().enumerate() {
+            bind_value(&mut statement, index + 1, value)?;
+        }
+        statement.raw_execute()?;
+    }
+    Ok(())
 }
 
 /// Inserts one row or [`ROWS`] into `table`, passing over ids that are there.

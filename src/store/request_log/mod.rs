@@ -20,3 +20,6 @@ pub use stats::{Bucket, ModelCount, Overview, StatsRange, Totals, overview};
 pub use usage::{Sums, Usage, UsageFilter, UsageGroup, UsageSum, usage, usage_by};
 pub use write::{Inserted, delete, insert_batch, insert_what_fits, prune};
 pub use writer::LogWriter;
+
+#[cfg(test)]
+pub(in crate::store) use write::columns;

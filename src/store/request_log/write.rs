@@ -35,16 +35,17 @@ pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u6
     if rows.is_empty() {
         return Ok(0);
     }
+    if let Some(file) = writer.file() {
+        return file.insert(rows);
+    }
     let db = writer.database();
     // What happens outside of a replay: the database says only how many rows it took, not which.
-    let all_new = match writer.file() {
-        Some(file) => file.insert_all_new(rows)?,
-        None if db.get_database_backend() == DbBackend::Postgres => {
-            bulk::insert_all_new(db.get_postgres_connection_pool(), rows).await?
-        }
-        None => false,
-    };
-    if all_new { Ok(to_u64(rows.len())) } else { insert_some_new(db, rows).await }
+    if db.get_database_backend() == DbBackend::Postgres
+        && bulk::insert_all_new(db.get_postgres_connection_pool(), rows).await?
+    {
+        return Ok(to_u64(rows.len()));
+    }
+    insert_some_new(db, rows).await
 }
 
 /// As [`insert_batch`], for when the database knows some of the rows: it is asked which were new. (To ask always would
@@ -157,7 +158,7 @@ pub(super) fn to_u64(count: usize) -> u64 {
 }
 
 /// The columns of a table, in the order in which values are given.
-pub(super) fn columns(table: LogTable) -> &'static [&'static str] {
+pub(in crate::store) fn columns(table: LogTable) -> &'static [&'static str] {
     static COLUMNS: [OnceLock<Vec<&'static str>>; LogTable::ALL.len()] =
         [const { OnceLock::new() }; LogTable::ALL.len()];
     fn names<E: EntityTrait>() -> Vec<&'static str> {

@@ -247,6 +247,39 @@ async fn a_row_reads_back_as_it_was_written_and_a_second_time_is_harmless() {
 }
 
 #[tokio::test]
+async fn both_drivers_of_sqlite_write_the_same() {
+    on_each(async |t| {
+        if t.is_postgres() {
+            return;
+        }
+        for row in [
+            row(),
+            embedding(),
+            LogRow { error: Some(String::new()), provider: None, ..row().without_bodies() },
+        ] {
+            let other = LogRow { id: Uuid::now_v7(), ..row.clone() };
+            log::insert_batch(&t.log, std::slice::from_ref(&row)).await.unwrap();
+            let shared = log::LogWriter::shared(t.db.clone());
+            log::insert_batch(&shared, std::slice::from_ref(&other)).await.unwrap();
+            let quoted: Vec<String> =
+                log_columns(row.table).map(|column| format!("quote({column})")).collect();
+            let quoted = quoted.join(" || '|' || ");
+            let distinct = format!("SELECT count(DISTINCT {quoted}) FROM {}", row.table.as_str());
+            assert_eq!(t.number(&distinct).await, 1, "{row:?}");
+            for row in [&row, &other] {
+                log::delete(&t.db, row.table, row.id).await.unwrap();
+            }
+        }
+    })
+    .await;
+}
+
+/// All but the id.
+fn log_columns(table: LogTable) -> impl Iterator<Item = &'static str> {
+    log::columns(table).iter().copied().filter(|column| *column != "id")
+}
+
+#[tokio::test]
 async fn what_postgresql_cannot_store_is_replaced() {
     on_each(async |t| {
         let record = RequestRecord {
@@ -346,8 +379,13 @@ async fn a_refused_row_does_not_keep_the_others_out() {
         let error = log::insert_batch(&t.log, good).await.unwrap_err();
         assert!(error.is_transient(), "a schema can be repaired: {error}");
         t.sql("ALTER TABLE away RENAME TO completions").await;
-        t.db.clone().close().await.unwrap();
-        assert!(log::insert_what_fits(&t.log, good).await.unwrap_err().is_transient(), "no database");
+        let away = if t.is_postgres() {
+            t.db.clone().close().await.unwrap();
+            log::LogWriter::shared(t.db.clone())
+        } else {
+            log::LogWriter::to_file(t.db.clone(), t.folder.path().join("away.db"), String::new())
+        };
+        assert!(log::insert_what_fits(&away, good).await.unwrap_err().is_transient(), "no database");
     })
     .await;
 }
