@@ -397,11 +397,6 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
     }
 }
 
-#[cfg(target_os = "linux")]
-/// How much the log's own thread steps back for others that want the same core (`nice`): of two that want all of it, it gets a
-/// quarter. It needs a fifth of what the requests need that fill it, and nobody waits for it.
-const NICENESS: i32 = 5;
-
 /// Runs a task on a thread of its own.
 fn on_own_thread(task: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -412,11 +407,6 @@ fn on_own_thread(task: impl Future<Output = ()> + Send + 'static) -> io::Result<
         task.await;
     });
     thread::Builder::new().name("request-log".into()).spawn(move || {
-        // Elsewhere it would concern the whole process.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::nice(NICENESS) {
-            tracing::debug!(%error, "the request log's thread runs as fast as all others");
-        }
         let _ = runtime.block_on(ended);
         // Whatever hangs in the background does not keep the thread.
         runtime.shutdown_background();

@@ -311,6 +311,20 @@ impl Sink<TestRow> for Holding {
     }
 }
 
+/// Holds the lock until the first value is dropped.
+fn hold(lock: &Arc<Mutex<()>>) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+    let (hold, dropped) = std::sync::mpsc::channel();
+    let (held, holds) = std::sync::mpsc::channel();
+    let lock = lock.clone();
+    let thread = std::thread::spawn(move || {
+        let _lock = lock.lock();
+        held.send(()).unwrap();
+        let _ = dropped.recv();
+    });
+    holds.recv().unwrap();
+    (hold, thread)
+}
+
 #[tokio::test]
 async fn a_database_that_holds_its_thread_holds_nobody_else() {
     let (database, lock, dir) = (Fake::default(), Arc::new(Mutex::new(())), tempfile::tempdir().unwrap());
@@ -324,12 +338,13 @@ async fn a_database_that_holds_its_thread_holds_nobody_else() {
     log.append(TestRow::new(0));
     assert!(log.flush(PATIENT).await);
 
-    let held = lock.lock();
+    let (hold, held) = hold(&lock);
     (1..2000).for_each(|number| log.append(TestRow::new(number)));
     assert!(!log.flush(Duration::from_millis(20)).await, "this thread goes on");
     assert_eq!(log.close(Duration::from_millis(20)).await, Closed { pending: 1999, lost: 0 });
     drop(log);
-    drop(held);
+    drop(hold);
+    held.join().unwrap();
     // The thread ends when its insert does, and with it the journal is free.
     let since = Instant::now();
     let journal = loop {
