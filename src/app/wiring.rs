@@ -121,8 +121,13 @@ impl DatabaseSink {
         };
         // Rows must not wait while others use up the connections.
         let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
-        if !matches!(noted, Ok(Ok(_))) {
-            tracing::debug!("it could not be noted which keys are in use");
+        let failed = match noted {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(error) = failed {
+            tracing::debug!(error, "it could not be noted which keys are in use");
             let mut seen = self.seen.lock();
             seen.retain(|id, _| !due.contains(id));
         }

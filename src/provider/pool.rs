@@ -26,7 +26,7 @@ use tokio::task::unconstrained;
 use tower::{Service, ServiceExt as _};
 
 use super::destination::{ByHash, Destination, Origin};
-use super::http1::{ExchangeError, Http1, RequestHead};
+use super::http1::{ExchangeError, Http1, OutgoingHead};
 
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
@@ -148,7 +148,7 @@ where
                         // there is nothing to read, and there may be hundreds of such connections.)
                         continue;
                     }
-                    let head = RequestHead {
+                    let head = OutgoingHead {
                         method: &head.method,
                         // To a proxy the whole URL is given (RFC 9112 § 3.2).
                         target: if line.absolute { to.uri() } else { to.path() },

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::*;
 
+mod files;
 mod kill;
 
 /// A row of the tests: numbered, so that order and completeness can be seen.
@@ -194,57 +195,6 @@ fn segments_are_removed_as_their_rows_arrive() {
         left = now;
     }
     assert!(left <= 1);
-}
-
-#[test]
-fn files_that_nobody_uses_again_are_gone_soon() {
-    let dir = tempfile::tempdir().unwrap();
-    let quick =
-        JournalConfig { segment_size: 1000, sync_interval: Duration::from_millis(5), ..config(dir.path()) };
-    let (journal, _) = open(quick);
-    let bytes = || -> u64 {
-        fs::read_dir(dir.path()).unwrap().filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
-    };
-    for n in 0..200 {
-        journal.append(TestRow::with_bodies(n, 20));
-        drain(&journal);
-    }
-    // What is left: how far the rows are acknowledged, and the segment that is open.
-    wait_until("what was logged is gone", || bytes() < 24 + 1000 + 200 && !spares(dir.path()));
-    (200..203).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
-    drop(journal);
-    let (journal, told) = open(config(dir.path()));
-    assert_eq!((numbers(&drain(&journal)), told.damaged()), (vec![200, 201, 202], 0));
-}
-
-fn spares(dir: &Path) -> bool {
-    let spare = |path: &Path| path.extension().is_some_and(|extension| extension == "spare");
-    fs::read_dir(dir).unwrap().any(|entry| spare(&entry.unwrap().path()))
-}
-
-#[test]
-fn what_a_killed_process_left_of_a_file_s_last_use_is_no_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let settings =
-        JournalConfig { segment_size: 2000, sync_interval: Duration::from_secs(3600), ..config(dir.path()) };
-    let (journal, _) = open(settings);
-    for n in 0..300 {
-        journal.append(TestRow::with_bodies(n, 20));
-        drain(&journal);
-    }
-    (300..303).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
-    // As a dead process leaves it.
-    let copy = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(dir.path()).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    let open_file = segments(copy.path()).pop().unwrap();
-    assert!(fs::metadata(open_file).unwrap().len() > 1900, "most of it is of its last use");
-    fs::write(copy.path().join("0000000000000001-00000000-00000002.spare"), "old").unwrap();
-    let (journal, told) = open(config(copy.path()));
-    assert_eq!((pending(&journal), told.damaged(), spares(copy.path())), (3, 0, false));
-    assert_eq!(numbers(&drain(&journal)), [300, 301, 302]);
 }
 
 #[test]

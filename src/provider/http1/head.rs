@@ -14,7 +14,7 @@ const MAX_HEAD: usize = 256 << 10;
 const MAX_HEADERS: usize = 100;
 
 /// What a request says before its body.
-pub(in crate::provider) struct RequestHead<'a> {
+pub(in crate::provider) struct OutgoingHead<'a> {
     pub(in crate::provider) method: &'a Method,
     /// In the form that the receiver takes: a path, or for a proxy the whole URL.
     pub(in crate::provider) target: &'a Uri,
@@ -23,7 +23,7 @@ pub(in crate::provider) struct RequestHead<'a> {
     pub(in crate::provider) headers: &'a HeaderMap,
 }
 
-impl RequestHead<'_> {
+impl OutgoingHead<'_> {
     /// Writes it for a body of `length` bytes. No part of it can hold a line feed: that is what the types are for.
     pub(super) fn write(&self, out: &mut Vec<u8>, length: usize) {
         out.extend_from_slice(self.method.as_str().as_bytes());
@@ -185,7 +185,7 @@ mod tests {
             let host = HeaderValue::from_static("h:1");
             let target = Uri::from_static(target);
             let mut out = Vec::new();
-            RequestHead { method, target: &target, host: &host, headers: &headers }.write(&mut out, length);
+            OutgoingHead { method, target: &target, host: &host, headers: &headers }.write(&mut out, length);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(

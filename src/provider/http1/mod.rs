@@ -25,7 +25,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use self::framing::{Decoded, Framing};
-pub(super) use self::head::RequestHead;
+pub(super) use self::head::OutgoingHead;
 use self::head::take_head;
 
 /// What is read at once, in bytes: at first, and when answers come faster than that.
@@ -93,7 +93,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
     /// [`ExchangeError`]; the connection is of no use any more.
     pub(super) async fn send(
         &mut self,
-        head: &RequestHead<'_>,
+        head: &OutgoingHead<'_>,
         body: Bytes,
     ) -> Result<Response<()>, ExchangeError> {
         self.head.clear();

@@ -15,7 +15,7 @@ fn connected(room: usize) -> (Line, DuplexStream) {
 
 async fn ask(line: &mut Line, body: &'static [u8]) -> Result<Response<()>, ExchangeError> {
     let (headers, host) = (HeaderMap::new(), HeaderValue::from_static("h"));
-    let head = RequestHead {
+    let head = OutgoingHead {
         method: &Method::POST,
         target: &Uri::from_static("/x"),
         host: &host,

@@ -4,11 +4,11 @@
 //! [`RequestRecord`](crate::domain::record::RequestRecord), waits in the journal as JSON, and is written by
 //! [`insert_batch`]; writing it twice is harmless. Reading gives the same type back.
 
-mod bulk;
-mod file;
 mod json;
+mod postgres;
 mod read;
 mod row;
+mod sqlite;
 mod stats;
 mod usage;
 mod write;

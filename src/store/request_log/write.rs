@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::row::LogRow;
 use super::writer::LogWriter;
-use super::{bulk, usage};
+use super::{postgres, usage};
 use crate::domain::label::LogTable;
 use crate::store::begin_write;
 use crate::store::error::{StoreError, StoreResult};
@@ -41,7 +41,7 @@ pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u6
     let db = writer.database();
     // What happens outside of a replay: the database says only how many rows it took, not which.
     if db.get_database_backend() == DbBackend::Postgres
-        && bulk::insert_all_new(db.get_postgres_connection_pool(), rows).await?
+        && postgres::insert_all_new(db.get_postgres_connection_pool(), rows).await?
     {
         return Ok(to_u64(rows.len()));
     }

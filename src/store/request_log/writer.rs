@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sea_orm::DatabaseConnection;
 
-use super::file::LogFile;
+use super::sqlite::LogFile;
 
 /// The database, and what the log has of its own to write to it.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use crate::domain::model::{Slo, Target};
 use crate::domain::provider::{Provider, ProviderKind};
 use crate::domain::record::{Call, RequestRecord};
 use crate::domain::usage::{Cost, Price, Usage};
+use crate::store::StoreError;
 use crate::store::request_log::{self as log, Cursor, LogFilter, LogRow, Page, UsageFilter};
-use crate::store::{Settings, StoreError, connect, migrate};
 
 /// A time with no fraction that either database could lose.
 pub(super) fn noon() -> DateTime<Utc> {
@@ -102,7 +102,7 @@ pub(super) fn embedding() -> LogRow {
     LogRow::from(&record)
 }
 
-async fn rows(t: &TestDb, table: LogTable) -> i64 {
+pub(super) async fn rows(t: &TestDb, table: LogTable) -> i64 {
     t.number(&format!("SELECT count(*) FROM {}", table.as_str())).await
 }
 
@@ -152,29 +152,6 @@ fn a_row_survives_the_journal_to_the_last_bit() {
     // A newer version's row has more fields; a smaller one fewer.
     let later = serde_json::to_string(&row()).unwrap().replacen('{', r#"{"tomorrow":[1],"#, 1);
     serde_json::from_str::<LogRow>(&later).unwrap();
-}
-
-#[tokio::test]
-async fn the_log_goes_on_after_the_disk_was_full() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = Settings::new(format!("sqlite://{}", folder.path().join("gate.db").display()));
-    let db = connect::connect(&settings).await.unwrap();
-    migrate::up(&db).await.unwrap();
-    let writer = connect::log_writer(&settings, &db).unwrap();
-    log::insert_batch(&writer, &[row()]).await.unwrap();
-
-    let body = Some(ByteString::from("x".repeat(1 << 20)));
-    let batch: Vec<LogRow> = (0..8).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
-    for _ in 0..3 {
-        // A bound is a connection's own, and the next one may be new.
-        writer.file().unwrap().execute("PRAGMA max_page_count = 1");
-        let error = log::insert_batch(&writer, &batch).await.unwrap_err();
-        assert!(error.is_transient() && error.to_string().contains("full"), "{error}");
-    }
-    writer.file().unwrap().execute("PRAGMA max_page_count = 1000000");
-    assert_eq!(log::insert_batch(&writer, &batch).await.unwrap(), 8, "nothing of it was there");
-    assert_eq!(log::get(&db, LogTable::Completions, batch[7].id).await.unwrap(), batch[7]);
-    db.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -244,39 +221,6 @@ async fn a_row_reads_back_as_it_was_written_and_a_second_time_is_harmless() {
         ));
     })
     .await;
-}
-
-#[tokio::test]
-async fn both_drivers_of_sqlite_write_the_same() {
-    on_each(async |t| {
-        if t.is_postgres() {
-            return;
-        }
-        for row in [
-            row(),
-            embedding(),
-            LogRow { error: Some(String::new()), provider: None, ..row().without_bodies() },
-        ] {
-            let other = LogRow { id: Uuid::now_v7(), ..row.clone() };
-            log::insert_batch(&t.log, std::slice::from_ref(&row)).await.unwrap();
-            let shared = log::LogWriter::shared(t.db.clone());
-            log::insert_batch(&shared, std::slice::from_ref(&other)).await.unwrap();
-            let quoted: Vec<String> =
-                log_columns(row.table).map(|column| format!("quote({column})")).collect();
-            let quoted = quoted.join(" || '|' || ");
-            let distinct = format!("SELECT count(DISTINCT {quoted}) FROM {}", row.table.as_str());
-            assert_eq!(t.number(&distinct).await, 1, "{row:?}");
-            for row in [&row, &other] {
-                log::delete(&t.db, row.table, row.id).await.unwrap();
-            }
-        }
-    })
-    .await;
-}
-
-/// All but the id.
-fn log_columns(table: LogTable) -> impl Iterator<Item = &'static str> {
-    log::columns(table).iter().copied().filter(|column| *column != "id")
 }
 
 #[tokio::test]
@@ -350,42 +294,6 @@ async fn a_batch_may_be_larger_than_any_statement() {
         let batch: Vec<LogRow> = (0..12).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
         assert_eq!(log::insert_batch(&t.log, &batch).await.unwrap(), 12);
         assert_eq!(log::get(&t.db, LogTable::Completions, batch[11].id).await.unwrap(), batch[11]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_refused_row_does_not_keep_the_others_out() {
-    on_each(async |t| {
-        let mut batch: Vec<LogRow> = (0..9).map(|_| row()).collect();
-        // Nothing that a record becomes looks like this; a journal damaged in a clever way might.
-        if t.is_postgres() {
-            batch[4].model = "a\0b".into();
-        } else {
-            t.sql("CREATE TRIGGER refuse BEFORE INSERT ON completions WHEN NEW.model = 'bad' BEGIN SELECT RAISE(ABORT, 'bad row'); END").await;
-            batch[4].model = "bad".into();
-        }
-        let error = log::insert_batch(&t.log, &batch).await.unwrap_err();
-        assert!(!error.is_transient(), "{error}");
-        assert_eq!(rows(t, LogTable::Completions).await, 0, "all or nothing");
-        let done = log::insert_what_fits(&t.log, &batch).await.unwrap();
-        assert_eq!(done.inserted, 8);
-        assert_eq!(done.refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [batch[4].id]);
-
-        // Good rows: with the bad one among them, PostgreSQL may name either fault first (it reads the values before
-        // it looks for the table when the statement is already prepared).
-        let good = &batch[..4];
-        t.sql("ALTER TABLE completions RENAME TO away").await;
-        let error = log::insert_batch(&t.log, good).await.unwrap_err();
-        assert!(error.is_transient(), "a schema can be repaired: {error}");
-        t.sql("ALTER TABLE away RENAME TO completions").await;
-        let away = if t.is_postgres() {
-            t.db.clone().close().await.unwrap();
-            log::LogWriter::shared(t.db.clone())
-        } else {
-            log::LogWriter::to_file(t.db.clone(), t.folder.path().join("away.db"), String::new())
-        };
-        assert!(log::insert_what_fits(&away, good).await.unwrap_err().is_transient(), "no database");
     })
     .await;
 }

@@ -2,6 +2,7 @@
 //! superuser's URL (`scripts/with-postgres.sh cargo test store`). Every test has a database of its own.
 
 mod accounts;
+mod drivers;
 mod logs;
 mod migrations;
 mod secrets;

@@ -1,5 +1,5 @@
 //! The insert that every request pays for: a batch of rows, all of which are new, into PostgreSQL. Into a SQLite file it goes
-//! [another way](super::file).
+//! [another way](super::sqlite).
 //!
 //! It goes to the driver directly. Building an insert of 256 rows takes a query builder longer than a database takes to
 //! execute it, and sea-orm copies every value twice before the driver has it. So the texts of the statements are made
