@@ -1,9 +1,9 @@
 //! The same insert into a SQLite file, over a connection of the log's own.
 //!
 //! sqlx hands each statement of SQLite to a thread and copies every value on the way, and a pool takes turns among its
-//! connections, each of which throws its page cache away when another one has written. All that costs about as much
-//! as the insert itself. Here one statement is prepared and executed again and again, with values bound from where they are, on
-//! the thread that calls.
+//! connections, each of which throws its page cache away when another one has written (docs/PERFORMANCE.md has what that
+//! cost). Here one statement is prepared and executed again and again, with values bound from where they are, on the
+//! thread that calls.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ use crate::domain::label::LogTable;
 use crate::store::error::StoreResult;
 
 /// Rows of one statement: its cursors stay where they are from row to row, and what follows in an index is found without a
-/// search from its root. More would not fit into the processor's nearest cache.
+/// search from its root.
 const ROWS: usize = 32;
 
 /// How long closing waits for a batch.
