@@ -11,32 +11,45 @@
 mod records;
 
 use std::hint::black_box;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use nexusgate::domain::label::Outcome;
 use nexusgate::domain::record::RequestRecord;
-use nexusgate::telemetry::Telemetry;
 use nexusgate::telemetry::events::{AttemptFinished, CompletionFinished};
 use nexusgate::telemetry::registry::Settings;
-use nexusgate::telemetry::series::CallSeries;
+use nexusgate::telemetry::series::{CallSeries, UpstreamSeries};
+use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 
-/// The look-up of the gateway.
-fn series_of(telemetry: &Telemetry, record: &RequestRecord) -> CallSeries {
-    let provider = record.target.as_ref().map(|target| &target.provider.name).expect("a target");
-    telemetry.call_series(record.call, &record.model, provider, &record.key.comment)
+/// What the gateway holds for a request.
+struct Held {
+    call: CallSeries,
+    upstream: Arc<UpstreamSeries>,
+}
+
+impl Held {
+    /// The look-ups of the gateway.
+    fn of(telemetry: &Telemetry, record: &RequestRecord) -> Self {
+        let target = record.target.as_ref().expect("a target");
+        let (provider, comment) = (&target.provider.name, &record.key.comment);
+        Self {
+            call: telemetry.call_series(record.call, &record.model, provider, comment),
+            upstream: telemetry.upstream_series(target),
+        }
+    }
 }
 
 /// The same series that the gateway uses, through the same events.
-fn emit(telemetry: &Telemetry, record: &RequestRecord, series: &CallSeries) {
-    let in_flight = telemetry.start_in_flight(record.call);
+fn emit(telemetry: &Arc<Telemetry>, record: &RequestRecord, held: &Held) {
+    let in_flight = InFlight::start(telemetry.clone(), record.call);
     let target = record.target.as_ref().expect("a target");
-    AttemptFinished { telemetry, target, outcome: Outcome::Ok, duration: record.duration }.emit();
-    match series {
+    let series = &held.upstream;
+    AttemptFinished { series, target, outcome: Outcome::Ok, duration: record.duration }.emit();
+    match &held.call {
         CallSeries::Completion(series) => CompletionFinished { record, series }.emit(),
         CallSeries::Embedding(_) => unreachable!("the record is of a completion"),
     }
@@ -184,17 +197,17 @@ fn benches(criterion: &mut Criterion) {
         let name = |what: &str| format!("{what}/{sets} label sets/{threads} threads");
 
         let telemetry = Telemetry::new(&Settings::default(), "bench");
-        let held: Vec<(&RequestRecord, CallSeries)> =
-            records.iter().map(|record| (record, series_of(&telemetry, record))).collect();
+        let held: Vec<(&RequestRecord, Held)> =
+            records.iter().map(|record| (record, Held::of(&telemetry, record))).collect();
         group.bench_function(name("held_handles"), |bencher| {
             bencher.iter_custom(|rounds| {
-                let emit = |(record, series): &(&RequestRecord, CallSeries)| emit(&telemetry, record, series);
+                let emit = |(record, held): &(&RequestRecord, Held)| emit(&telemetry, record, held);
                 timed(rounds, threads, &held, emit, || telemetry.run_upkeep())
             });
         });
         group.bench_function(name("look_up"), |bencher| {
             bencher.iter_custom(|rounds| {
-                let look_up = |record: &RequestRecord| drop(black_box(series_of(&telemetry, record)));
+                let look_up = |record: &RequestRecord| drop(black_box(Held::of(&telemetry, record)));
                 timed(rounds, threads, &records, look_up, || ())
             });
         });

@@ -42,9 +42,9 @@ use nexusgate::store::models::NewModel;
 use nexusgate::store::providers::NewProvider;
 use nexusgate::store::request_log::LogRow;
 use nexusgate::store::{self, SnapshotStore, Source};
-use nexusgate::telemetry::Telemetry;
 use nexusgate::telemetry::events::{AttemptFinished, HttpRequestFinished, RequestFinished};
 use nexusgate::telemetry::registry;
+use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 use say::say;
 use tokio_util::task::TaskTracker;
@@ -61,12 +61,13 @@ fn telemetry(recording: bool) -> Arc<Telemetry> {
 }
 
 /// What is recorded of one completion, from its arrival to its end.
-fn events(telemetry: &Telemetry, record: &RequestRecord) {
-    let in_flight = telemetry.start_in_flight(record.call);
+fn events(telemetry: &Arc<Telemetry>, record: &RequestRecord) {
+    let in_flight = InFlight::start(telemetry.clone(), record.call);
     let target = record.target.as_ref().expect("a target");
     let provider = &target.provider.name;
     let series = telemetry.call_series(record.call, &record.model, provider, &record.key.comment);
-    AttemptFinished { telemetry, target, outcome: Outcome::Ok, duration: record.duration }.emit();
+    let upstream = telemetry.upstream_series(target);
+    AttemptFinished { series: &upstream, target, outcome: Outcome::Ok, duration: record.duration }.emit();
     let (method, code) = (&Method::POST, StatusCode::OK);
     HttpRequestFinished { telemetry, route: "/v1/chat/completions", method, code }.emit();
     RequestFinished { telemetry, record, series: &series, provider }.emit();

@@ -6,13 +6,14 @@ use std::time::Instant;
 use crate::domain::label::Outcome;
 use crate::domain::model::Target;
 use crate::telemetry::events::AttemptFinished;
+use crate::telemetry::series::UpstreamSeries;
 
 use super::Gateway;
 use super::health::Permit;
 
 /// A call that is under way. Dropped without an outcome, it was cancelled.
 pub(super) struct Attempt {
-    gateway: Gateway,
+    series: Arc<UpstreamSeries>,
     target: Arc<Target>,
     started: Instant,
     permit: Option<Permit>,
@@ -22,7 +23,7 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn start(gateway: &Gateway, target: &Arc<Target>, permit: Permit, started: Instant) -> Self {
         Self {
-            gateway: gateway.clone(),
+            series: gateway.telemetry().upstream_series(target),
             target: target.clone(),
             started,
             permit: Some(permit),
@@ -36,7 +37,7 @@ impl Attempt {
             return;
         }
         AttemptFinished {
-            telemetry: self.gateway.telemetry(),
+            series: &self.series,
             target: &self.target,
             outcome,
             duration: self.started.elapsed(),

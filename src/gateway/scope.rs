@@ -14,7 +14,7 @@ use crate::telemetry::{InFlight, Telemetry};
 /// What is known of a request from the moment it arrives. It counts as in flight while this lives, and it is counted
 /// exactly once: when it is refused, when its record is finished, or, if the client left before either, at the end.
 pub struct RequestScope {
-    telemetry: Arc<Telemetry>,
+    in_flight: InFlight,
     pub call: Call,
     pub arrived: Instant,
     pub arrived_at: DateTime<Utc>,
@@ -22,15 +22,13 @@ pub struct RequestScope {
     client_wait: AtomicU64,
     client_left: AtomicBool,
     counted: AtomicBool,
-    _in_flight: InFlight,
     slot: Option<Slot>,
 }
 
 impl RequestScope {
     pub(super) fn open(telemetry: Arc<Telemetry>, call: Call, slot: Option<Slot>) -> Arc<Self> {
         Arc::new(Self {
-            _in_flight: telemetry.start_in_flight(call),
-            telemetry,
+            in_flight: InFlight::start(telemetry, call),
             call,
             arrived: Instant::now(),
             arrived_at: Utc::now(),
@@ -49,7 +47,7 @@ impl RequestScope {
     /// The request was refused before it reached a model.
     pub fn refuse(&self, reason: RejectReason) {
         if self.claim() {
-            RequestRejected { telemetry: &self.telemetry, reason, call: self.call }.emit();
+            RequestRejected { telemetry: self.in_flight.telemetry(), reason, call: self.call }.emit();
         }
     }
 

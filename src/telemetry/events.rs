@@ -9,7 +9,7 @@ use crate::domain::record::{Call, RequestRecord};
 use crate::domain::usage::{Cost, Usage};
 
 use super::Telemetry;
-use super::series::{CallSeries, CompletionSeries, CostSeries, EmbeddingSeries, ModelSeries};
+use super::series::{CallSeries, CompletionSeries, CostSeries, EmbeddingSeries, ModelSeries, UpstreamSeries};
 
 /// An accepted completion ended.
 pub struct CompletionFinished<'a> {
@@ -21,6 +21,8 @@ impl CompletionFinished<'_> {
     pub fn emit(self) {
         let Self { record, series } = self;
         let model = &*series.model;
+        // Every histogram pins the epoch of its samples, which is a memory fence; while it is pinned already, it is an addition.
+        let _pinned = crossbeam_epoch::pin();
         series.finished[record.status as usize].increment(1);
         if record.status == Status::CacheHit {
             return;
@@ -230,7 +232,7 @@ impl HttpRequestFinished<'_> {
 
 /// One call to one provider ended.
 pub struct AttemptFinished<'a> {
-    pub telemetry: &'a Telemetry,
+    pub series: &'a UpstreamSeries,
     pub target: &'a Target,
     pub outcome: Outcome,
     /// From sending to the last byte, or to the failure.
@@ -239,9 +241,8 @@ pub struct AttemptFinished<'a> {
 
 impl AttemptFinished<'_> {
     pub fn emit(self) {
-        let series = self.telemetry.series.upstream(&self.target.system_name, &self.target.provider.name);
-        series.attempts[self.outcome as usize].increment(1);
-        series.duration.record(self.duration.as_secs_f64());
+        self.series.attempts[self.outcome as usize].increment(1);
+        self.series.duration.record(self.duration.as_secs_f64());
         if self.outcome != Outcome::Ok {
             tracing::info!(
                 provider = %self.target.provider.name,
@@ -264,7 +265,7 @@ pub struct FailedOver<'a> {
 
 impl FailedOver<'_> {
     pub fn emit(self) {
-        let series = self.telemetry.series.upstream(&self.target.system_name, &self.target.provider.name);
+        let series = self.telemetry.upstream_series(self.target);
         series.failovers[self.outcome as usize].increment(1);
     }
 }

@@ -25,7 +25,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use metrics::{Counter, Gauge};
 
-use crate::domain::label::{LabelValue, LimitType, LogTable, RejectReason};
+use crate::domain::label::{LabelValue, LimitType, LogTable, ModelType, RejectReason};
+use crate::domain::model::Target;
 use crate::domain::record::Call;
 
 use catalog as m;
@@ -33,7 +34,7 @@ use exporter::Exporter;
 use gauges::{KeyGauges, OperationGauges};
 use registry::{Registry, SafeHistogram};
 use runtime::RuntimeCollector;
-use series::{CallSeries, SeriesCache, each};
+use series::{CallSeries, SeriesCache, UpstreamSeries, each};
 use surface::Surface;
 
 /// How often histogram samples are moved into their buckets, and process figures are read. Unscraped histograms grow by
@@ -109,20 +110,20 @@ impl Telemetry {
         self.series.call(call, model, provider, comment)
     }
 
-    /// Counts a request as in flight until the answer is dropped.
-    pub fn start_in_flight(&self, call: Call) -> InFlight {
-        InFlight::start(self.surfaces.in_flight[Surface::from(call).index()].clone())
+    /// The series of calls to a target, to be kept until the call ends.
+    pub fn upstream_series(&self, target: &Target) -> Arc<UpstreamSeries> {
+        self.series.upstream(&target.system_name, &target.provider.name)
     }
 
     /// Makes the series of a configured target exist, at 0, so that its first request is visible to `increase()`.
-    pub fn target_configured(&self, target: &crate::domain::model::Target) {
+    pub fn target_configured(&self, target: &Target) {
         match target.model_type {
-            crate::domain::label::ModelType::Chat => drop(self.series.model(&target.system_name)),
-            crate::domain::label::ModelType::Embedding => {
+            ModelType::Chat => drop(self.series.model(&target.system_name)),
+            ModelType::Embedding => {
                 drop(self.series.embedding_model(&target.system_name));
             }
         }
-        self.series.upstream(&target.system_name, &target.provider.name);
+        self.upstream_series(target);
     }
 
     /// Makes the series of a limited key's rejections exist, at 0, so that the first one is visible to `increase()`. Until
@@ -159,20 +160,29 @@ impl Telemetry {
     }
 }
 
-/// A request that has arrived and not yet ended.
+/// A request that has arrived and not yet ended: it counts as in flight while this lives.
 #[must_use]
-pub struct InFlight(Gauge);
+pub struct InFlight {
+    telemetry: Arc<Telemetry>,
+    surface: Surface,
+}
 
 impl InFlight {
-    fn start(gauge: Gauge) -> Self {
-        gauge.increment(1.0);
-        Self(gauge)
+    pub fn start(telemetry: Arc<Telemetry>, call: Call) -> Self {
+        let surface = Surface::from(call);
+        telemetry.surfaces.in_flight(surface).increment(1.0);
+        Self { telemetry, surface }
+    }
+
+    /// What the request is counted in.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.decrement(1.0);
+        self.telemetry.surfaces.in_flight(self.surface).decrement(1.0);
     }
 }
 
@@ -192,6 +202,10 @@ impl SurfaceSeries {
             }),
             overhead: each(Surface::VALUES, |surface| registry.histogram(&m::GATEWAY_OVERHEAD, &[surface])),
         }
+    }
+
+    fn in_flight(&self, surface: Surface) -> &Gauge {
+        &self.in_flight[surface.index()]
     }
 
     fn overhead(&self, call: Call) -> &SafeHistogram {
