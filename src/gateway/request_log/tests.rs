@@ -204,7 +204,7 @@ async fn an_insert_that_needs_longer_than_the_limit_gets_longer() {
 async fn a_slow_database_holds_nobody_and_gets_larger_batches() {
     let database = Fake::default();
     database.set(Mood::Slow(Duration::from_millis(20)));
-    let fixture = start(|_, _| {}, database.clone());
+    let fixture = start(|journal, _| journal.batch_rows = 500, database.clone());
     let start = Instant::now();
     fixture.append(0..1000);
     assert!(start.elapsed() < Duration::from_millis(500), "appending waited for the database");
