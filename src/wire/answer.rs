@@ -1,6 +1,6 @@
 //! Looking at a whole (not streamed) answer that is forwarded as it came.
 
-use super::lenient::{Array, Items, Raw, json_object};
+use super::lenient::{Array, Items, Raw, json_object, read_json};
 use super::usage::{AnthropicUsage, ChatUsage};
 use super::watch::{Choices, Response, anthropic_finish_reason};
 use crate::domain::label::{ApiFormat, FinishReason};
@@ -51,20 +51,20 @@ pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> 
 }
 
 fn observe_chat(body: &[u8]) -> Result<Observed, NotAnAnswer> {
-    let answer: ChatAnswer = serde_json::from_slice(body).map_err(|_| NotAnAnswer)?;
+    let answer: ChatAnswer = read_json(body).map_err(|_| NotAnAnswer)?;
     let choices = answer.choices.0.ok_or(NotAnAnswer)?;
     Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason, error: None })
 }
 
 fn observe_anthropic(body: &[u8]) -> Result<Observed, NotAnAnswer> {
-    let answer: AnthropicAnswer<'_> = serde_json::from_slice(body).map_err(|_| NotAnAnswer)?;
+    let answer: AnthropicAnswer<'_> = read_json(body).map_err(|_| NotAnAnswer)?;
     answer.content.0.ok_or(NotAnAnswer)?;
     let finish_reason = answer.stop_reason.text().as_deref().map(anthropic_finish_reason);
     Ok(Observed { usage: answer.usage.usage(), finish_reason, error: None })
 }
 
 fn observe_responses(body: &[u8]) -> Result<Observed, NotAnAnswer> {
-    let answer: Response<'_> = serde_json::from_slice(body).map_err(|_| NotAnAnswer)?;
+    let answer: Response<'_> = read_json(body).map_err(|_| NotAnAnswer)?;
     if !answer.is_response() {
         return Err(NotAnAnswer);
     }

@@ -105,6 +105,14 @@ macro_rules! json_object {
 }
 pub(crate) use json_object;
 
+/// Reads JSON. Checked for UTF-8 at once, its strings need not be checked one by one; if it is none, those count that are read.
+pub(crate) fn read_json<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
+    match std::str::from_utf8(json) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(json),
+    }
+}
+
 /// Any JSON value, kept as its text.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Raw<'de>(Option<&'de str>);
