@@ -1,13 +1,13 @@
 //! Counting tokens at a provider that can (`POST /v1/messages/count_tokens`).
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Response};
 
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
-use crate::provider::{Operation, headers as upstream_headers};
+use crate::provider::{Operation, UpstreamHeaders, UpstreamRequest, headers};
 use crate::wire::error::ApiError;
 use crate::wire::head::{Edit, RequestHead};
 
@@ -43,16 +43,16 @@ impl Gateway {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
-        let mut request = Request::new(head.rewrite(&edit));
-        *request.method_mut() = Method::POST;
+        let body = head.rewrite(&edit);
         let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");
         };
-        *request.headers_mut() = upstream_headers::for_upstream(&headers, &target.provider);
+        let headers = UpstreamHeaders::new(&headers, &target.provider);
+        let request = UpstreamRequest { method: Method::POST, headers, body };
         let exchange = async {
             let (mut head, upstream) =
                 self.client().send(&target.provider, &to, request).await.ok()?.into_parts();
-            upstream_headers::keep_for_client(&mut head.headers);
+            headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();
             Some(Response::from_parts(

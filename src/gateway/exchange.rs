@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
 use crate::provider::{
-    Destination, SendError, UpstreamBody, classify, headers, is_retriable, outcome_of_status,
+    Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable, outcome_of_status,
 };
 use crate::wire::answer::Observed;
 use crate::wire::convert::{ConvertError, convert_error};
@@ -201,7 +201,7 @@ impl Gateway {
         job: &Job,
         target: &Target,
         to: &Destination,
-        request: Request<Bytes>,
+        request: UpstreamRequest<'_>,
     ) -> Result<Received, Failure> {
         let response = self.client().send(&target.provider, to, request).await.map_err(|error| {
             tracing::debug!(provider = %target.provider.name, %error, "no answer");

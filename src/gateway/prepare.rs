@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Request};
+use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
-use crate::provider::{Destination, Endpoints, Operation, headers};
+use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
 use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
 use crate::wire::head::Edit;
 
@@ -19,8 +18,8 @@ use super::transform::Transform;
 const DEFAULT_MAX_TOKENS: u32 = 8192;
 
 /// A request that is ready to be sent, and what is to be done with the answer.
-pub(super) struct Prepared {
-    pub(super) request: Request<Bytes>,
+pub(super) struct Prepared<'a> {
+    pub(super) request: UpstreamRequest<'a>,
     pub(super) to: Arc<Destination>,
     /// What happens to a stream.
     pub(super) transform: Transform,
@@ -43,12 +42,12 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
 ///
 /// # Errors
 /// What the client asked for has no words in the provider's format, or is not what its own format promises.
-pub(super) fn prepare(
+pub(super) fn prepare<'a>(
     endpoints: &Endpoints,
-    job: &Job,
+    job: &'a Job,
     target: &Arc<Target>,
     record: &RequestRecord,
-) -> Result<Prepared, ConvertError> {
+) -> Result<Prepared<'a>, ConvertError> {
     let provider = &target.provider;
     let format = provider.kind.chat_format();
     let chat = format == ApiFormat::OpenAiChat && job.call != Call::Embedding;
@@ -82,9 +81,8 @@ pub(super) fn prepare(
         Call::Completion(_) => Operation::Complete,
         Call::Embedding => Operation::Embeddings,
     };
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.headers_mut() = headers::for_upstream(&job.headers, provider);
+    let headers = UpstreamHeaders::new(&job.headers, provider);
+    let request = UpstreamRequest { method: Method::POST, headers, body };
     let to = endpoints
         .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;

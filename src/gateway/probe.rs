@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
 use crate::domain::key::Secret;
 use crate::domain::label::ModelType;
 use crate::domain::provider::{Provider, ProviderKind};
-use crate::provider::{Destination, Operation, endpoint, headers};
+use crate::provider::{Destination, Operation, UpstreamHeaders, UpstreamRequest, endpoint};
 use crate::wire::error::parse_error;
 use crate::wire::openai_chat::models::wants_max_completion_tokens;
 
@@ -88,12 +88,10 @@ impl Gateway {
         let result = match to {
             Err(error) => Err(format!("The base URL is not usable: {error}")),
             Ok(to) => {
-                let mut request = Request::new(body.map(Value::to_string).unwrap_or_default().into());
-                *request.method_mut() = method;
-                *request.headers_mut() = headers::for_upstream(&HeaderMap::new(), provider);
-                request
-                    .headers_mut()
-                    .insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
+                let (client, body) = (HeaderMap::new(), body.map(Value::to_string).unwrap_or_default());
+                let mut headers = UpstreamHeaders::new(&client, provider);
+                headers.add(header::ACCEPT, header::HeaderValue::from_static("application/json"));
+                let request = UpstreamRequest { method, headers, body: body.into() };
                 tokio::time::timeout(PATIENCE, self.call(provider, &to, request, &mut status))
                     .await
                     .unwrap_or_else(|_| {
@@ -109,7 +107,7 @@ impl Gateway {
         &self,
         provider: &Provider,
         to: &Destination,
-        request: Request<Bytes>,
+        request: UpstreamRequest<'_>,
         status: &mut Option<StatusCode>,
     ) -> Result<Bytes, String> {
         let response = self.client().send(provider, to, request).await.map_err(|error| error.to_string())?;

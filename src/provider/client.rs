@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Response, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use url::Url;
@@ -16,7 +15,7 @@ use url::Url;
 use crate::domain::provider::Provider;
 
 use super::destination::Destination;
-use super::pool::{Pool, PoolError, UpstreamBody};
+use super::pool::{Pool, PoolError, UpstreamBody, UpstreamRequest};
 use super::proxy::ProxyConnector;
 
 type DirectPool = Pool<HttpsConnector<HttpConnector>>;
@@ -63,7 +62,7 @@ impl UpstreamClient {
         &self,
         provider: &Provider,
         to: &Destination,
-        mut request: Request<Bytes>,
+        mut request: UpstreamRequest<'_>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let result = match &provider.proxy {
             None => self.direct.send(to, request).await,
@@ -72,7 +71,7 @@ impl UpstreamClient {
                 let (pool, connector) = &*proxied;
                 // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
                 if let Some(auth) = connector.auth().filter(|_| to.uri().scheme_str() == Some("http")) {
-                    request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth.clone());
+                    request.headers.add(header::PROXY_AUTHORIZATION, auth.clone());
                 }
                 // Boxed, so that calls without a proxy do not carry room for it.
                 Box::pin(pool.send(to, request)).await

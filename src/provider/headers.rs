@@ -27,21 +27,74 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// The headers of an upstream request: the client's, less what must not travel, plus the provider's credentials.
-pub fn for_upstream(client: &HeaderMap, provider: &Provider) -> HeaderMap {
-    let named = connection_options(client);
-    let mut headers = HeaderMap::with_capacity(client.len() + 4);
-    for (name, value) in client {
-        if goes_upstream(name.as_str(), provider.kind) && !named.iter().any(|option| option == name.as_str())
-        {
-            headers.append(name, value.clone());
+/// The headers of an upstream request: the client's, less what must not travel, and the gateway's own. The client's stay where
+/// they are until they are written.
+#[derive(Debug)]
+pub struct UpstreamHeaders<'a> {
+    client: &'a HeaderMap,
+    /// Names that belong to the client's connection because it said so.
+    private: Vec<String>,
+    kind: ProviderKind,
+    own: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl<'a> UpstreamHeaders<'a> {
+    /// The headers of a client's request to `provider`, with the provider's credentials.
+    pub fn new(client: &'a HeaderMap, provider: &Provider) -> Self {
+        let mut headers = Self {
+            client,
+            private: connection_options(client),
+            kind: provider.kind,
+            own: Vec::with_capacity(4),
+        };
+        headers.add(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // The answer is read on its way, so it must come plain.
+        headers.add(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.authorize(provider);
+        headers
+    }
+
+    /// The client's alone.
+    #[cfg(test)]
+    pub(super) fn of_client(client: &'a HeaderMap) -> Self {
+        Self { client, private: Vec::new(), kind: ProviderKind::OpenAi, own: Vec::new() }
+    }
+
+    /// Adds a header that no client's takes the place of.
+    pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        self.own.push((name, value));
+    }
+
+    /// The provider's own credentials, in the header its API reads.
+    fn authorize(&mut self, provider: &Provider) {
+        if let Some(key) = &provider.api_key {
+            let (name, text) = match provider.kind {
+                ProviderKind::Azure => (API_KEY.clone(), key.expose().to_owned()),
+                ProviderKind::Anthropic => (X_API_KEY.clone(), key.expose().to_owned()),
+                _ => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+            };
+            // A key with control characters was refused when it was configured.
+            if let Ok(mut value) = HeaderValue::try_from(text) {
+                value.set_sensitive(true);
+                self.add(name, value);
+            }
+        }
+        if provider.kind == ProviderKind::Anthropic && !self.client.contains_key(&ANTHROPIC_VERSION_HEADER) {
+            let version = provider.api_version.as_deref().unwrap_or(ANTHROPIC_VERSION);
+            let value = HeaderValue::from_str(version).unwrap_or(HeaderValue::from_static(ANTHROPIC_VERSION));
+            self.add(ANTHROPIC_VERSION_HEADER.clone(), value);
         }
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // The answer is read on its way, so it must come plain.
-    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    authorize(&mut headers, provider);
-    headers
+
+    /// All of them, in the order in which they are sent.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let travels = |name: &HeaderName| {
+            goes_upstream(name.as_str(), self.kind)
+                && !self.private.iter().any(|option| option == name.as_str())
+        };
+        let own = self.own.iter().map(|(name, value)| (name, value));
+        self.client.iter().filter(move |(name, _)| travels(name)).chain(own)
+    }
 }
 
 fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
@@ -60,27 +113,6 @@ fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
         _ => name.starts_with("anthropic-"),
     };
     !private && !foreign
-}
-
-/// The provider's own credentials, in the header its API reads.
-pub fn authorize(headers: &mut HeaderMap, provider: &Provider) {
-    if let Some(key) = &provider.api_key {
-        let (name, text) = match provider.kind {
-            ProviderKind::Azure => (API_KEY.clone(), key.expose().to_owned()),
-            ProviderKind::Anthropic => (X_API_KEY.clone(), key.expose().to_owned()),
-            _ => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
-        };
-        // A key with control characters was refused when it was configured.
-        if let Ok(mut value) = HeaderValue::from_str(&text) {
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-    }
-    if provider.kind == ProviderKind::Anthropic && !headers.contains_key(&ANTHROPIC_VERSION_HEADER) {
-        let version = provider.api_version.as_deref().unwrap_or(ANTHROPIC_VERSION);
-        let value = HeaderValue::from_str(version).unwrap_or(HeaderValue::from_static(ANTHROPIC_VERSION));
-        headers.insert(ANTHROPIC_VERSION_HEADER.clone(), value);
-    }
 }
 
 /// Leaves the headers of an upstream answer that the client gets: all but what belongs to the connection or to the account.
@@ -153,9 +185,17 @@ mod tests {
         .collect()
     }
 
+    fn sent_to(kind: ProviderKind) -> HeaderMap {
+        let client = client_headers();
+        let headers = UpstreamHeaders::new(&client, &provider(kind));
+        let sent: HeaderMap = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        assert_eq!(headers.iter().count(), sent.len(), "none is sent twice");
+        sent
+    }
+
     #[test]
     fn callers_credentials_and_connection_headers_stay_here() {
-        let headers = for_upstream(&client_headers(), &provider(ProviderKind::OpenAi));
+        let headers = sent_to(ProviderKind::OpenAi);
         assert_eq!(headers["authorization"], "Bearer upstream-key");
         assert_eq!(headers["x-custom"], "kept");
         assert_eq!(headers["openai-organization"], "org");
@@ -175,12 +215,12 @@ mod tests {
 
     #[test]
     fn each_kind_gets_its_own_credentials() {
-        let anthropic = for_upstream(&client_headers(), &provider(ProviderKind::Anthropic));
+        let anthropic = sent_to(ProviderKind::Anthropic);
         assert_eq!(anthropic["x-api-key"], "upstream-key");
         assert_eq!(anthropic["anthropic-version"], "2023-06-01");
         assert_eq!(anthropic["anthropic-beta"], "tools");
         assert!(!anthropic.contains_key("authorization"));
-        let azure = for_upstream(&client_headers(), &provider(ProviderKind::Azure));
+        let azure = sent_to(ProviderKind::Azure);
         assert_eq!(azure["api-key"], "upstream-key");
         assert!(!azure.contains_key("authorization"));
     }

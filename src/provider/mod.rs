@@ -19,4 +19,5 @@ pub use classify::{is_retriable, outcome_of_status};
 pub use client::{SendError, UpstreamClient};
 pub use destination::Destination;
 pub use endpoint::{Endpoints, Operation, endpoint};
-pub use pool::UpstreamBody;
+pub use headers::UpstreamHeaders;
+pub use pool::{UpstreamBody, UpstreamRequest};

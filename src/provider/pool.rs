@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,13 +26,21 @@ use tokio::task::unconstrained;
 use tower::{Service, ServiceExt as _};
 
 use super::destination::{ByHash, Destination, Origin};
+use super::headers::UpstreamHeaders;
 use super::http1::{ExchangeError, Http1, OutgoingHead};
 
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
-type Outgoing = Request<Bytes>;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is asked of an upstream.
+#[derive(Debug)]
+pub struct UpstreamRequest<'a> {
+    pub method: Method,
+    pub headers: UpstreamHeaders<'a>,
+    pub body: Bytes,
+}
 
 /// Why a request got no answer.
 #[derive(Debug)]
@@ -132,9 +140,9 @@ where
     pub(super) async fn send(
         &self,
         to: &Destination,
-        request: Outgoing,
+        request: UpstreamRequest<'_>,
     ) -> Result<Response<UpstreamBody>, PoolError> {
-        let (head, body) = request.into_parts();
+        let UpstreamRequest { method, headers, body } = request;
         loop {
             // What is rare is boxed: the future of a request is moved, and lives as long as its answer takes.
             let way = match self.shared.take(to.origin()) {
@@ -149,11 +157,11 @@ where
                         continue;
                     }
                     let head = OutgoingHead {
-                        method: &head.method,
+                        method: &method,
                         // To a proxy the whole URL is given (RFC 9112 § 3.2).
                         target: if line.absolute { to.uri() } else { to.path() },
                         host: to.host(),
-                        headers: &head.headers,
+                        headers: &headers,
                     };
                     match line.http.send(&head, body.clone()).await {
                         Ok(response) => return Ok(response.map(|()| UpstreamBody::of(line))),
@@ -163,9 +171,11 @@ where
                 }
                 Way::Shared { mut sender, reused } => {
                     let mut request = Request::new(Full::new(body.clone()));
-                    *request.method_mut() = head.method.clone();
+                    *request.method_mut() = method.clone();
                     *request.uri_mut() = to.uri().clone();
-                    request.headers_mut().clone_from(&head.headers);
+                    for (name, value) in headers.iter() {
+                        request.headers_mut().append(name, value.clone());
+                    }
                     match Box::pin(sender.try_send_request(request)).await {
                         Ok(response) => return Ok(response.map(|body| UpstreamBody(Source::Shared(body)))),
                         Err(mut failed) => {

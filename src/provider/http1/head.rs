@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
 
 use super::Garbled;
 use super::framing::Framing;
+use crate::provider::headers::UpstreamHeaders;
 
 /// The longest head of an answer. Real ones take a few kilobytes.
 const MAX_HEAD: usize = 256 << 10;
@@ -20,7 +21,7 @@ pub(in crate::provider) struct OutgoingHead<'a> {
     pub(in crate::provider) target: &'a Uri,
     pub(in crate::provider) host: &'a HeaderValue,
     /// Without `Host`, and without what belongs to a connection.
-    pub(in crate::provider) headers: &'a HeaderMap,
+    pub(in crate::provider) headers: &'a UpstreamHeaders<'a>,
 }
 
 impl OutgoingHead<'_> {
@@ -34,7 +35,7 @@ impl OutgoingHead<'_> {
         }
         out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
         out.extend_from_slice(self.host.as_bytes());
-        for (name, value) in self.headers {
+        for (name, value) in self.headers.iter() {
             out.extend_from_slice(b"\r\n");
             out.extend_from_slice(name.as_str().as_bytes());
             out.extend_from_slice(b": ");
@@ -178,9 +179,10 @@ mod tests {
 
     #[test]
     fn a_request_is_written_as_servers_read_it() {
-        let mut headers = HeaderMap::new();
-        headers.append("x-a", HeaderValue::from_static("1"));
-        headers.append("x-a", HeaderValue::from_static("2"));
+        let mut client = HeaderMap::new();
+        client.append("x-a", HeaderValue::from_static("1"));
+        client.append("x-a", HeaderValue::from_static("2"));
+        let headers = UpstreamHeaders::of_client(&client);
         let written = |method, target: &'static str, length| {
             let host = HeaderValue::from_static("h:1");
             let target = Uri::from_static(target);

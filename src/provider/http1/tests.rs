@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
+use crate::provider::headers::UpstreamHeaders;
 
 type Line = Http1<TokioIo<DuplexStream>>;
 
@@ -14,12 +15,12 @@ fn connected(room: usize) -> (Line, DuplexStream) {
 }
 
 async fn ask(line: &mut Line, body: &'static [u8]) -> Result<Response<()>, ExchangeError> {
-    let (headers, host) = (HeaderMap::new(), HeaderValue::from_static("h"));
+    let (client, host) = (HeaderMap::new(), HeaderValue::from_static("h"));
     let head = OutgoingHead {
         method: &Method::POST,
         target: &Uri::from_static("/x"),
         host: &host,
-        headers: &headers,
+        headers: &UpstreamHeaders::of_client(&client),
     };
     line.send(&head, Bytes::from_static(body)).await
 }

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -125,8 +127,13 @@ fn to(url: &str) -> Destination {
     Destination::new(url.parse().expect("a URL")).expect("a host")
 }
 
-fn request() -> Outgoing {
-    Request::post("/").body(Bytes::from_static(b"{}")).expect("a request")
+fn request() -> UpstreamRequest<'static> {
+    request_with(Bytes::from_static(b"{}"))
+}
+
+fn request_with(body: Bytes) -> UpstreamRequest<'static> {
+    static CLIENT: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    UpstreamRequest { method: Method::POST, headers: UpstreamHeaders::of_client(&CLIENT), body }
 }
 
 async fn text(pool: &Pool<HttpsConnector<HttpConnector>>, url: &str) -> String {
@@ -184,7 +191,7 @@ async fn http_1_over_tls_carries_large_bodies_and_is_used_again() {
     let pool = pool(config);
     let url = format!("https://localhost:{}/x", server.address.port());
     for _ in 0..3 {
-        let large = Request::post("/").body(Bytes::from(vec![b'x'; 3 << 20])).expect("a request");
+        let large = request_with(Bytes::from(vec![b'x'; 3 << 20]));
         let response = pool.send(&to(&url), large).await.expect("an answer");
         assert_eq!(response.version(), http::Version::HTTP_11);
         assert_eq!(response.into_body().collect().await.expect("a body").to_bytes(), "/x");
