@@ -10,7 +10,8 @@
 # What is missing is left out, and the report says so.
 #
 #   --growth           with --quick: also what grows with the number of keys and models, a minute more
-#   --only NAMES       direct,nginx,nexusgate,nexusgate-pg,litellm,portkey (comma-separated)
+#   --pgo              build nexusgate-pgo first (scripts/build-pgo.sh, a quarter of an hour); built before, it is measured anyway
+#   --only NAMES       direct,nginx,nexusgate,nexusgate-pgo,nexusgate-pg,litellm,portkey (comma-separated)
 #   --url NAME=URL     a further gateway that is running already: URL of its chat completions; BENCH_KEY is sent as its key
 #   --repeats N        interleaved repeats (3)
 #   --out FILE         the report (docs/BENCHMARKS.md); plots go to a folder "bench" beside it
@@ -27,6 +28,7 @@ if ! [[ " $* " == *" --binary "* ]]; then
     cargo build --release --quiet --bin nexusgate
 fi
 cargo build --release --quiet --package bench-gateway
+[[ " $* " != *" --pgo "* ]] || scripts/build-pgo.sh
 
 # Plots, and the gateways that are Python or Node programs. Pinned, so that two runs measure the same thing.
 venv() {

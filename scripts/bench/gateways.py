@@ -192,6 +192,20 @@ class Nexusgate(Gateway):
         self.launch()
 
 
+class NexusgatePgo(Nexusgate):
+    name, title = "nexusgate-pgo", "**nexusgate**, SQLite, as `scripts/build-pgo.sh` builds it"
+    binary = pathlib.Path("target/pgo/nexusgate").resolve()
+
+    @classmethod
+    def missing(cls):
+        source = cls.binary.with_suffix(".src")
+        built = source.read_text() if source.exists() else ""
+        now = subprocess.run(["git", "rev-parse", "HEAD:src"], capture_output=True, text=True).stdout
+        if cls.binary.exists() and built == now:
+            return None
+        return "scripts/build-pgo.sh has not been run on this source"
+
+
 class NexusgatePostgres(Nexusgate):
     name, title = "nexusgate-pg", "**nexusgate**, PostgreSQL + Redis"
     programs = None
@@ -313,4 +327,4 @@ class Other(Gateway):
         return None
 
 
-ALL = [Direct, Nginx, Nexusgate, NexusgatePostgres, LiteLlm, Portkey]
+ALL = [Direct, Nginx, Nexusgate, NexusgatePgo, NexusgatePostgres, LiteLlm, Portkey]

@@ -106,9 +106,17 @@ def comparison(data):
 
 def targets(data):
     by_name = figures(data)
-    ours, nginx, postgres = by_name.get("nexusgate"), by_name.get("nginx"), by_name.get("nexusgate-pg")
+    ours, optimised, nginx = by_name.get("nexusgate"), by_name.get("nexusgate-pgo"), by_name.get("nginx")
     if not ours or not nginx:
         return ""
+    parts = [targets_of(ours, nginx, by_name.get("nexusgate-pg"), data.get("memory"), data.get("growth"))]
+    if optimised:
+        parts.append("The build of `scripts/build-pgo.sh`, in the same run:")
+        parts.append(targets_of(optimised, nginx))
+    return "\n\n".join(parts)
+
+
+def targets_of(ours, nginx, postgres=None, memory=None, growth=None):
     rows = ["| target (ratios within this run, beside nginx) | asked | measured | |\n|---|---|---|---|"]
 
     def row(what, asked, measured, unit, met, digits=2):
@@ -132,11 +140,11 @@ def targets(data):
     row("streams: chunks per second", "≥ 0.9 × nginx", ratio(ours.median("streams", "events_per_second"), nginx.median("streams", "events_per_second")), " ×", lambda v: v >= 0.9)
     row("streams: added time to first token, p50", "≤ 1.5 × nginx", ratio(ours.median_added("first", "first_byte_us", "p50"), nginx.median_added("first", "first_byte_us", "p50")), " ×", lambda v: v <= 1.5)
     row("resident memory, idle", "≤ 30 MiB", ours.median("rss_idle") / 2**20, " MiB", lambda v: v <= 30, 1)
-    if memory := data.get("memory"):
+    if memory:
         row(f"resident memory after {memory['requests']:,} requests".replace(",", " "), "≤ 80 MiB (after 1 M)", memory["after"] / 2**20, " MiB", lambda v: v <= 80, 1)
-    if sizes := data.get("growth"):
-        base = sizes[0]["per_second"]
-        for size in sizes[1:]:
+    if growth:
+        base = growth[0]["per_second"]
+        for size in growth[1:]:
             row(f"throughput with {size['keys']} keys and {size['models']} models, beside 10 and 1", "within 5 %", size["per_second"] / base, " ×", lambda v: v >= 0.95)
     return "\n".join(rows)
 

@@ -27,6 +27,7 @@ def arguments():
     parser.add_argument("--only", default="", help="names of gateways, comma-separated")
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already")
     parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, a minute more")
+    parser.add_argument("--pgo", action="store_true", help="build nexusgate-pgo first")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/BENCHMARKS.md"))
     parser.add_argument("--binary", type=pathlib.Path, help="the nexusgate to measure")
