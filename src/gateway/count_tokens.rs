@@ -28,13 +28,13 @@ impl Gateway {
     pub async fn count_tokens(
         &self,
         key: &ApiKey,
-        headers: HeaderMap,
+        client: HeaderMap,
         body: Bytes,
     ) -> Result<Response<GatewayBody>, Refusal> {
         let head = RequestHead::parse(CALL, &body).map_err(|error| {
             Refusal::new(RejectReason::InvalidRequest, error.to_string()).with_param(error.param())
         })?;
-        let targets = self.route(CALL, key, &head.model, &headers)?;
+        let targets = self.route(CALL, key, &head.model, &client)?;
         let target =
             targets.iter().find(|target| target.provider.kind == ProviderKind::Anthropic).ok_or_else(
                 || Refusal::new(RejectReason::ModelNotFound, "No provider of this model counts tokens."),
@@ -47,7 +47,7 @@ impl Gateway {
         let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");
         };
-        let headers = UpstreamHeaders::new(&headers, &target.provider);
+        let headers = UpstreamHeaders::new(&client, &target.provider);
         let request = UpstreamRequest { method: Method::POST, headers, body };
         let exchange = async {
             let (mut head, upstream) =

@@ -29,7 +29,6 @@ fn is_hop_by_hop(name: &str) -> bool {
 
 /// The headers of an upstream request: the client's, less what must not travel, and the gateway's own. The client's stay where
 /// they are until they are written.
-#[derive(Debug)]
 pub struct UpstreamHeaders<'a> {
     client: &'a HeaderMap,
     /// Names that belong to the client's connection because it said so.
@@ -60,8 +59,9 @@ impl<'a> UpstreamHeaders<'a> {
         Self { client, private: Vec::new(), kind: ProviderKind::OpenAi, own: Vec::new() }
     }
 
-    /// Adds a header that no client's takes the place of.
+    /// Adds a header. It must be one that no client's header of the same name travels beside.
     pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        debug_assert!(self.iter().all(|(sent, _)| *sent != name), "{name} would be sent twice");
         self.own.push((name, value));
     }
 
@@ -71,7 +71,7 @@ impl<'a> UpstreamHeaders<'a> {
             let (name, text) = match provider.kind {
                 ProviderKind::Azure => (API_KEY.clone(), key.expose().to_owned()),
                 ProviderKind::Anthropic => (X_API_KEY.clone(), key.expose().to_owned()),
-                _ => (header::AUTHORIZATION, format!("Bearer {}", key.expose())),
+                _ => (header::AUTHORIZATION, ["Bearer ", key.expose()].concat()),
             };
             // A key with control characters was refused when it was configured.
             if let Ok(mut value) = HeaderValue::try_from(text) {
@@ -79,7 +79,8 @@ impl<'a> UpstreamHeaders<'a> {
                 self.add(name, value);
             }
         }
-        if provider.kind == ProviderKind::Anthropic && !self.client.contains_key(&ANTHROPIC_VERSION_HEADER) {
+        let versioned = || self.iter().any(|(name, _)| *name == ANTHROPIC_VERSION_HEADER);
+        if provider.kind == ProviderKind::Anthropic && !versioned() {
             let version = provider.api_version.as_deref().unwrap_or(ANTHROPIC_VERSION);
             let value = HeaderValue::from_str(version).unwrap_or(HeaderValue::from_static(ANTHROPIC_VERSION));
             self.add(ANTHROPIC_VERSION_HEADER.clone(), value);
@@ -148,12 +149,12 @@ fn connection_options(headers: &HeaderMap) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::key::Secret;
     use crate::domain::label::LabelValue;
 
-    fn provider(kind: ProviderKind) -> Provider {
+    pub(in crate::provider) fn provider(kind: ProviderKind) -> Provider {
         Provider {
             id: 1,
             name: LabelValue::new("p"),
@@ -171,8 +172,13 @@ mod tests {
         [
             ("authorization", "Bearer caller"),
             ("x-api-key", "caller"),
+            ("api-key", "caller"),
+            ("proxy-authorization", "caller"),
+            ("content-type", "text/plain"),
+            ("accept-encoding", "gzip"),
+            ("anthropic-version", "of the hop"),
             ("cookie", "session"),
-            ("connection", "close, x-private-hop"),
+            ("connection", "close, x-private-hop, Anthropic-Version"),
             ("x-private-hop", "1"),
             ("transfer-encoding", "chunked"),
             ("x-nexusgate-provider", "p"),
@@ -189,7 +195,9 @@ mod tests {
         let client = client_headers();
         let headers = UpstreamHeaders::new(&client, &provider(kind));
         let sent: HeaderMap = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        assert_eq!(headers.iter().count(), sent.len(), "none is sent twice");
+        assert_eq!(sent.len(), sent.keys_len(), "none is sent twice");
+        assert_eq!(sent["content-type"], "application/json");
+        assert_eq!(sent["accept-encoding"], "identity");
         sent
     }
 
@@ -199,9 +207,11 @@ mod tests {
         assert_eq!(headers["authorization"], "Bearer upstream-key");
         assert_eq!(headers["x-custom"], "kept");
         assert_eq!(headers["openai-organization"], "org");
-        assert_eq!(headers["accept-encoding"], "identity");
         for gone in [
             "x-api-key",
+            "api-key",
+            "proxy-authorization",
+            "anthropic-version",
             "cookie",
             "connection",
             "x-private-hop",

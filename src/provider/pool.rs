@@ -34,11 +34,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is asked of an upstream.
-#[derive(Debug)]
+/// What is asked of an upstream. Not for logs: the body is somebody's prompt.
 pub struct UpstreamRequest<'a> {
+    /// `GET` or `POST`.
     pub method: Method,
+    /// All but `Host` and what says how long the body is.
     pub headers: UpstreamHeaders<'a>,
+    /// Empty for `GET`.
     pub body: Bytes,
 }
 
@@ -173,6 +175,7 @@ where
                     let mut request = Request::new(Full::new(body.clone()));
                     *request.method_mut() = method.clone();
                     *request.uri_mut() = to.uri().clone();
+                    request.headers_mut().reserve(headers.iter().count());
                     for (name, value) in headers.iter() {
                         request.headers_mut().append(name, value.clone());
                     }

@@ -18,8 +18,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::domain::provider::ProviderKind;
+use crate::provider::headers::tests::provider;
 
-/// Answers every request with its own path, and counts the connections it was asked over.
+/// Answers every request with its own path, or at `/headers` with its own headers, and counts the connections it was asked over.
 struct Server {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -77,9 +79,12 @@ impl Server {
 
 async fn attend(stream: TcpStream, tls: Option<TlsAcceptor>, end: CancellationToken) {
     let service = service_fn(async |request: Request<Incoming>| {
-        let path = request.uri().path().to_owned();
+        let answer = match request.uri().path() {
+            "/headers" => format!("{:?} {:?}", request.version(), request.headers()),
+            path => path.to_owned(),
+        };
         let _ = request.into_body().collect().await;
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(path))))
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer))))
     });
     let builder = auto::Builder::new(TokioExecutor::new());
     let serve = async {
@@ -207,6 +212,38 @@ async fn a_body_that_is_not_read_to_its_end_closes_its_connection() {
     drop(pool.send(&to(&url), request()).await.expect("an answer"));
     assert_eq!(text(&pool, &url).await, "/x");
     assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn both_versions_carry_the_same_headers() {
+    let (acceptor, config) = tls();
+    let pool = pool(config);
+    let (plain, secured) = (Server::spawn(None).await, Server::spawn(Some(acceptor)).await);
+    let urls = [
+        ("HTTP/1.1", format!("http://{}/headers", plain.address)),
+        ("HTTP/2.0", format!("https://localhost:{}/headers", secured.address.port())),
+    ];
+    let mut client = HeaderMap::new();
+    for (name, value) in [("x-a", "1"), ("x-a", "2"), ("authorization", "Bearer caller")] {
+        client.append(name, value.parse().expect("a value"));
+    }
+    for (version, url) in urls {
+        let headers = UpstreamHeaders::new(&client, &provider(ProviderKind::OpenAi));
+        let request = UpstreamRequest { method: Method::POST, headers, body: Bytes::from_static(b"{}") };
+        let body = pool.send(&to(&url), request).await.expect("an answer").into_body();
+        let seen =
+            String::from_utf8(body.collect().await.expect("a body").to_bytes().to_vec()).expect("UTF-8");
+        assert!(seen.starts_with(version), "{seen}");
+        for part in [
+            r#""x-a": "1""#,
+            r#""x-a": "2""#,
+            r#""authorization": "Bearer upstream-key""#,
+            r#""accept-encoding": "identity""#,
+        ] {
+            assert_eq!(seen.matches(part).count(), 1, "{part} in {seen}");
+        }
+        assert!(!seen.contains("caller"), "{seen}");
+    }
 }
 
 #[tokio::test]
