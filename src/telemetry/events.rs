@@ -20,13 +20,19 @@ pub struct CompletionFinished<'a> {
 impl CompletionFinished<'_> {
     pub fn emit(self) {
         let Self { record, series } = self;
-        let model = &*series.model;
-        // Every histogram pins the epoch of its samples, which is a memory fence; while it is pinned already, it is an addition.
-        let _pinned = crossbeam_epoch::pin();
         series.finished[record.status as usize].increment(1);
         if record.status == Status::CacheHit {
             return;
         }
+        self.count();
+        log_finished("completion", record);
+    }
+
+    fn count(&self) {
+        let Self { record, series } = self;
+        let model = &*series.model;
+        // Every histogram pins the epoch of its samples, which is a memory fence; while it is pinned already, it is an addition.
+        let _pinned = crossbeam_epoch::pin();
         series.cost.add(record.cost);
         count_tokens(model, &record.usage);
         match record.status {
@@ -43,7 +49,6 @@ impl CompletionFinished<'_> {
                 model.usage_missing.increment(1);
             }
         }
-        log_finished("completion", record);
     }
 }
 

@@ -168,6 +168,7 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    /// A request arrived.
     pub fn start(telemetry: Arc<Telemetry>, call: Call) -> Self {
         let surface = Surface::from(call);
         telemetry.surfaces.in_flight(surface).increment(1.0);
