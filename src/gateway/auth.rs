@@ -31,7 +31,7 @@ impl Gateway {
         if key.revoked {
             return Err(Refusal::new(RejectReason::RevokedApiKey, "The API key has been revoked."));
         }
-        if key.expires_at.is_some() && key.is_expired(Utc::now()) {
+        if key.is_expired(Utc::now()) {
             return Err(Refusal::new(RejectReason::ExpiredApiKey, "The API key has expired."));
         }
         Ok(key.clone())

@@ -105,7 +105,8 @@ macro_rules! json_object {
 }
 pub(crate) use json_object;
 
-/// Reads JSON. Checked for UTF-8 at once, its strings need not be checked one by one; if it is none, those count that are read.
+/// Reads JSON. One check of the whole for UTF-8 instead of one for each string; what is not UTF-8 goes the slow way, where only
+/// the strings that are read must be.
 pub(crate) fn read_json<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
     match std::str::from_utf8(json) {
         Ok(text) => serde_json::from_str(text),

@@ -228,7 +228,13 @@ impl<R: Row> Backlog<R> {
         self.memory_bytes += entry.bytes;
         match self.runs.back_mut() {
             Some(Run::Memory(rows)) => rows.push_back(entry),
-            _ => self.runs.push_back(Run::Memory(VecDeque::from([entry]))),
+            _ => {
+                // Room for a batch at once: growing would move the rows that wait already, in the middle of a request.
+                let room = if self.runs.is_empty() { self.limits.batch.min(self.limits.rows) } else { 1 };
+                let mut rows = VecDeque::with_capacity(room);
+                rows.push_back(entry);
+                self.runs.push_back(Run::Memory(rows));
+            }
         }
     }
 
@@ -321,6 +327,7 @@ impl<R: Row> Backlog<R> {
     pub(super) fn take_memory(&mut self, max_rows: usize, max_bytes: usize) -> Vec<Entry<R>> {
         let mut taken = Vec::new();
         if let Some(Run::Memory(rows)) = self.runs.front_mut() {
+            taken.reserve_exact(max_rows.min(rows.len()));
             let mut bytes = 0;
             while taken.len() < max_rows
                 && let Some(entry) =

@@ -136,7 +136,8 @@ pub struct JournalConfig {
     pub memory_rows: usize,
     /// Bytes of bodies waiting in memory.
     pub memory_bytes: usize,
-    /// Rows of one insert. Each insert is a transaction, and a sync of the disk, and writes the ends of all indexes anew.
+    /// Rows of one insert. Each insert is a transaction, and a sync of the disk, and writes the ends of all indexes anew, so it
+    /// should be many; they wait in memory meanwhile. A power of two is fewest statements (`store/request_log/write.rs`).
     pub batch_rows: usize,
     /// Bytes of bodies of one insert: keeps an insert's time, and the memory for it, in bounds.
     pub batch_bytes: usize,
@@ -154,7 +155,7 @@ impl Default for JournalConfig {
             patience: Duration::from_millis(20),
             memory_rows: 10_000,
             memory_bytes: 64 << 20,
-            batch_rows: 1000,
+            batch_rows: 1024,
             batch_bytes: 4 << 20,
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::active::Disk;
-use super::backlog::{DiskRun, Position, Run, Tag};
+use super::backlog::{DiskRun, Entry, Position, Run, Tag};
 use super::directory::SegmentId;
 use super::frame::{self, Frame};
 use super::keeper::offset;
@@ -38,10 +38,11 @@ impl<R> Batch<R> {
         Self { groups: Vec::new(), foreign: Vec::new() }
     }
 
-    fn push(&mut self, row: R, tag: Tag) {
+    /// Adds a row; `more` follow.
+    fn push(&mut self, row: R, tag: Tag, more: usize) {
         let index = self.groups.iter().position(|group| group.table == tag.table).unwrap_or_else(|| {
-            let group = Group { table: tag.table, rows: Vec::new(), tags: Vec::new(), rejected: Vec::new() };
-            self.groups.push(group);
+            let (rows, tags) = (Vec::with_capacity(more + 1), Vec::with_capacity(more + 1));
+            self.groups.push(Group { table: tag.table, rows, tags, rejected: Vec::new() });
             self.groups.len() - 1
         });
         self.groups[index].rows.push(row);
@@ -72,8 +73,10 @@ impl<R: Row> Journal<R> {
             Some(Run::Memory(_)) => {
                 let entries = backlog.take_memory(self.shared.batch_rows, self.shared.batch_bytes);
                 drop(backlog);
-                let mut batch = Batch::new();
-                entries.into_iter().for_each(|entry| batch.push(entry.row, entry.tag));
+                let (mut batch, mut entries) = (Batch::new(), entries.into_iter());
+                while let Some(Entry { row, tag, .. }) = entries.next() {
+                    batch.push(row, tag, entries.len());
+                }
                 Next::Batch(batch)
             }
             _ => Next::Nothing,
@@ -104,9 +107,10 @@ impl<R: Row> Journal<R> {
             shared.damaged(chunk.damaged);
         }
         let mut batch = Batch::new();
-        for (frame, tag) in chunk.frames.iter().zip(tags) {
+        let mut records = chunk.frames.iter().zip(tags);
+        while let Some((frame, tag)) = records.next() {
             match chunk.row::<R>(frame) {
-                Ok(row) => batch.push(row, tag),
+                Ok(row) => batch.push(row, tag, records.len()),
                 Err(error) => {
                     self.reject_foreign(&chunk.bytes[frame.row.clone()], &error);
                     batch.foreign.push(tag);
