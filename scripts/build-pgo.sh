@@ -1,43 +1,69 @@
 #!/usr/bin/env bash
-# Builds the gateway as it should be shipped: target/pgo/nexusgate. The compiler first builds one that counts where it goes,
-# that one is used for a minute, and the one that is built then has what is often used together, and what is not far away
-# (profile-guided optimisation; docs/PERFORMANCE.md says what it brings). About a quarter of an hour on two cores.
+# Builds target/pgo/nexusgate, which does the same for a tenth less CPU. The compiler first builds a gateway that counts where it
+# goes; that one is used for a minute; the one that is built then has what is often used close together, and what is rare out
+# of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two cores.
 #
-# Needs llvm-profdata: of the toolchain (rustup component add llvm-tools) or of Debian (llvm-19), which is installed when there
-# is none; and python3. Whatever is left out of the use it is put to, a demo of everything and load on one endpoint, works
-# as well as before, and only is not made faster.
+# It is used as scripts/bench-gateways.sh uses it, and as `nexusgate demo` does, with every format, failures and failovers.
+#
+# Needs python3, taskset, two cores, and llvm-profdata in a version that fits the compiler's: of the toolchain (rustup component
+# add llvm-tools), or of Debian (llvm-19 fits Rust 1.95), which is installed when there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-host=$(rustc -vV | sed -n 's/^host: //p')
+unset CARGO_TARGET_DIR
 work=$PWD/target/pgo
+host=$(rustc -vV | sed -n 's/^host: //p')
+mkdir -p "$work"
+rm -rf "$work/nexusgate" "$work/nexusgate.source" "$work/seen" "$work/seen.profdata"
+source=$(python3 scripts/bench/source.py)
 
+# Prints the first llvm-profdata whose output the compiler takes, tried on a program of one line.
 profdata() {
-    local own
-    own=$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata
-    if [ -x "$own" ]; then echo "$own"; else compgen -c llvm-profdata | sort -V | tail -1; fi
+    local try tool
+    try=$(mktemp -d)
+    echo 'fn main() { println!("{}", std::env::args().count()) }' >"$try/a.rs"
+    rustc -O -Cprofile-generate="$try/seen" -o "$try/a" "$try/a.rs"
+    "$try/a" >"$try/out"
+    for tool in "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata" $(compgen -c llvm-profdata | sort -rV); do
+        if "$tool" merge --output "$try/merged" "$try/seen" && rustc -O -Cprofile-use="$try/merged" -o "$try/b" "$try/a.rs"; then
+            echo "$tool"
+            break
+        fi
+    done 2>"$try/errors"
+    rm -rf "$try"
 }
-if [ -z "$(profdata)" ]; then
+tool=$(profdata)
+if [ -z "$tool" ] && command -v apt-get >/dev/null; then
     sudo=()
     [ "$(id -u)" -eq 0 ] || sudo=(sudo)
     "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends llvm-19 >/dev/null
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends llvm-19 >/dev/null
+    tool=$(profdata)
+fi
+if [ -z "$tool" ]; then
+    echo "no llvm-profdata fits $(rustc --version): rustup component add llvm-tools" >&2
+    exit 1
 fi
 
-# With a target named, what only runs during the build is built without these flags.
+# With a target named, what only runs during the build is built without the flag. The variable takes flags that hold spaces.
 build() {
-    echo "== $1"
-    RUSTFLAGS=$2 CARGO_TARGET_DIR=$work cargo build --release --locked --quiet --target "$host" --bin nexusgate
+    CARGO_ENCODED_RUSTFLAGS=$1 CARGO_TARGET_DIR=$work cargo build --release --locked --quiet --target "$host" --bin nexusgate
 }
+built=$work/$host/release/nexusgate
 
-rm -rf "$work/seen"
-build "a gateway that counts where it goes" "-Cprofile-generate=$work/seen"
+echo "== a gateway that counts where it goes"
+build "-Cprofile-generate=$work/seen"
 cargo build --release --locked --quiet --package bench-gateway
 echo "== using it"
-"$work/$host/release/nexusgate" demo --rate 200 --duration 20s --port 0 --quiet
-python3 scripts/bench/use.py "$work/$host/release/nexusgate"
-"$(profdata)" merge --output "$work/seen.profdata" "$work/seen"
-build "the gateway" "-Cprofile-use=$work/seen.profdata"
-ln -f "$work/$host/release/nexusgate" "$work/nexusgate"
-git rev-parse HEAD:src >"$work/nexusgate.src" 2>/dev/null || true
+"$built" demo --rate 200 --duration 20s --port 0 --quiet
+python3 scripts/bench/use.py "$built"
+"$tool" merge --output "$work/seen.profdata" "$work/seen"
+echo "== the gateway"
+build "-Cprofile-use=$work/seen.profdata"
+if [ "$(python3 scripts/bench/source.py)" != "$source" ]; then
+    echo "the source changed meanwhile: nobody knows what was built" >&2
+    exit 1
+fi
+ln -f "$built" "$work/nexusgate"
+echo "$source" >"$work/nexusgate.source"
 echo "target/pgo/nexusgate is built"

@@ -11,6 +11,7 @@ import subprocess
 import time
 
 from processes import GATEWAY_CORE, LOAD_CORE, Process, free_port, get, listens
+from source import fingerprint
 
 WORK = pathlib.Path("target/bench").resolve()
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -193,15 +194,13 @@ class Nexusgate(Gateway):
 
 
 class NexusgatePgo(Nexusgate):
-    name, title = "nexusgate-pgo", "**nexusgate**, SQLite, as `scripts/build-pgo.sh` builds it"
+    name, title = "nexusgate-pgo", "**nexusgate**, SQLite, by `scripts/build-pgo.sh`: optimised for this use"
     binary = pathlib.Path("target/pgo/nexusgate").resolve()
 
     @classmethod
     def missing(cls):
-        source = cls.binary.with_suffix(".src")
-        built = source.read_text() if source.exists() else ""
-        now = subprocess.run(["git", "rev-parse", "HEAD:src"], capture_output=True, text=True).stdout
-        if cls.binary.exists() and built == now:
+        source = cls.binary.with_suffix(".source")
+        if cls.binary.exists() and source.exists() and source.read_text().strip() == fingerprint():
             return None
         return "scripts/build-pgo.sh has not been run on this source"
 

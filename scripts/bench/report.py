@@ -111,7 +111,7 @@ def targets(data):
         return ""
     parts = [targets_of(ours, nginx, by_name.get("nexusgate-pg"), data.get("memory"), data.get("growth"))]
     if optimised:
-        parts.append("The build of `scripts/build-pgo.sh`, in the same run:")
+        parts.append("The build of `scripts/build-pgo.sh`, in the same run. What is measured here is part of what it was optimised with:")
         parts.append(targets_of(optimised, nginx))
     return "\n\n".join(parts)
 

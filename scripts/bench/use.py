@@ -8,11 +8,18 @@ import gateways
 from run import Bench
 
 
+class Watched(gateways.Nexusgate):
+    def stop(self):
+        super().stop()
+        # What it counted it writes when it ends by itself.
+        if ended := self.process.child.returncode:
+            sys.exit(f"the gateway ended with {ended}")
+
+
 def main():
-    gateways.Nexusgate.binary = pathlib.Path(sys.argv[1]).resolve()
+    Watched.binary = pathlib.Path(sys.argv[1]).resolve()
     bench = Bench(types.SimpleNamespace(quick=True, lock=None))
-    figures = bench.measure(gateways.Nexusgate)
-    bench.check("nexusgate", figures)
+    bench.check("nexusgate", bench.measure(Watched))
 
 
 if __name__ == "__main__":
