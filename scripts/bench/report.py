@@ -206,6 +206,7 @@ run; the script stops when they differ.
 ## Again
 
 ```sh
+scripts/build-pgo.sh                 # for the row of its build; a quarter of an hour, once
 scripts/bench-gateways.sh --quick    # under ten minutes
 scripts/bench-gateways.sh            # the long form
 scripts/bench-gateways.sh --only direct,nginx,nexusgate --url mine=http://127.0.0.1:4000/v1/chat/completions
