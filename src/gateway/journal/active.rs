@@ -27,6 +27,7 @@ pub(super) struct Disk {
     stalled: AtomicBool,
     /// How long a request may wait for another one's write.
     patience: Duration,
+    /// Bytes that the segments may take.
     pub(super) max_size: u64,
     /// Bytes of all segments but the active one, as of the last change.
     pub(super) sealed_bytes: AtomicU64,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::directory::{Leftover, SegmentId};
+use super::frame::END;
 use super::{Payloads, Row};
 use crate::domain::label::LogTable;
 
@@ -312,8 +313,9 @@ impl<R: Row> Backlog<R> {
         self.memory_rows
     }
 
+    /// Bytes of the segments' files, with the mark that ends each.
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.len).sum()
+        self.segments.values().map(|segment| segment.len + END as u64).sum()
     }
 
     /// Rows that would be lost if the process ended now.

@@ -22,6 +22,8 @@ const REJECTED_BEFORE: &str = "rejected.1.jsonl";
 const TEMPORARY: &str = "rewrite.tmp";
 const SUFFIX: &str = ".seg";
 const SPARE: &str = "spare";
+/// Bytes of the file that says how far the rows are in the database.
+pub(super) const WATERMARK_LEN: usize = 24;
 
 /// More spares than this are never needed: the next segment is begun when one is full, and the one before is finished soon.
 const SPARES: usize = 2;
@@ -261,7 +263,7 @@ impl Directory {
     /// Remembers that everything up to `position` is in the database. Never synced: a watermark that a power cut
     /// sets back only means that some rows are offered to the database again.
     pub(super) fn acknowledge(&self, position: Position) -> io::Result<()> {
-        let mut bytes = [0; 24];
+        let mut bytes = [0; WATERMARK_LEN];
         bytes[0..8].copy_from_slice(&position.seq.to_le_bytes());
         bytes[8..12].copy_from_slice(&position.generation.to_le_bytes());
         bytes[12..20].copy_from_slice(&position.end.to_le_bytes());

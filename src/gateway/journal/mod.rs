@@ -51,7 +51,7 @@ use tokio::sync::Notify;
 
 use self::active::{Active, Disk, Room};
 use self::backlog::{Backlog, MemoryLimits, Written};
-use self::directory::Directory;
+use self::directory::{Directory, WATERMARK_LEN};
 use crate::domain::label::LogTable;
 
 pub use self::backlog::Tally;
@@ -225,7 +225,8 @@ impl<R: Row> Journal<R> {
             Some(path) => {
                 let found = Directory::open(path)?;
                 let active = Active::new(found.next_seq, config.segment_size.min(config.max_size / 8).max(1));
-                let disk = Disk::new(found.directory, active, config.patience, config.max_size);
+                let room = config.max_size.saturating_sub(WATERMARK_LEN as u64);
+                let disk = Disk::new(found.directory, active, config.patience, room);
                 (Some(disk), found.leftovers)
             }
         };
