@@ -310,7 +310,7 @@ fn is_spare(path: &Path) -> bool {
 }
 
 fn read_watermark(file: &mut File) -> Option<Position> {
-    let mut bytes = [0; 24];
+    let mut bytes = [0; WATERMARK_LEN];
     file.read_exact(&mut bytes).ok()?;
     let sum = u32::from_le_bytes(bytes[20..].try_into().ok()?);
     (sum == checksum(0, &bytes[..20])).then_some(())?;

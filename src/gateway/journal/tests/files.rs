@@ -13,7 +13,9 @@ fn files_that_nobody_uses_again_are_gone_soon() {
         drain(&journal);
     }
     // What is left: how far the rows are acknowledged, and the segment that is open.
-    wait_until("what was logged is gone", || bytes(dir.path()) < 24 + 1000 + 200 && !spares(dir.path()));
+    wait_until("what was logged is gone", || {
+        bytes(dir.path()) < WATERMARK_LEN as u64 + 1000 + 200 && !spares(dir.path())
+    });
     (200..203).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
     drop(journal);
     let (journal, told) = open(config(dir.path()));
