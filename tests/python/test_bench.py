@@ -1,0 +1,77 @@
+"""What the benchmark says of the optimised build (scripts/build-pgo.sh), and that every script can be read by its shell."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
+
+import gateways  # noqa: E402
+import report  # noqa: E402
+import source  # noqa: E402
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with something to build."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/main.rs").write_text("fn main() {}")
+    (tmp_path / "Cargo.toml").write_text("[package]")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_fingerprint_is_that_of_what_is_built(project):
+    first = source.fingerprint()
+    (project / "README.md").write_text("not built")
+    assert source.fingerprint() == first
+    (project / "src/main.rs").write_text("fn main() { }")
+    changed = source.fingerprint()
+    (project / "src/main.rs").rename(project / "src/other.rs")
+    assert len({first, changed, source.fingerprint()}) == 3
+
+
+def test_an_optimised_build_of_another_source_is_not_measured(project, monkeypatch):
+    binary = project / "target/pgo/nexusgate"
+    monkeypatch.setattr(gateways.NexusgatePgo, "binary", binary)
+    assert gateways.NexusgatePgo.missing()
+    binary.parent.mkdir(parents=True)
+    binary.touch()
+    assert gateways.NexusgatePgo.missing(), "nobody knows what it was built from"
+    binary.with_suffix(".source").write_text(source.fingerprint() + "\n")
+    assert gateways.NexusgatePgo.missing() is None
+    (project / "Cargo.toml").write_text("[package] # another")
+    assert gateways.NexusgatePgo.missing()
+
+
+def run_of(cpu_us, per_second):
+    """What one repeat measures."""
+    latency = {"p50": 300.0 + cpu_us, "p99": 500.0 + cpu_us}
+    return {
+        "closed": {"per_second": per_second, "cpu_us": cpu_us},
+        "rate": {"latency_us": latency},
+        "streams": {"events_per_second": 100_000.0},
+        "first": {"first_byte_us": latency},
+        "rss_idle": 20 << 20,
+    }
+
+
+def test_the_targets_are_judged_by_the_plain_build_and_the_optimised_one_stands_below():
+    results = {"direct": [run_of(0.0, 90_000)], "nginx": [run_of(15.0, 66_000)], "nexusgate": [run_of(38.0, 26_000)]}
+    plain = report.targets({"results": results})
+    assert "| CPU per request | ≤ 37 µs | 38.0 µs | **missed** |" in plain
+    assert "build-pgo" not in plain
+    both = report.targets({"results": {**results, "nexusgate-pgo": [run_of(30.0, 33_000)]}})
+    above, _, below = both.partition("scripts/build-pgo.sh")
+    assert above.startswith(plain)
+    assert "| CPU per request | ≤ 37 µs | 30.0 µs | met |" in below
+    assert "≥ 0.5 × nginx, or the next line | 0.50 × | met |" in below
+    assert report.targets({"results": {"nexusgate": results["nexusgate"]}}) == "", "there is nothing to compare with"
+
+
+@pytest.mark.parametrize("script", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("scripts/**/*.sh")))
+def test_scripts_can_be_read_by_their_shell(script):
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
