@@ -129,8 +129,8 @@ def targets_of(ours, nginx, postgres=None, memory=None, growth=None):
 
     throughput = ratio(ours.median("closed", "per_second"), nginx.median("closed", "per_second"))
     cpu = ratio(ours.median("closed", "cpu_us"), nginx.median("closed", "cpu_us"))
-    row("throughput, closed loop, SQLite, request log on", "≥ 0.5 × nginx, or the next line", throughput, " ×", lambda v: v >= 0.5 or (cpu is not None and cpu <= 2))
-    row("CPU per request beside nginx", "≤ 2 × nginx (where the generator is the bound)", cpu, " ×", lambda v: v <= 2 or (throughput is not None and throughput >= 0.5))
+    row("throughput, closed loop, SQLite, request log on", "≥ 0.5 × nginx", throughput, " ×", lambda v: v >= 0.5)
+    row("CPU per request beside nginx", "≤ 2 × nginx, if the generator bounds the throughput", cpu, " ×", lambda v: v <= 2)
     row("CPU per request", "≤ 37 µs", ours.median("closed", "cpu_us"), " µs", lambda v: v <= 37, 1)
     if postgres:
         row("CPU per request with PostgreSQL and Redis, the gateway's own", "≤ 60 µs", postgres.median("closed", "cpu_us"), " µs", lambda v: v <= 60, 1)
