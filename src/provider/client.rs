@@ -38,20 +38,22 @@ pub enum SendError {
 /// Sends upstream calls, directly or through a provider's proxy.
 pub struct UpstreamClient {
     connector: HttpConnector,
+    connect_timeout: Duration,
     direct: DirectPool,
     proxied: Mutex<HashMap<Url, Arc<(ProxiedPool, ProxyConnector)>>>,
 }
 
 impl UpstreamClient {
-    /// A client whose connections are given up after `connect_timeout`.
+    /// A client that gives up when a connection takes longer than `connect_timeout`, TLS and a proxy's tunnel included.
     pub fn new(connect_timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
+        // A name with several addresses: each gets its share of the time, so that a dead one does not take it all.
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_keepalive(Some(Duration::from_secs(60)));
-        let direct = Pool::new(https(connector.clone()));
-        Self { connector, direct, proxied: Mutex::default() }
+        let direct = Pool::new(https(connector.clone()), connect_timeout);
+        Self { connector, connect_timeout, direct, proxied: Mutex::default() }
     }
 
     /// Sends one request, whose URI and `Host` are those of `to`, and waits for the head of the answer.
@@ -91,7 +93,7 @@ impl UpstreamClient {
         }
         let connector = ProxyConnector::new(self.connector.clone(), url)
             .map_err(|error| SendError::Connect(error.to_string()))?;
-        let pool = Arc::new((Pool::new(https(connector.clone())), connector));
+        let pool = Arc::new((Pool::new(https(connector.clone()), self.connect_timeout), connector));
         proxied.insert(url.clone(), pool.clone());
         Ok(pool)
     }

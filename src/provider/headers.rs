@@ -116,13 +116,22 @@ fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
     !private && !foreign
 }
 
-/// Leaves the headers of an upstream answer that the client gets: all but what belongs to the connection or to the account.
+/// Leaves the headers of an upstream answer that the client gets: all but what belongs to the connection or to the account,
+/// and what the gateway says itself.
 pub fn keep_for_client(upstream: &mut HeaderMap) {
     let named = connection_options(upstream);
     let private = |name: &&HeaderName| {
         let text = name.as_str();
         is_hop_by_hop(text)
-            || matches!(text, "content-length" | "set-cookie" | "alt-svc" | "server")
+            || matches!(
+                text,
+                "content-length" | "set-cookie" | "alt-svc" | "server" | "x-cache"
+                    | "openai-organization" | "openai-project" | "anthropic-organization-id"
+            )
+            // The account's limits; the caller is told its key's.
+            || text.starts_with("x-ratelimit-")
+            || text.starts_with("anthropic-ratelimit-")
+            || text.starts_with("x-nexusgate-")
             || named.iter().any(|option| option == text)
     };
     let private: Vec<HeaderName> = upstream.keys().filter(private).cloned().collect();
@@ -221,6 +230,33 @@ pub(super) mod tests {
         ] {
             assert!(!headers.contains_key(gone), "{gone}");
         }
+    }
+
+    #[test]
+    fn what_is_the_accounts_stays_here() {
+        let names = [
+            "content-type",
+            "x-request-id",
+            "retry-after",
+            "openai-processing-ms",
+            "openai-organization",
+            "openai-project",
+            "anthropic-organization-id",
+            "x-ratelimit-remaining-tokens",
+            "anthropic-ratelimit-requests-limit",
+            "x-nexusgate-provider",
+            "x-cache",
+            "set-cookie",
+            "transfer-encoding",
+        ];
+        let mut answer: HeaderMap = names
+            .into_iter()
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")))
+            .collect();
+        keep_for_client(&mut answer);
+        let mut left: Vec<_> = answer.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-type", "openai-processing-ms", "retry-after", "x-request-id"]);
     }
 
     #[test]

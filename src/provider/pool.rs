@@ -18,16 +18,18 @@ use http::{Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http2;
+use hyper::client::conn::http2::SendRequest;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::Connection;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::task::unconstrained;
 use tower::{Service, ServiceExt as _};
 
 use super::destination::{ByHash, Destination, Origin};
 use super::headers::UpstreamHeaders;
 use super::http1::{ExchangeError, Http1, OutgoingHead};
+use http2::{Http2, Ping, Slot};
+
+mod http2;
 
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
@@ -83,6 +85,9 @@ where
     C: Service<Uri, Response: Stream>,
 {
     connector: C,
+    /// For everything until a request can be sent: name, TCP, a proxy's tunnel, TLS.
+    connect_timeout: Duration,
+    ping: Ping,
     shared: Arc<Shared<C::Response>>,
 }
 
@@ -99,13 +104,13 @@ struct Origins<S: Stream> {
 struct Kept<S: Stream> {
     /// The longest idle first; the last one is used next, so that the others grow old.
     idle: Vec<Idle<S>>,
-    /// HTTP/2 carries all requests on one connection, which has a task of its own.
-    shared: Option<(http2::SendRequest<Full<Bytes>>, Instant)>,
+    /// The first one with room is used next.
+    shared: Vec<Http2>,
 }
 
 impl<S: Stream> Default for Kept<S> {
     fn default() -> Self {
-        Self { idle: Vec::new(), shared: None }
+        Self { idle: Vec::new(), shared: Vec::new() }
     }
 }
 
@@ -126,16 +131,17 @@ struct Line<S: Stream> {
 
 enum Way<S: Stream> {
     Alone { line: Box<Line<S>>, reused: bool },
-    Shared { sender: http2::SendRequest<Full<Bytes>>, reused: bool },
+    Shared { sender: SendRequest<Full<Bytes>>, slot: Slot, reused: bool },
 }
 
 impl<C> Pool<C>
 where
     C: Service<Uri, Response: Stream, Error = BoxError, Future: Send> + Clone,
 {
-    pub(super) fn new(connector: C) -> Self {
+    pub(super) fn new(connector: C, connect_timeout: Duration) -> Self {
         let origins = Origins { by_origin: HashMap::default(), swept: false };
-        Self { connector, shared: Arc::new(Shared { origins: Mutex::new(origins) }) }
+        let shared = Arc::new(Shared { origins: Mutex::new(origins) });
+        Self { connector, connect_timeout, ping: Ping::default(), shared }
     }
 
     /// Sends a request to where it is to go, and waits for the head of the answer.
@@ -149,7 +155,7 @@ where
             // What is rare is boxed: the future of a request is moved, and lives as long as its answer takes.
             let way = match self.shared.take(to.origin()) {
                 Some(way) => way,
-                None => Box::pin(self.connect(to)).await?,
+                None => Box::pin(self.connect(to)).await.map_err(PoolError::Connect)?,
             };
             match way {
                 Way::Alone { mut line, reused } => {
@@ -171,7 +177,7 @@ where
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Way::Shared { mut sender, reused } => {
+                Way::Shared { mut sender, slot, reused } => {
                     let mut request = Request::new(Full::new(body.clone()));
                     *request.method_mut() = method.clone();
                     *request.uri_mut() = to.uri().clone();
@@ -180,7 +186,11 @@ where
                         request.headers_mut().append(name, value.clone());
                     }
                     match Box::pin(sender.try_send_request(request)).await {
-                        Ok(response) => return Ok(response.map(|body| UpstreamBody(Source::Shared(body)))),
+                        Ok(response) => {
+                            return Ok(
+                                response.map(|body| UpstreamBody(Source::Shared { body, _slot: slot }))
+                            );
+                        }
                         Err(mut failed) => {
                             let unsent = failed.take_message().is_some();
                             if !(reused && unsent) {
@@ -193,29 +203,27 @@ where
         }
     }
 
-    async fn connect(&self, to: &Destination) -> Result<Way<C::Response>, PoolError> {
-        let stream = self.connector.clone().oneshot(to.uri().clone()).await.map_err(PoolError::Connect)?;
-        let connected = stream.connected();
-        if connected.is_negotiated_h2() {
-            let (sender, connection) =
-                http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(stream).await?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection to an upstream broke");
-                }
-            });
-            self.shared.lock().by_origin.entry(to.origin().clone()).or_default().shared =
-                Some((sender.clone(), Instant::now()));
-            self.shared.keep_swept();
-            return Ok(Way::Shared { sender, reused: false });
-        }
-        let line = Line {
-            http: Http1::new(stream),
-            absolute: connected.is_proxied(),
-            pool: Arc::downgrade(&self.shared),
-            origin: to.origin().clone(),
+    async fn connect(&self, to: &Destination) -> Result<Way<C::Response>, BoxError> {
+        let opening = async {
+            let stream = self.connector.clone().oneshot(to.uri().clone()).await?;
+            let connected = stream.connected();
+            if connected.is_negotiated_h2() {
+                return self.shared.share(to.origin(), Http2::open(stream, self.ping).await?);
+            }
+            let line = Line {
+                http: Http1::new(stream),
+                absolute: connected.is_proxied(),
+                pool: Arc::downgrade(&self.shared),
+                origin: to.origin().clone(),
+            };
+            Ok(Way::Alone { line: Box::new(line), reused: false })
         };
-        Ok(Way::Alone { line: Box::new(line), reused: false })
+        let Ok(opened) = tokio::time::timeout(self.connect_timeout, opening).await else {
+            return Err(
+                format!("no connection within {}", humantime::format_duration(self.connect_timeout)).into()
+            );
+        };
+        opened
     }
 }
 
@@ -228,12 +236,8 @@ impl<S: Stream> Shared<S> {
     fn take(&self, origin: &Origin) -> Option<Way<S>> {
         let mut origins = self.lock();
         let kept = origins.by_origin.get_mut(origin)?;
-        if let Some((sender, used)) = &mut kept.shared {
-            if !sender.is_closed() {
-                *used = Instant::now();
-                return Some(Way::Shared { sender: sender.clone(), reused: true });
-            }
-            kept.shared = None;
+        if let Some((sender, slot)) = kept.shared.iter_mut().find_map(Http2::take) {
+            return Some(Way::Shared { sender, slot, reused: true });
         }
         let Idle { line, since } = kept.idle.pop()?;
         if since.elapsed() < IDLE_TIMEOUT {
@@ -244,6 +248,21 @@ impl<S: Stream> Shared<S> {
         drop(origins);
         drop((line, old));
         None
+    }
+
+    /// The way of the first request on a new connection, which is kept when there is none with room.
+    fn share(self: &Arc<Self>, origin: &Arc<Origin>, mut opened: Http2) -> Result<Way<S>, BoxError> {
+        let (sender, slot) = opened.take().ok_or("the peer closed the connection, or allows no requests")?;
+        let mut origins = self.lock();
+        let kept = origins.by_origin.entry(origin.clone()).or_default();
+        kept.shared.retain(|connection| !connection.is_closed());
+        // Many may have been opened at one time, because none was there.
+        if !kept.shared.iter().any(Http2::has_room) {
+            kept.shared.push(opened);
+        }
+        drop(origins);
+        self.keep_swept();
+        Ok(Way::Shared { sender, slot, reused: false })
     }
 
     fn put(self: &Arc<Self>, line: Box<Line<S>>) {
@@ -281,12 +300,9 @@ impl<S: Stream> Shared<S> {
         for kept in origins.by_origin.values_mut() {
             let aged = kept.idle.partition_point(|idle| idle.since.elapsed() >= IDLE_TIMEOUT);
             old.extend(kept.idle.drain(..aged));
-            kept.shared = kept
-                .shared
-                .take()
-                .filter(|(sender, used)| !sender.is_closed() && used.elapsed() < IDLE_TIMEOUT);
+            kept.shared.retain(|connection| !connection.is_closed() && !connection.is_old());
         }
-        origins.by_origin.retain(|_, kept| !kept.idle.is_empty() || kept.shared.is_some());
+        origins.by_origin.retain(|_, kept| !kept.idle.is_empty() || !kept.shared.is_empty());
         origins.swept = !origins.by_origin.is_empty();
         let left = origins.swept;
         // Closing sockets is no work to be done under the lock.
@@ -335,7 +351,10 @@ pub struct UpstreamBody(Source);
 enum Source {
     Alone(Box<dyn Receive>),
     /// HTTP/2: the connection has a task of its own.
-    Shared(Incoming),
+    Shared {
+        body: Incoming,
+        _slot: Slot,
+    },
     Over,
 }
 
@@ -370,7 +389,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let data = match &mut self.0 {
             Source::Alone(line) => ready!(line.poll_data(cx)),
-            Source::Shared(body) => {
+            Source::Shared { body, .. } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError(error.into()))));
             }
@@ -383,7 +402,7 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Source::Alone(line) => line.is_done(),
-            Source::Shared(body) => body.is_end_stream(),
+            Source::Shared { body, .. } => body.is_end_stream(),
             Source::Over => true,
         }
     }
@@ -391,7 +410,7 @@ impl Body for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Source::Alone(line) => line.size_hint(),
-            Source::Shared(body) => body.size_hint(),
+            Source::Shared { body, .. } => body.size_hint(),
             Source::Over => SizeHint::with_exact(0),
         }
     }

@@ -61,7 +61,7 @@ pub(super) struct AnswerHead {
 
 /// Takes the head of an answer off `read`; `None`: it is not all there yet.
 pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbled> {
-    // Left over from what was before (RFC 9112 § 2.2).
+    // Some servers end a body with a line too many; RFC 9112 § 2.2 has servers forgive clients the same.
     while read.starts_with(b"\r\n") {
         read.advance(2);
     }

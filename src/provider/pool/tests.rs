@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -125,7 +125,7 @@ fn pool(config: rustls::ClientConfig) -> Pool<HttpsConnector<HttpConnector>> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
-    Pool::new(https.enable_all_versions().wrap_connector(http))
+    Pool::new(https.enable_all_versions().wrap_connector(http), Duration::from_secs(30))
 }
 
 fn to(url: &str) -> Destination {
@@ -285,4 +285,97 @@ async fn http_2_connections_are_replaced_too() {
     }
     assert_eq!(text(&pool, &url).await, "/x");
     assert_eq!(server.connections(), 2);
+}
+
+/// A server that allows `most` requests at one time on each HTTP/2 connection. Answers are headers, and a body that comes when
+/// `go_on` is cancelled. While `frozen` is cancelled it reads and writes nothing, and closes nothing.
+async fn spawn_http_2(
+    tls: TlsAcceptor,
+    most: u32,
+    go_on: CancellationToken,
+    frozen: CancellationToken,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            let (tls, go_on, frozen) = (tls.clone(), go_on.clone(), frozen.clone());
+            tokio::spawn(async move {
+                let service = service_fn(move |_: Request<Incoming>| {
+                    let go_on = go_on.clone();
+                    let body = futures_util::stream::once(async move {
+                        go_on.cancelled().await;
+                        Ok::<_, Infallible>(Frame::data(Bytes::from(peer.port().to_string())))
+                    });
+                    let body = http_body_util::StreamBody::new(Box::pin(body));
+                    std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+                });
+                let stream = tls.accept(stream).await.expect("a handshake");
+                let mut builder = auto::Builder::new(TokioExecutor::new());
+                builder.http2().max_concurrent_streams(most);
+                let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+                tokio::select! {
+                    _ = &mut serving => {}
+                    () = frozen.cancelled() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_an_http_2_connection_has_no_room_for_goes_on_another_one() {
+    let (acceptor, config) = tls();
+    let go_on = CancellationToken::new();
+    let address = spawn_http_2(acceptor, 2, go_on.clone(), CancellationToken::new()).await;
+    let (pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        // Each is answered at once: none waits in a queue for another one's end.
+        held.push(pool.send(&to, request()).await.expect("an answer").into_body());
+    }
+    go_on.cancel();
+    let mut carried = HashMap::<Bytes, usize>::new();
+    for body in held {
+        *carried.entry(body.collect().await.expect("a body").to_bytes()).or_default() += 1;
+    }
+    let mut carried: Vec<_> = carried.into_values().collect();
+    carried.sort_unstable();
+    assert_eq!(carried, [1, 2, 2]);
+    // There is room again, so no further connection is needed.
+    for _ in 0..5 {
+        let body = pool.send(&to, request()).await.expect("an answer").into_body();
+        body.collect().await.expect("a body");
+    }
+    let kept: Vec<_> = pool.shared.lock().by_origin.values().map(|kept| kept.shared.len()).collect();
+    assert_eq!(kept, [3]);
+}
+
+#[tokio::test]
+async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_next_one_gets_another() {
+    let (acceptor, config) = tls();
+    let (go_on, frozen) = (CancellationToken::new(), CancellationToken::new());
+    let address = spawn_http_2(acceptor, 100, go_on.clone(), frozen.clone()).await;
+    let (mut pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
+    pool.ping = Ping { interval: Duration::from_millis(50), timeout: Duration::from_millis(50) };
+    let body = pool.send(&to, request()).await.expect("an answer").into_body();
+    frozen.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("it is given up");
+    ended.expect_err("the peer does not say that it is there");
+    assert!(pool.shared.take(to.origin()).is_none(), "it is not used again");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_opened_in_time_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let mut pool = pool(tls().1);
+    pool.connect_timeout = Duration::from_millis(50);
+    // TCP connects at once; the handshake of TLS is what nobody answers.
+    let result = pool.send(&to(&format!("https://localhost:{port}/x")), request()).await;
+    match result.map(|_| ()) {
+        Err(PoolError::Connect(error)) => assert_eq!(error.to_string(), "no connection within 50ms"),
+        other => panic!("{other:?}"),
+    }
 }
