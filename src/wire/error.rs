@@ -202,6 +202,8 @@ json_object! {
         detail: Raw<'de> = "detail",
         kind: Raw<'de> = "type",
         code: Raw<'de> = "code",
+        /// The HTTP status, as some repeat it.
+        status: Raw<'de> = "status",
         param: Raw<'de> = "param",
         /// Of `response.failed`.
         response: Raw<'de> = "response",
@@ -248,7 +250,10 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
         status
     } else {
         let known = |text: &Option<Cow<'_, str>>| text.as_deref().and_then(status_of_type);
-        known(&kind).or_else(|| known(&code)).unwrap_or(500)
+        // OpenRouter's code is the status.
+        let numbers = [inner.code, inner.status, outer.code, outer.status];
+        let number = || numbers.into_iter().find_map(error_status);
+        known(&kind).or_else(|| known(&code)).or_else(number).unwrap_or(500)
     };
     ApiError {
         status,
@@ -257,6 +262,11 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
         message: message.map_or_else(|| general_message(status), |message| shortened(&message)),
         param: inner.param.text().or_else(|| outer.param.text()).map(|param| param.into_owned().into()),
     }
+}
+
+/// A number that is the HTTP status of an error.
+fn error_status(number: Raw<'_>) -> Option<u16> {
+    number.scalar()?.parse().ok().filter(|status| (400..600).contains(status))
 }
 
 fn plain_error(status: u16, text: &str) -> ApiError {
@@ -384,7 +394,7 @@ mod tests {
     fn errors_of_many_providers_are_understood() {
         // (status, body) → (status, type, code, message)
         type Told = (u16, &'static str, Option<&'static str>, &'static str);
-        let cases: [(u16, &str, Told); 14] = [
+        let cases: [(u16, &str, Told); 17] = [
             (
                 404,
                 r#"{"error":"model 'x' not found"}"#,
@@ -435,6 +445,22 @@ mod tests {
                 200,
                 r#"{"type":"error","code":"server_error","message":"oops","param":null}"#,
                 (500, "server_error", Some("server_error"), "oops"),
+            ),
+            // OpenRouter, with the status of a success: its code is the status.
+            (
+                200,
+                r#"{"error":{"message":"slow","code":429}}"#,
+                (429, "rate_limit_error", Some("429"), "slow"),
+            ),
+            (
+                200,
+                r#"{"error":{"message":"broke","code":"402","status":429}}"#,
+                (402, "invalid_request_error", Some("402"), "broke"),
+            ),
+            (
+                200,
+                r#"{"error":{"message":"odd","code":7},"status":404}"#,
+                (404, "invalid_request_error", Some("7"), "odd"),
             ),
         ];
         for (status, body, expected) in cases {

@@ -172,13 +172,33 @@ impl<'de> Raw<'de> {
     }
 }
 
-/// A count of tokens: a whole number, else unknown.
+/// A count of tokens: a whole number, also when it is written with a fraction of zero; anything else is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) Option<u64>);
 
+impl Count {
+    /// More tokens than this in one answer are a provider's mistake (-1 as an unsigned number, mostly), and sums that once held
+    /// one could never be right again.
+    const MAX: u64 = 1 << 40;
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "checked: whole, and within 2^40"
+    )]
+    fn of(raw: Raw<'_>) -> Option<u64> {
+        if let Some(count) = raw.count() {
+            return Some(count).filter(|count| *count <= Self::MAX);
+        }
+        let number: f64 = raw.0?.parse().ok()?;
+        (number.fract() == 0.0 && (0.0..=Self::MAX as f64).contains(&number)).then_some(number as u64)
+    }
+}
+
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Raw::deserialize(deserializer).map(|raw| Self(raw.count()))
+        Raw::deserialize(deserializer).map(|raw| Self(Self::of(raw)))
     }
 }
 

@@ -1,7 +1,17 @@
-//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings).
+//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings). Whoever reads usage reads it here,
+//! so that what is counted is what a client is told.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::lenient::{Count, json_object};
 use crate::domain::usage::Usage;
+
+/// Reads the usage in an answer that has been parsed already.
+pub(crate) fn read<T: DeserializeOwned + Default>(usage: &Value) -> T {
+    // Its fields are read from text. There are a dozen at most, once for each answer that is converted.
+    serde_json::from_str(&usage.to_string()).unwrap_or_default()
+}
 
 json_object! {
     /// `usage` of chat completions and embeddings, with what OpenAI-compatible providers add.
@@ -94,6 +104,14 @@ json_object! {
         cache_read: Count = "cache_read_input_tokens",
         cache_write: Count = "cache_creation_input_tokens",
         output_tokens: Count = "output_tokens",
+        output_details: OutputDetails = "output_tokens_details",
+    }
+}
+
+json_object! {
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct OutputDetails {
+        thinking_tokens: Count = "thinking_tokens",
     }
 }
 
@@ -106,6 +124,7 @@ impl AnthropicUsage {
             (&mut self.cache_read, later.cache_read),
             (&mut self.cache_write, later.cache_write),
             (&mut self.output_tokens, later.output_tokens),
+            (&mut self.output_details.thinking_tokens, later.output_details.thinking_tokens),
         ] {
             mine.0 = theirs.0.or(mine.0);
         }
@@ -120,7 +139,7 @@ impl AnthropicUsage {
             completion: self.output_tokens.0,
             cached: self.cache_read.0,
             cache_write: self.cache_write.0,
-            reasoning: None,
+            reasoning: self.output_details.thinking_tokens.0,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::error::{ApiError, parse_error};
 use super::lenient::{Raw, json_object};
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
@@ -31,8 +32,8 @@ pub struct Seen {
     /// The last value that was said of each field.
     pub usage: Usage,
     pub finish_reason: Option<FinishReason>,
-    /// Whether the answer is complete: chat a finish reason or `[DONE]`, Anthropic `message_stop`, Responses
-    /// `response.completed`, `.incomplete` or `.failed`. A stream that ends before was cut.
+    /// Whether the answer is complete: chat `[DONE]` or a finish reason of every choice that has begun, Anthropic
+    /// `message_stop`, Responses `response.completed`, `.incomplete` or `.failed`. A stream that ends before was cut.
     pub terminal: bool,
     /// Whether `[DONE]` came.
     pub done: bool,
@@ -63,12 +64,22 @@ struct Reader {
     format: ApiFormat,
     /// The usage of an Anthropic stream as written so far.
     usage: AnthropicUsage,
+    /// The choices of a chat.
+    choices: chat::Progress,
     template: Template,
+    /// The first error that the provider sent as an event. Boxed, because there hardly ever is one.
+    failure: Option<Box<ApiError>>,
 }
 
 impl Reader {
     fn new(format: ApiFormat) -> Self {
-        Self { format, usage: AnthropicUsage::default(), template: Template::default() }
+        Self {
+            format,
+            usage: AnthropicUsage::default(),
+            choices: chat::Progress::default(),
+            template: Template::default(),
+            failure: None,
+        }
     }
 
     fn read(&mut self, event: &SseEvent<'_>, seen: &mut Seen) -> Kind {
@@ -87,12 +98,15 @@ impl Reader {
             return Kind::Content;
         }
         let kind = match self.format {
-            ApiFormat::OpenAiChat => chat::read(data, seen),
+            ApiFormat::OpenAiChat => chat::read(data, &mut self.choices, seen),
             ApiFormat::OpenAiResponses => responses::read(data, seen),
             ApiFormat::Anthropic => anthropic::read(data, &mut self.usage, seen),
         };
         if failed && seen.error.is_none() {
             seen.error = Some(Failure::code_of_event(data));
+        }
+        if seen.error.is_some() && self.failure.is_none() {
+            self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
         }
         if kind == Some(Kind::Content) && !failed {
             self.template.learn(data.as_bytes());
@@ -132,6 +146,16 @@ impl StreamWatcher {
     /// What was seen so far.
     pub fn seen(&self) -> &Seen {
         &self.seen
+    }
+
+    /// Whether the stream has said its last word: nothing may follow, however its connection ends.
+    pub fn is_over(&self) -> bool {
+        self.seen.done || (self.seen.terminal && self.reader.format != ApiFormat::OpenAiChat)
+    }
+
+    /// The error whose code is in [`Seen::error`], with the status that it would have had outside of a stream.
+    pub fn failure(&self) -> Option<&ApiError> {
+        self.reader.failure.as_deref()
     }
 
     /// Whether what was forwarded ends where an event ends, so that another event may follow. What is held back does not

@@ -3,52 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::domain::usage::Usage;
-use crate::wire::convert::fields::count;
-
-/// The fields as written. A stream reports them in pieces and repeats only some, so they are kept apart until they are read:
-/// the sum needs the last value of each.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Reported {
-    input: Option<u64>,
-    cache_read: Option<u64>,
-    cache_write: Option<u64>,
-    output: Option<u64>,
-    thinking: Option<u64>,
-}
-
-impl Reported {
-    /// Takes every field that `usage` has.
-    pub(crate) fn merge(&mut self, usage: &Value) {
-        let field = |path: &str| usage.pointer(path).and_then(count);
-        for (mine, path) in [
-            (&mut self.input, "/input_tokens"),
-            (&mut self.cache_read, "/cache_read_input_tokens"),
-            (&mut self.cache_write, "/cache_creation_input_tokens"),
-            (&mut self.output, "/output_tokens"),
-            (&mut self.thinking, "/output_tokens_details/thinking_tokens"),
-        ] {
-            *mine = field(path).or(*mine);
-        }
-    }
-
-    /// In the gateway's terms: the prompt is all input tokens, cached or not.
-    pub(crate) fn usage(&self) -> Usage {
-        let cached = self.cache_read.unwrap_or(0).saturating_add(self.cache_write.unwrap_or(0));
-        Usage {
-            prompt: self.input.map(|tokens| tokens.saturating_add(cached)),
-            completion: self.output,
-            cached: self.cache_read,
-            cache_write: self.cache_write,
-            reasoning: self.thinking,
-        }
-    }
-}
+use crate::wire::usage::{AnthropicUsage, read};
 
 /// Reads what a provider reported in one piece.
 pub(crate) fn decode(usage: &Value) -> Usage {
-    let mut reported = Reported::default();
-    reported.merge(usage);
-    reported.usage()
+    read::<AnthropicUsage>(usage).usage()
 }
 
 /// Writes it; the counts of tokens are required here, so what was not reported is 0.
@@ -77,13 +36,5 @@ mod tests {
         }));
         assert_eq!(usage.prompt, Some(111));
         assert_eq!(decode(&encode(&usage)), usage);
-    }
-
-    #[test]
-    fn the_last_value_of_each_field_wins() {
-        let mut reported = Reported::default();
-        reported.merge(&json!({"input_tokens": 43, "cache_read_input_tokens": 7, "output_tokens": 1}));
-        reported.merge(&json!({"input_tokens": 61, "output_tokens": 2}));
-        assert_eq!((reported.usage().prompt, reported.usage().completion), (Some(68), Some(2)));
     }
 }

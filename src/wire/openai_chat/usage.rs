@@ -3,21 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::domain::usage::Usage;
-use crate::wire::convert::fields::count;
+use crate::wire::usage::{ChatUsage, read};
 
 /// Reads what a provider reported, with what OpenAI-compatible ones add.
 pub(crate) fn decode(usage: &Value) -> Usage {
-    let field = |path: &str| usage.pointer(path).and_then(count);
-    // As reported, like everywhere in the gateway: xAI counts reasoning beside `completion_tokens`, OpenAI within them.
-    Usage {
-        prompt: field("/prompt_tokens"),
-        completion: field("/completion_tokens"),
-        cached: field("/prompt_tokens_details/cached_tokens")
-            .or_else(|| field("/prompt_cache_hit_tokens"))
-            .or_else(|| field("/cached_tokens")),
-        cache_write: field("/prompt_tokens_details/cache_write_tokens"),
-        reasoning: field("/completion_tokens_details/reasoning_tokens"),
-    }
+    read::<ChatUsage>(usage).usage()
 }
 
 /// Writes it; what was not reported is left out where the format allows, and is 0 where not.
@@ -47,7 +37,10 @@ mod tests {
             "prompt_tokens_details": {"cached_tokens": 306}, "completion_tokens_details": {"reasoning_tokens": 227},
         });
         let usage = decode(&xai);
-        assert_eq!((usage.prompt, usage.completion, usage.reasoning), (Some(307), Some(26), Some(227)));
+        assert_eq!((usage.prompt, usage.completion, usage.reasoning), (Some(307), Some(253), Some(227)));
+        assert_eq!(decode(&encode(&usage)), usage, "all output tokens, as everywhere in the gateway");
+        let proxy = json!({"prompt_tokens": 9.0, "completion_tokens": 5, "cache_creation_input_tokens": 4});
+        assert_eq!((decode(&proxy).prompt, decode(&proxy).cache_write), (Some(9), Some(4)));
         let deepseek = json!({"prompt_tokens": 339, "completion_tokens": 83, "prompt_cache_hit_tokens": 320});
         assert_eq!(decode(&deepseek).cached, Some(320));
         assert_eq!(decode(&json!({"prompt_tokens": "many"})), Usage::default());

@@ -3,18 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::domain::usage::Usage;
-use crate::wire::convert::fields::count;
+use crate::wire::usage::{ResponsesUsage, read};
 
 /// Reads what a provider reported.
 pub(crate) fn decode(usage: &Value) -> Usage {
-    let field = |path: &str| usage.pointer(path).and_then(count);
-    Usage {
-        prompt: field("/input_tokens"),
-        completion: field("/output_tokens"),
-        cached: field("/input_tokens_details/cached_tokens"),
-        cache_write: field("/input_tokens_details/cache_write_tokens"),
-        reasoning: field("/output_tokens_details/reasoning_tokens"),
-    }
+    read::<ResponsesUsage>(usage).usage()
 }
 
 /// Writes it. All fields are required here, so what was not reported is 0; nothing reported at all is `null`.

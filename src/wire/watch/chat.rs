@@ -2,7 +2,7 @@
 
 use super::{Failure, Kind, Seen};
 use crate::domain::label::FinishReason;
-use crate::wire::lenient::{Array, Fold, Raw, json_object};
+use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
 use crate::wire::usage::ChatUsage;
 
 json_object! {
@@ -25,6 +25,7 @@ json_object! {
 json_object! {
     /// One choice of a chunk or of a whole answer.
     pub(crate) struct Choice<'de> {
+        index: Count = "index",
         delta: Delta<'de> = "delta",
         finish_reason: Raw<'de> = "finish_reason",
     }
@@ -84,8 +85,33 @@ impl Delta<'_> {
 pub(crate) struct Choices {
     count: usize,
     says_something: bool,
+    progress: Progress,
     /// Of the last choice that has one.
     pub(crate) finish_reason: Option<FinishReason>,
+}
+
+/// Which choices have begun, and which have finished: a bit for each.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    begun: u64,
+    finished: u64,
+}
+
+impl Progress {
+    fn add(&mut self, index: Option<u64>, finished: bool) {
+        let bit = 1 << index.unwrap_or(0).min(63);
+        self.begun |= bit;
+        self.finished |= if finished { bit } else { 0 };
+    }
+
+    fn merge(&mut self, later: &Self) {
+        self.begun |= later.begun;
+        self.finished |= later.finished;
+    }
+
+    fn is_complete(&self) -> bool {
+        self.finished != 0 && self.finished == self.begun
+    }
 }
 
 impl<'de> Fold<'de> for Choices {
@@ -94,7 +120,9 @@ impl<'de> Fold<'de> for Choices {
     fn add(&mut self, choice: Choice<'de>) {
         self.count += 1;
         self.says_something |= choice.delta.says_something();
-        self.finish_reason = choice.finish_reason.text().as_deref().map(finish_reason).or(self.finish_reason);
+        let reason = choice.finish_reason.text().as_deref().map(finish_reason);
+        self.progress.add(choice.index.0, reason.is_some());
+        self.finish_reason = reason.or(self.finish_reason);
     }
 }
 
@@ -110,7 +138,7 @@ fn finish_reason(text: &str) -> FinishReason {
 }
 
 /// Reads one event; `None`: it is not JSON.
-pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
+pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Option<Kind> {
     let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
     let mut error = chunk.error;
     let mut usage = chunk.usage;
@@ -128,9 +156,10 @@ pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
         }
         if choices.finish_reason.is_some() {
             seen.finish_reason = choices.finish_reason;
-            seen.terminal = true;
             kind = Kind::Telling;
         }
+        progress.merge(&choices.progress);
+        seen.terminal = seen.done || progress.is_complete();
         usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
     }
     if let Some(usage) = usage.object::<ChatUsage>() {

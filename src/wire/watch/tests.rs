@@ -223,9 +223,13 @@ fn an_endless_event_is_let_go_and_the_watching_goes_on() {
 
 #[test]
 fn odd_fields_do_not_break_the_watching() {
-    let cases: [(&str, Seen); 13] = [
+    let cases: [(&str, Seen); 14] = [
         (r#"{"choices":"no","usage":[1],"x_groq":7,"error":false}"#, Seen::default()),
-        (r#"{"usage":{"prompt_tokens":"12","completion_tokens":7.0,"total_tokens":-1}}"#, Seen::default()),
+        (
+            r#"{"usage":{"prompt_tokens":"12","completion_tokens":7.0,"total_tokens":-1}}"#,
+            Seen { usage: usage([None, Some(7), None, None, None]), ..Seen::default() },
+        ),
+        (r#"{"usage":{"prompt_tokens":18446744073709551615,"completion_tokens":7.5}}"#, Seen::default()),
         (
             r#"{"usage":{"prompt_tokens":99999999999999999999,"completion_tokens":3,"prompt_tokens_details":[]}}"#,
             Seen { usage: usage([None, Some(3), None, None, None]), ..Seen::default() },
@@ -440,4 +444,26 @@ proptest! {
             let _ = observe_answer(Call::Completion(format), json.as_bytes());
         }
     }
+}
+
+#[test]
+fn a_chat_is_complete_when_every_choice_that_began_is() {
+    let choice = |index: u64, reason: Option<&str>| {
+        let reason = reason.map_or("null".to_owned(), |reason| format!("\"{reason}\""));
+        Bytes::from(format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{\"content\":\"a\"}},\"finish_reason\":{reason}}}]}}\n\n"
+        ))
+    };
+    let mut watcher = StreamWatcher::new(ApiFormat::OpenAiChat, false);
+    let mut after = |event: Bytes| {
+        watcher.feed(event);
+        watcher.seen().terminal
+    };
+    assert!(!after(choice(0, None)));
+    assert!(!after(choice(1, None)));
+    assert!(!after(choice(0, Some("stop"))), "the other one goes on");
+    assert!(!after(choice(1, None)));
+    assert!(after(choice(1, Some("length"))));
+    assert!(!after(choice(2, None)), "one that begins late");
+    assert!(after(Bytes::from_static(b"data: [DONE]\n\n")));
 }

@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use crate::domain::chat::{Block, Seal, StopReason, StreamEvent, ToolKind};
 use crate::wire::anthropic::answer;
-use crate::wire::anthropic::usage::Reported;
 use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_object, take_string};
+use crate::wire::usage::{AnthropicUsage, read};
 
 /// What to remember between events.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    usage: Reported,
+    usage: AnthropicUsage,
     stopped: bool,
     next_key: u32,
     /// Blocks that are being generated; those that mean something only to Anthropic are not among them.
@@ -83,7 +83,7 @@ impl Decoder {
 
     fn report(&mut self, usage: Option<&Value>, events: &mut Vec<StreamEvent>) {
         if let Some(usage) = usage.filter(|usage| usage.is_object()) {
-            self.usage.merge(usage);
+            self.usage.merge(&read(usage));
             events.push(StreamEvent::Usage(self.usage.usage()));
         }
     }

@@ -75,7 +75,8 @@ impl Decoder {
                 self.stop(Some(&reason), events);
             }
         }
-        if let Some(reported) = chunk.get("usage").filter(|usage| usage.is_object()) {
+        let groq = || chunk.get("x_groq").and_then(|groq| groq.get("usage"));
+        if let Some(reported) = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq) {
             events.push(StreamEvent::Usage(usage::decode(reported)));
         }
     }
