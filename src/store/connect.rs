@@ -129,10 +129,8 @@ pub async fn connect(settings: &Settings) -> StoreResult<DatabaseConnection> {
 /// [`StoreError::Open`]: the URL is wrong.
 pub fn log_writer(settings: &Settings, shared: &DatabaseConnection) -> StoreResult<LogWriter> {
     let location = Location::of(&settings.database_url)?;
-    // Parameters (read-only, another file system layer) are for sqlx to understand.
-    let plain = !settings.database_url.contains('?') || settings.database_url.ends_with("?mode=rwc");
     Ok(match location {
-        Location::SqliteFile(path) if plain => {
+        Location::SqliteFile(path) if is_plain(&settings.database_url) => {
             // FULL: when a batch is in, the journal forgets it, so it must be on the disk. That is one sync for each batch, and
             // no request waits for it.
             let pragmas = format!(
@@ -145,6 +143,11 @@ pub fn log_writer(settings: &Settings, shared: &DatabaseConnection) -> StoreResu
         }
         _ => LogWriter::shared(shared.clone()),
     })
+}
+
+/// Whether the URL of a SQLite file has no parameters that only sqlx understands (read-only, another file system layer).
+fn is_plain(database_url: &str) -> bool {
+    !database_url.contains('?') || database_url.ends_with("?mode=rwc")
 }
 
 /// One trivial query: is the database there?
@@ -174,13 +177,18 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                 )));
             }
             // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose an administrator's last
-            // changes but never corrupts.
+            // changes but never corrupts. Where the request log writes over these connections too, its batches must be on
+            // the disk, as on a connection of its own.
+            let synchronous = match is_plain(&settings.database_url) {
+                true => SqliteSynchronous::Normal,
+                false => SqliteSynchronous::Full,
+            };
             options = options
                 .create_if_missing(!settings.database_url.contains("mode=ro"))
                 .page_size(SQLITE_PAGE_SIZE)
                 .journal_mode(SqliteJournalMode::Wal)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string())
-                .synchronous(SqliteSynchronous::Normal);
+                .synchronous(synchronous);
             // A full disk may make SQLite end a transaction by itself. The driver goes on believing that it is in one, and
             // would never begin another.
             pool = pool

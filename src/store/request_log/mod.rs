@@ -18,7 +18,7 @@ pub use read::{Cursor, LogFilter, Page, count, find_by_request_id, get, list};
 pub use row::{LogRow, REQUEST_ID_MAX_BYTES};
 pub use stats::{Bucket, ModelCount, Overview, StatsRange, Totals, overview};
 pub use usage::{Sums, Usage, UsageFilter, UsageGroup, UsageSum, usage, usage_by};
-pub use write::{Inserted, delete, insert_batch, insert_what_fits, prune};
+pub use write::{delete, insert_batch, prune};
 pub use writer::LogWriter;
 
 #[cfg(test)]

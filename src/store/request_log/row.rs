@@ -96,11 +96,6 @@ pub struct LogRow {
 }
 
 impl LogRow {
-    /// The row without its bodies: what is kept when there is no room for them.
-    pub fn without_bodies(self) -> Self {
-        Self { request_body: None, response_body: None, ..self }
-    }
-
     /// Bytes that its texts take: what a batch is measured by.
     pub(super) fn weight(&self) -> usize {
         let length = |text: Option<&str>| text.map_or(0, str::len);

@@ -71,40 +71,6 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
     Ok(inserted)
 }
 
-/// What [`insert_what_fits`] did.
-#[derive(Debug, Default)]
-pub struct Inserted {
-    /// Rows that were new.
-    pub inserted: u64,
-    /// Rows that the database refuses, whoever sends them and when, with its reason.
-    pub refused: Vec<(Uuid, String)>,
-}
-
-/// As [`insert_batch`], but a row that the database refuses for what it holds does not keep the others out: the batch is
-/// halved until it stands alone.
-///
-/// # Errors
-/// As [`insert_batch`], a transient one. Some rows may have been written; writing them again is harmless, but they
-/// are not new then.
-pub async fn insert_what_fits(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<Inserted> {
-    let mut done = Inserted::default();
-    let mut batches = vec![rows];
-    while let Some(batch) = batches.pop() {
-        match insert_batch(writer, batch).await {
-            Ok(inserted) => done.inserted += inserted,
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => match batch {
-                [row] => done.refused.push((row.id, error.to_string())),
-                batch => {
-                    let (front, back) = batch.split_at(batch.len() / 2);
-                    batches.extend([back, front]);
-                }
-            },
-        }
-    }
-    Ok(done)
-}
-
 /// Deletes one row for good. The sums by day stay.
 ///
 /// # Errors

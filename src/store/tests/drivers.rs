@@ -78,7 +78,7 @@ async fn the_log_goes_on_after_the_disk_was_full() {
 }
 
 #[tokio::test]
-async fn a_refused_row_does_not_keep_the_others_out() {
+async fn what_the_database_refuses_is_told_from_what_it_cannot_do_now() {
     on_each(async |t| {
         let mut batch: Vec<LogRow> = (0..9).map(|_| row()).collect();
         // Nothing that a record becomes looks like this; a journal damaged in a clever way might.
@@ -91,15 +91,15 @@ async fn a_refused_row_does_not_keep_the_others_out() {
         let error = log::insert_batch(&t.log, &batch).await.unwrap_err();
         assert!(!error.is_transient(), "{error}");
         assert_eq!(rows(t, LogTable::Completions).await, 0, "all or nothing");
-        let done = log::insert_what_fits(&t.log, &batch).await.unwrap();
-        assert_eq!(done.inserted, 8);
-        assert_eq!(done.refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [batch[4].id]);
+        for (part, new) in [(&batch[..4], 4), (&batch[5..], 4)] {
+            assert_eq!(log::insert_batch(&t.log, part).await.unwrap(), new, "the others go in");
+        }
 
         // Good rows: with the bad one among them, PostgreSQL may name either fault first (it reads the values before
         // it looks for the table when the statement is already prepared).
-        let good = &batch[..4];
+        let good = [row(), row()];
         t.sql("ALTER TABLE completions RENAME TO away").await;
-        let error = log::insert_batch(&t.log, good).await.unwrap_err();
+        let error = log::insert_batch(&t.log, &good).await.unwrap_err();
         assert!(error.is_transient(), "a schema can be repaired: {error}");
         t.sql("ALTER TABLE away RENAME TO completions").await;
         let away = if t.is_postgres() {
@@ -108,7 +108,7 @@ async fn a_refused_row_does_not_keep_the_others_out() {
         } else {
             log::LogWriter::to_file(t.db.clone(), t.folder.path().join("away.db"), String::new())
         };
-        assert!(log::insert_what_fits(&away, good).await.unwrap_err().is_transient(), "no database");
+        assert!(log::insert_batch(&away, &good).await.unwrap_err().is_transient(), "no database");
     })
     .await;
 }
@@ -127,4 +127,18 @@ async fn only_a_plain_sqlite_file_has_a_connection_of_its_own() {
         assert_eq!(connect::log_writer(&Settings::new(url), &db).unwrap().holds_thread(), own, "{url}");
     }
     db.close().await.unwrap();
+}
+
+/// A batch is on the disk before the journal forgets it (2 is FULL, 1 NORMAL), whichever connection it is written over.
+#[tokio::test]
+async fn connections_that_the_request_log_shares_sync_what_they_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("gate.db").display());
+    for (parameters, synchronous) in [("", 1), ("?vfs=unix", 2), ("?mode=rwc&vfs=unix", 2)] {
+        let db = connect::connect(&Settings::new(format!("{url}{parameters}"))).await.unwrap();
+        let pragma = sea_orm::Statement::from_string(db.get_database_backend(), "PRAGMA synchronous");
+        let row = db.query_one_raw(pragma).await.unwrap().unwrap();
+        assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), synchronous, "{parameters}");
+        db.close().await.unwrap();
+    }
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use super::crypt::{Cipher, EncryptionKey};
-use super::request_log::LogWriter;
+use super::request_log::{LogRow, LogWriter};
 use super::{Settings, connect, log_writer, migrate};
 
 /// A migrated database, gone after the test.
@@ -41,6 +41,12 @@ impl TestDb {
     async fn number(&self, sql: &str) -> i64 {
         let statement = sea_orm::Statement::from_string(self.db.get_database_backend(), sql);
         self.db.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+}
+
+impl LogRow {
+    fn without_bodies(self) -> Self {
+        Self { request_body: None, response_body: None, ..self }
     }
 }
 
