@@ -29,6 +29,9 @@ use retention::Retention;
 /// The end does not wait longer for connections to a database that does not answer; the server notices by itself.
 const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long requests that are ended may take to end.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why the gateway did not start. Displays as one line.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -143,10 +146,11 @@ impl RunningApp {
         let address = local_address(&main)?;
         let metrics_address = metrics.as_ref().map(local_address).transpose()?;
         let surface = Surface::new(&state, &settings.allowed_origins, metrics.is_none());
-        servers.spawn(serve::serve(main, surface, stop.clone()));
+        servers.spawn(serve::serve(main, surface, stop.clone(), gateway.abandoned().clone()));
         if let Some(metrics) = metrics {
             // Until the very end: the last scrape is the one that sees the last requests.
-            tasks.spawn(serve::serve(metrics, Surface::metrics(&state), stop_tasks.clone()));
+            let never = CancellationToken::new();
+            tasks.spawn(serve::serve(metrics, Surface::metrics(&state), stop_tasks.clone(), never));
         }
         let subscription =
             limits.coordination.as_ref().map(|coordination| background.follow(coordination, &tasks));
@@ -227,6 +231,15 @@ impl RunningApp {
         .is_ok();
         if !finished {
             tracing::warn!("requests were still running at the end of the grace");
+            // They end now, so that they are counted, charged and logged while there is somebody to do it.
+            self.gateway.abandon();
+            let ended = async {
+                self.servers.wait().await;
+                self.gateway.drained().await;
+            };
+            if tokio::time::timeout(ABANDON_TIMEOUT, ended).await.is_err() {
+                tracing::error!("requests do not end");
+            }
         }
         // The log gets some time of its own: what is left is in the journal, and the next start replays it.
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());

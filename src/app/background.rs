@@ -102,7 +102,9 @@ impl Background {
 
     /// Sets the gauges of keys, providers and models. A failure keeps their last values.
     pub(super) async fn refresh_gauges(&self) {
-        match tokio::time::timeout(REFRESH_TIMEOUT, store::counts(&self.database)).await {
+        let counts = tokio::time::timeout(REFRESH_TIMEOUT, store::counts(&self.database)).await;
+        self.telemetry.operations.database_up.read(matches!(counts, Ok(Ok(_))));
+        match counts {
             Ok(Ok(counts)) => {
                 let keys = self.key_usage().await;
                 let counts = EntityCounts {

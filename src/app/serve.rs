@@ -2,9 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body::{Body, Frame, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -17,8 +21,20 @@ use crate::http::Surface;
 /// After an error that is not one connection's (out of file descriptors, mostly) accepting rests for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`; then accepts no more, lets running requests finish, and returns.
-pub(super) async fn serve(listener: TcpListener, surface: Surface, stop: CancellationToken) {
+/// A connection over which nothing is answered for so long is closed, whether it is silent or has sent half a head. Longer than
+/// the load balancers of the large clouds keep theirs (600 s): they must be the ones to close.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
+
+/// At the end a connection that asks nothing has so long to send the rest of a head, or to take the rest of an answer.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Serves until `stop`; then accepts no more, lets running requests finish, or until `cut` ends them, and returns.
+pub(super) async fn serve(
+    listener: TcpListener,
+    surface: Surface,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -27,7 +43,7 @@ pub(super) async fn serve(listener: TcpListener, surface: Surface, stop: Cancell
         };
         match accepted {
             Ok((stream, peer)) => {
-                drop(connections.spawn(attend(stream, peer, surface.clone(), stop.clone())));
+                drop(connections.spawn(attend(stream, peer, surface.clone(), stop.clone(), cut.clone())));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -44,25 +60,111 @@ pub(super) async fn serve(listener: TcpListener, surface: Surface, stop: Cancell
     connections.wait().await;
 }
 
-async fn attend(stream: TcpStream, peer: SocketAddr, surface: Surface, stop: CancellationToken) {
+async fn attend(
+    stream: TcpStream,
+    peer: SocketAddr,
+    surface: Surface,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) {
     // Chunks of a stream are small and must not wait for each other (Nagle).
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
     let builder = auto::Builder::new(TokioExecutor::new());
-    let service = service_fn(move |request| surface.clone().answer(request, peer));
+    let activity = Arc::<Activity>::default();
+    let seen = activity.clone();
+    let service = service_fn(move |request| {
+        let answering = seen.clone().begin();
+        let surface = surface.clone();
+        async move {
+            let response = surface.answer(request, peer).await?;
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _answering: answering }))
+        }
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                biased;
+                served = connection => served,
+                () = activity.ceased(LINGER) => return,
+                () = cut.cancelled() => return,
+            }
         }
+        () = activity.ceased(IDLE_TIMEOUT) => return,
     };
     if let Err(error) = served {
         // Clients come and go as they like.
         tracing::debug!(error, "a connection broke");
+    }
+}
+
+/// What one connection does.
+#[derive(Default)]
+struct Activity {
+    /// Requests that have begun.
+    begun: AtomicU64,
+    /// Requests whose answer has been handed over.
+    done: AtomicU64,
+}
+
+impl Activity {
+    fn begin(self: Arc<Self>) -> Answering {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Answering(self)
+    }
+
+    /// Waits until nothing has been answered, nor asked, for `silence` to twice as long. No clock is looked at for a request.
+    async fn ceased(&self, silence: Duration) {
+        let mut before = None;
+        loop {
+            tokio::time::sleep(silence).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            let quiet = begun == self.done.load(Ordering::Relaxed);
+            if quiet && before == Some(begun) {
+                return;
+            }
+            before = quiet.then_some(begun);
+        }
+    }
+}
+
+/// A request that is being answered.
+struct Answering(Arc<Activity>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, which is being answered until hyper has all of it.
+struct Answer<B> {
+    body: B,
+    _answering: Answering,
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

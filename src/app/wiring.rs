@@ -67,7 +67,7 @@ pub(super) fn request_log(
         max_size: settings.journal_max_size.bytes() as u64,
         ..JournalConfig::default()
     };
-    telemetry.operations.database_up.set(1.0);
+    telemetry.operations.database_up.read(true);
     let observer = telemetry.clone();
     let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
     RequestLog::start(journal, DatabaseSink::new(writer), WriterConfig::default())
@@ -80,7 +80,7 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
         LogEvent::RowsWritten { table, rows } => operations.log(table).rows.increment(rows),
         LogEvent::Flushed { table, took } => operations.log(table).flush_duration.record(took.as_secs_f64()),
         LogEvent::Retried { table } => operations.log(table).retries.increment(1),
-        LogEvent::DatabaseUp(up) => operations.database_up.set(if up { 1.0 } else { 0.0 }),
+        LogEvent::DatabaseUp(up) => operations.database_up.wrote(up),
         LogEvent::PayloadsDropped { table, rows } => operations.log(table).payloads_dropped.increment(rows),
         LogEvent::RowsDropped { table, rows } | LogEvent::RowsRejected { table, rows } => {
             operations.log(table).rows_dropped.increment(rows);

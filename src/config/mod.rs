@@ -133,11 +133,11 @@ settings! {
     gauge_refresh_interval: Span = "GAUGE_REFRESH_INTERVAL", "15s";
     /// How often keys and routes are read again from the database.
     snapshot_refresh_interval: Span = "SNAPSHOT_REFRESH_INTERVAL", "30s";
-    /// How long a provider may take to its first byte.
+    /// How long a provider may take: to the first bytes of a stream, to the end of any other answer.
     upstream_timeout: Span = "UPSTREAM_TIMEOUT", "10m";
-    /// How long a connection to a provider may take.
+    /// How long a connection to a provider may take: name, TCP, a proxy's tunnel and TLS together.
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
-    /// How long a provider may stay silent in the middle of an answer.
+    /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
     /// How long to go on reading an answer whose client has left, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";

@@ -24,7 +24,7 @@ use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer};
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::dispatch::Job;
+use super::dispatch::{Job, name_answer};
 use super::finish::FinishGuard;
 use super::reading::fold;
 use super::refusal::Refusal;
@@ -34,9 +34,10 @@ const HEADER: &str = "x-nexusgate-reqid";
 const MAX_LENGTH: usize = 127;
 /// How soon it is worth asking again for a running request.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long a finished answer is kept here at least, and how many at most.
+/// How long a finished answer is kept here at least, and how many at most, with how many bytes together.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 const MAX_KEPT: usize = 10_000;
+const MAX_KEPT_BYTES: usize = 64 << 20;
 
 /// The id of the request, if it carries one.
 ///
@@ -63,6 +64,16 @@ pub(super) struct Ids(Mutex<HashMap<IdKey, State>>);
 enum State {
     Running,
     Finished(Finished),
+}
+
+impl State {
+    /// What a repeated request gets.
+    fn answer(&self) -> Result<Kept, Refusal> {
+        match self {
+            Self::Running => Err(busy()),
+            Self::Finished(finished) => Ok(finished.answer.clone()),
+        }
+    }
 }
 
 struct Finished {
@@ -103,27 +114,39 @@ impl Ids {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets answers whose rows are in the database (`all_written`), and the oldest past the maximum.
-    pub(super) fn sweep(&self, all_written: bool) {
+    fn known(&self, key: &IdKey) -> Result<Option<Kept>, Refusal> {
+        self.lock().get(key).map(State::answer).transpose()
+    }
+
+    /// Forgets answers that are in the database, that is those older than the oldest row which is not (`unwritten`), and the
+    /// oldest past the maximum.
+    pub(super) fn sweep(&self, unwritten: Option<Duration>) {
         let mut ids = self.lock();
-        if all_written {
-            ids.retain(
-                |_, state| !matches!(state, State::Finished(finished) if finished.at.elapsed() > KEPT_FOR),
-            );
+        let written = unwritten.unwrap_or_default() + KEPT_FOR;
+        ids.retain(|_, state| !matches!(state, State::Finished(finished) if finished.at.elapsed() > written));
+
+        let mut kept: Vec<(Instant, usize)> = (ids.values())
+            .filter_map(|state| match state {
+                State::Finished(finished) => Some((finished.at, finished.answer.size())),
+                State::Running => None,
+            })
+            .collect();
+        // The newest first; the first one that is too much, and all that are older, go.
+        kept.sort_unstable_by(|a, b| b.cmp(a));
+        let mut bytes = 0;
+        let surplus = kept.iter().enumerate().find(|(before, (_, size))| {
+            bytes += size;
+            *before >= MAX_KEPT || bytes > MAX_KEPT_BYTES
+        });
+        if let Some((_, &(limit, _))) = surplus {
+            ids.retain(|_, state| !matches!(state, State::Finished(finished) if finished.at <= limit));
         }
-        if ids.len() > MAX_KEPT {
-            let mut ages: Vec<Instant> = (ids.values())
-                .filter_map(|state| match state {
-                    State::Finished(finished) => Some(finished.at),
-                    State::Running => None,
-                })
-                .collect();
-            ages.sort_unstable();
-            let surplus = ids.len() - MAX_KEPT;
-            if let Some(limit) = ages.get(surplus.min(ages.len()).saturating_sub(1)).copied() {
-                ids.retain(|_, state| !matches!(state, State::Finished(finished) if finished.at <= limit));
-            }
-        }
+    }
+}
+
+impl Kept {
+    fn size(&self) -> usize {
+        self.body.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -166,30 +189,40 @@ impl Gateway {
         // Formats share their ids: the same request may be repeated in another one.
         let family = if call == Call::Embedding { call } else { Call::Completion(ApiFormat::OpenAiChat) };
         let id_key = (key.id, family, request_id);
+        if let Some(kept) = self.ids().known(&id_key)? {
+            return Ok(Found::Answered(Stored(kept)));
+        }
+        // Before the id is taken, so that repeats which come together do not stand in each other's way.
+        let looking = Instant::now();
+        if let Some(row) = self.stored(call, key.id, &id_key.2).await {
+            return Ok(Found::Answered(Stored(row.into())));
+        }
         let mut claim = {
             let mut ids = self.ids().lock();
-            match ids.get(&id_key) {
-                Some(State::Running) => return Err(busy()),
-                Some(State::Finished(finished)) => {
-                    return Ok(Found::Answered(Stored(finished.answer.clone())));
-                }
-                None => {}
+            if let Some(state) = ids.get(&id_key) {
+                return state.answer().map(|kept| Found::Answered(Stored(kept)));
             }
             ids.insert(id_key.clone(), State::Running);
             Claim { ids: self.ids().clone(), key: Some(id_key.clone()), lock: None }
         };
+        // A request that ended since is known here for this long; in another replica it may have come and gone.
+        let look_again = self.coordination().is_some() || looking.elapsed() >= KEPT_FOR;
         if let Some(coordination) = self.coordination() {
-            claim.lock = match coordination.lock(key.id, &id_key.2).await {
+            claim.lock = match coordination.lock(call.table(), key.id, &id_key.2).await {
                 Lock::Held(guard) => Some(guard),
-                Lock::Busy => return Err(busy()),
+                // It may have completed there: the lock is held for a while after that.
+                Lock::Busy => {
+                    let row = self.stored(call, key.id, &id_key.2).await.ok_or_else(busy)?;
+                    return Ok(Found::Answered(Stored(row.into())));
+                }
                 // Without Redis the lock within this process has to do.
                 Lock::Unavailable => None,
             };
         }
-        match self.stored(call, key.id, &id_key.2).await {
-            Some(row) => Ok(Found::Answered(Stored(row.into()))),
-            None => Ok(Found::Free(claim)),
+        if look_again && let Some(row) = self.stored(call, key.id, &id_key.2).await {
+            return Ok(Found::Answered(Stored(row.into())));
         }
+        Ok(Found::Free(claim))
     }
 
     /// The log row that completed this id. When the database does not answer, the request runs: its answer matters more
@@ -213,6 +246,7 @@ impl Gateway {
     ) -> Response<GatewayBody> {
         let Stored(kept) = stored;
         guard.answered_from(kept.id);
+        let id = guard.record().id;
         let Some(body) = render(job, &kept) else {
             let message = "The request with this id has completed, but its answer was not kept.";
             guard.blame("answer_not_kept");
@@ -222,6 +256,7 @@ impl Gateway {
             let mut response = refusal.into_response(job.call);
             // It was accepted, so it is counted as such.
             response.extensions_mut().clear();
+            name_answer(response.headers_mut(), id, None);
             return response;
         };
         guard.answered(&body);
@@ -230,6 +265,7 @@ impl Gateway {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert("x-cache", HeaderValue::from_static("HIT"));
+        name_answer(headers, id, None);
         if let Ok(id) = HeaderValue::from_str(&kept.id.to_string()) {
             headers.insert("x-nexusgate-source", id);
         }
@@ -279,6 +315,48 @@ fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ids that finished so many seconds ago, each with an answer of so many bytes.
+    fn finished(all: impl IntoIterator<Item = (u64, usize)>) -> Ids {
+        let ids = Ids::default();
+        for (age, size) in all {
+            let at = Instant::now().checked_sub(Duration::from_secs(age)).expect("a time");
+            let body = Some(vec![b'x'; size].into());
+            let answer = Kept { id: Uuid::now_v7(), format: None, stream: false, body };
+            let state = State::Finished(Finished { answer, at, _lock: None });
+            ids.lock().insert((1, Call::Embedding, age.to_string()), state);
+        }
+        ids
+    }
+
+    fn ages(ids: &Ids) -> Vec<u64> {
+        let mut ages: Vec<u64> = ids.lock().keys().map(|(_, _, id)| id.parse().expect("a number")).collect();
+        ages.sort_unstable();
+        ages
+    }
+
+    #[test]
+    fn an_answer_is_forgotten_when_its_row_is_written_whatever_else_is_not() {
+        let ids = finished([(0, 1), (10, 1), (20, 1), (60, 1)]);
+        ids.sweep(Some(Duration::from_secs(30)));
+        assert_eq!(ages(&ids), [0, 10, 20]);
+        ids.sweep(Some(Duration::from_millis(400)));
+        assert_eq!(ages(&ids), [0]);
+        ids.sweep(None);
+        assert_eq!(ages(&ids), [0], "it is kept for a moment anyhow");
+    }
+
+    #[test]
+    fn while_nothing_is_written_the_oldest_answers_go() {
+        let ids = finished([(1, 40 << 20), (2, 20 << 20), (3, 20 << 20), (4, 1)]);
+        ids.lock().insert((1, Call::Embedding, "99".to_owned()), State::Running);
+        ids.sweep(Some(Duration::from_secs(1000)));
+        assert_eq!(ages(&ids), [1, 2, 99], "in 64 MiB, and what runs stays");
+        let many = u64::try_from(MAX_KEPT).expect("a number") + 5;
+        let ids = finished((0..many).map(|age| (age, 0)));
+        ids.sweep(Some(Duration::from_secs(1_000_000)));
+        assert_eq!(ages(&ids), (0..many - 5).collect::<Vec<_>>());
+    }
 
     #[test]
     fn ids_are_short_and_plain() {

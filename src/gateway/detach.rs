@@ -4,30 +4,27 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
+use super::Gateway;
 use super::scope::RequestScope;
 
 /// Runs a request. When the client leaves, hyper drops the handler, and with it this; the request then goes on by itself
-/// for at most `drain`, because the provider charges for it all the same and its usage must be known.
+/// for a while (`DRAIN_ON_DISCONNECT`), because the provider charges for it all the same and its usage must be known.
 pub(super) struct Attached<F: Future + Send + 'static>
 where
     F::Output: Send,
 {
     future: Option<Pin<Box<F>>>,
     scope: Arc<RequestScope>,
-    tracker: TaskTracker,
-    drain: Duration,
+    gateway: Gateway,
 }
 
 impl<F: Future + Send + 'static> Attached<F>
 where
     F::Output: Send,
 {
-    pub(super) fn new(future: F, scope: Arc<RequestScope>, tracker: TaskTracker, drain: Duration) -> Self {
-        Self { future: Some(Box::pin(future)), scope, tracker, drain }
+    pub(super) fn new(future: F, scope: Arc<RequestScope>, gateway: Gateway) -> Self {
+        Self { future: Some(Box::pin(future)), scope, gateway }
     }
 }
 
@@ -51,14 +48,21 @@ where
 {
     fn drop(&mut self) {
         let Some(future) = self.future.take() else { return };
-        if std::thread::panicking() {
+        // At the end of a shutdown it is the gateway that leaves.
+        if std::thread::panicking() || self.gateway.abandoned().is_cancelled() {
             return;
         }
         self.scope.client_left();
-        if !self.drain.is_zero() {
-            let drain = self.drain;
-            // The answer, if one comes, is dropped at once: nobody is there to read it.
-            self.tracker.spawn(async move { drop(tokio::time::timeout(drain, future).await) });
+        if self.gateway.is_patient() {
+            let gateway = self.gateway.clone();
+            self.gateway.tracker().spawn(async move {
+                tokio::select! {
+                    biased;
+                    // The answer, if one comes, is dropped at once: nobody is there to read it.
+                    answer = future => drop(answer),
+                    () = gateway.patience() => {}
+                }
+            });
         }
     }
 }

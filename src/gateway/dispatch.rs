@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use rand::RngExt as _;
+use uuid::Uuid;
 
 use crate::domain::label::{Outcome, Status};
 use crate::domain::model::Target;
@@ -61,59 +62,66 @@ impl Gateway {
         job: &Job,
         guard: &mut FinishGuard,
     ) -> Result<(Answer, Arc<Target>), Failure> {
-        let mut last: Option<Failure> = None;
+        // What the last provider that was called made of it, and the last answer that one of them gave.
+        let mut called: Option<(&Arc<Target>, Failure)> = None;
         let mut last_answer: Option<UpstreamAnswer> = None;
+        let mut unsupported: Option<Failure> = None;
         for (index, target) in job.targets.iter().enumerate() {
             // The last resort is tried even when its breaker is open: refusing would be no better.
-            let force = last.is_none() && index + 1 == job.targets.len();
+            let force = called.is_none() && index + 1 == job.targets.len();
             let now = Instant::now();
             let Some(permit) = self.health().admit(&target.provider, now, force) else { continue };
-            let mut failure = match self.exchange(job, target, permit, now, guard).await {
+            let moved = called.as_ref().map(|(target, failure)| self.failed_over(target, failure));
+            let mut failure = match self.exchange(job, target, permit, now, moved, guard).await {
                 Ok(answer) => return Ok((answer, target.clone())),
                 Err(failure) => failure,
             };
+            if !failure.was_sent() {
+                // Nobody was asked, so it says less than any answer.
+                unsupported = Some(failure);
+                continue;
+            }
             guard.blame(failure.code());
             last_answer = failure.answer.take().or(last_answer);
             let over = !failure.retriable || guard.scope().has_client_left();
-            if !over && failure.was_sent() && index + 1 < job.targets.len() {
-                FailedOver { telemetry: self.telemetry(), target, outcome: failure.outcome }.emit();
-            }
-            last = Some(failure);
+            called = Some((target, failure));
             if over {
                 break;
             }
         }
+        let Some((target, mut failure)) = called else {
+            return Err(unsupported.unwrap_or_else(Failure::no_provider));
+        };
         // No provider is left: the last one tried gets one more chance.
-        if let Some(failure) = &last
-            && let Some(wait) = retry_wait(failure)
-            && let Some(target) = guard.record().target.clone()
+        if let Some(wait) = retry_wait(&failure)
             && !guard.scope().has_client_left()
         {
             tokio::time::sleep(wait).await;
             let now = Instant::now();
             if let Some(permit) = self.health().admit(&target.provider, now, false) {
-                match self.exchange(job, &target, permit, now, guard).await {
-                    Ok(answer) => return Ok((answer, target)),
-                    Err(mut failure) => {
+                match self.exchange(job, target, permit, now, None, guard).await {
+                    Ok(answer) => return Ok((answer, target.clone())),
+                    Err(again) => {
+                        failure = again;
                         guard.blame(failure.code());
                         last_answer = failure.answer.take().or(last_answer);
-                        last = Some(failure);
                     }
                 }
             }
         }
-        let mut failure = last.unwrap_or_else(Failure::no_provider);
         failure.answer = last_answer;
         Err(failure)
+    }
+
+    fn failed_over<'a>(&'a self, target: &'a Target, failure: &Failure) -> FailedOver<'a> {
+        FailedOver { telemetry: self.telemetry(), target, outcome: failure.outcome }
     }
 }
 
 /// How long to wait before another try at the same provider; `None`: it would not help.
 fn retry_wait(failure: &Failure) -> Option<Duration> {
     // A provider that timed out or sent nonsense has used its time, and maybe the caller's money.
-    let hopeful = failure.retriable
-        && failure.was_sent()
-        && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
+    let hopeful = failure.retriable && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
     if !hopeful {
         return None;
     }
@@ -165,19 +173,30 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
     {
         headers.insert(DROPPED_HEADER.clone(), names);
     }
-    if let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str()) {
+    name_answer(headers, id, Some(target));
+    response
+}
+
+/// Tells the caller where to look the request up, and who answered it.
+pub(super) fn name_answer(headers: &mut HeaderMap, id: Uuid, target: Option<&Target>) {
+    if let Some(target) = target
+        && let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str())
+    {
         headers.insert(PROVIDER_HEADER.clone(), provider);
     }
     if let Ok(id) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut [0; 36])) {
         headers.insert(ID_HEADER.clone(), id);
     }
-    response
 }
 
 /// Nobody answered well: the client gets the last answer an upstream gave, or the gateway's own error.
 fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
     guard.blame(failure.code());
-    let response = match failure.answer {
+    if let Some(usage) = &failure.usage {
+        guard.observed(usage, None);
+    }
+    let was_sent = failure.was_sent() && !failure.no_provider;
+    let mut response = match failure.answer {
         Some(answer) => answer.into_response(job.call),
         None => {
             let timeout = failure.outcome == Outcome::Timeout;
@@ -199,6 +218,8 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
             response
         }
     };
+    let record = guard.record();
+    name_answer(response.headers_mut(), record.id, record.target.as_deref().filter(|_| was_sent));
     guard.finish(Status::Failed);
     response
 }

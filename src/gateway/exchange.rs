@@ -10,9 +10,11 @@ use http_body_util::BodyExt as _;
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
+use crate::domain::usage::Usage;
 use crate::provider::{
     Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable, outcome_of_status,
 };
+use crate::telemetry::events::FailedOver;
 use crate::wire::answer::Observed;
 use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
@@ -66,6 +68,8 @@ pub(super) struct Failure {
     pub(super) status: Option<StatusCode>,
     /// Instead of what follows from the outcome.
     pub(super) code: Option<&'static str>,
+    /// What an answer that is of no use says that it cost.
+    pub(super) usage: Option<Box<Usage>>,
 }
 
 impl Failure {
@@ -78,6 +82,7 @@ impl Failure {
             no_provider: false,
             status: None,
             code: None,
+            usage: None,
         }
     }
 
@@ -145,20 +150,25 @@ fn error_shape(format: ApiFormat) -> ErrorFormat {
 
 impl Gateway {
     /// Works since `since`: sends the request to `target` and reads as much of the answer as it takes to know what it is worth.
+    /// `moved` says which provider was left for this one, if any.
     pub(super) async fn exchange(
         &self,
         job: &Job,
         target: &Arc<Target>,
         permit: Permit,
         since: Instant,
+        moved: Option<FailedOver<'_>>,
         guard: &mut FinishGuard,
     ) -> Result<Answer, Failure> {
         self.before_attempt(target);
-        guard.tried(target);
         let Prepared { request, to, transform, context, dropped } =
             prepare(self.endpoints(), job, target, guard.record())
                 .map_err(|error| Failure::unsupported(job.call, &error))?;
+        guard.tried(target);
         guard.dropped(dropped);
+        if let Some(moved) = moved {
+            moved.emit();
+        }
         let sent = Instant::now();
         let mut attempt = Attempt::start(self, target, permit, sent);
         guard.worked(sent - since);

@@ -34,6 +34,8 @@ pub(super) struct FinishGuard {
     answer_bytes: usize,
     /// What the provider's format could not express.
     dropped: Vec<String>,
+    /// How long it took until the client had the whole answer, if that was before the end.
+    answered_after: Option<Duration>,
     /// Held while a request with a request id runs.
     claim: Option<Claim>,
     finished: bool,
@@ -85,6 +87,7 @@ impl FinishGuard {
             answer: Vec::new(),
             answer_bytes: 0,
             dropped: Vec::new(),
+            answered_after: None,
             claim: None,
             finished: false,
         })
@@ -172,6 +175,11 @@ impl FinishGuard {
         self.record.target = None;
     }
 
+    /// The client has the whole answer, though the provider has not ended it yet.
+    pub(super) fn client_has_it_all(&mut self) {
+        self.answered_after = Some(self.scope.arrived.elapsed());
+    }
+
     /// Ends the request. A failure after the client left is an abort: the client left first.
     pub(super) fn finish(mut self: Box<Self>, status: Status) {
         self.end(status);
@@ -189,7 +197,7 @@ impl FinishGuard {
         if record.status == Status::Completed {
             record.error = None;
         }
-        record.duration = self.scope.arrived.elapsed();
+        record.duration = self.answered_after.unwrap_or_else(|| self.scope.arrived.elapsed());
         record.cost = match &record.target {
             Some(target) => target.price.cost(&record.usage),
             None => Cost::default(),
@@ -219,6 +227,9 @@ impl Drop for FinishGuard {
         }
         if std::thread::panicking() {
             self.blame("panic");
+            self.end(Status::Failed);
+        } else if self.gateway.abandoned().is_cancelled() {
+            self.blame("shutdown");
             self.end(Status::Failed);
         } else {
             self.end(Status::Aborted);

@@ -4,6 +4,7 @@
 //! probe, then lets one probe through (half-open); the probe's outcome closes or reopens it. An answer of 429 is no
 //! failure here: the provider works, it only wants less.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,9 +53,12 @@ impl Health {
         Self { telemetry, providers: papaya::HashMap::new() }
     }
 
-    /// Shows a configured provider as up, unless its breaker says otherwise.
-    pub(super) fn configured(&self, provider: &Provider) {
-        self.of(provider);
+    /// Shows these providers as up, unless their breakers say otherwise, and no others.
+    pub(super) fn configured<'a>(&self, providers: impl Iterator<Item = &'a Provider>) {
+        let names: HashMap<i64, &LabelValue> =
+            providers.inspect(|provider| drop(self.of(provider))).map(|p| (p.id, &p.name)).collect();
+        self.providers.pin().retain(|id, health| names.get(id) == Some(&&health.name));
+        self.telemetry.providers_configured(names.into_values());
     }
 
     /// Whether a call to this provider would be let through now. Takes nothing.

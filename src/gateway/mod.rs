@@ -32,6 +32,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
 use sea_orm::DatabaseConnection;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::label::{LogTable, RejectReason};
@@ -60,10 +61,10 @@ use scope::{RequestScope, Slots};
 /// How the gateway treats requests.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Until a provider's first byte.
+    /// Until the first bytes of a stream, or the end of any other answer.
     pub upstream_timeout: Duration,
     pub upstream_connect_timeout: Duration,
-    /// Silence in the middle of an answer.
+    /// Silence in the middle of a stream.
     pub stream_idle_timeout: Duration,
     /// How long an answer is read on when its client has left; zero cancels at once.
     pub drain_on_disconnect: Duration,
@@ -110,6 +111,7 @@ struct Inner {
     tracker: TaskTracker,
     leaving: AtomicBool,
     draining: AtomicBool,
+    abandoned: CancellationToken,
 }
 
 impl Gateway {
@@ -123,6 +125,7 @@ impl Gateway {
             tracker: TaskTracker::new(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            abandoned: CancellationToken::new(),
             parts,
         }))
     }
@@ -166,7 +169,7 @@ impl Gateway {
             None => {}
         }
         let run = self.clone().dispatch(job, guard);
-        Ok(Attached::new(run, scope, self.0.tracker.clone(), self.settings().drain_on_disconnect).await)
+        Ok(Attached::new(run, scope, self.clone()).await)
     }
 
     /// Reads what routing needs, and routes.
@@ -202,6 +205,17 @@ impl Gateway {
         self.0.leaving.load(Ordering::Acquire)
     }
 
+    /// Ends every request that still runs, as failed: with what its provider has said so far, and without waiting for more.
+    pub fn abandon(&self) {
+        self.drain();
+        self.0.abandoned.cancel();
+    }
+
+    /// Cancelled when requests are not to go on.
+    pub fn abandoned(&self) -> &CancellationToken {
+        &self.0.abandoned
+    }
+
     fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Acquire)
     }
@@ -212,12 +226,11 @@ impl Gateway {
         self.0.tracker.wait().await;
     }
 
-    /// Makes the series of everything that is configured exist.
+    /// Makes the series of everything that is configured exist, and forgets how providers stood that are not any more.
     pub fn announce(&self, snapshot: &Snapshot) {
-        for target in snapshot.models().flat_map(|(_, targets)| targets) {
-            self.0.health.configured(&target.provider);
-            self.telemetry().target_configured(target);
-        }
+        let targets = || snapshot.models().flat_map(|(_, targets)| targets);
+        self.0.health.configured(targets().map(|target| &*target.provider));
+        targets().for_each(|target| self.telemetry().target_configured(target));
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -252,6 +265,19 @@ impl Gateway {
         &self.0.tracker
     }
 
+    /// Whether work for a client that has left goes on at all.
+    fn is_patient(&self) -> bool {
+        !self.settings().drain_on_disconnect.is_zero() && !self.0.abandoned.is_cancelled()
+    }
+
+    /// Returns when such work is not to go on any longer.
+    async fn patience(&self) {
+        tokio::select! {
+            () = self.0.abandoned.cancelled() => {}
+            () = tokio::time::sleep(self.settings().drain_on_disconnect) => {}
+        }
+    }
+
     fn logs_payloads(&self) -> bool {
         self.settings().log_payloads
     }
@@ -282,8 +308,7 @@ impl Gateway {
 
     /// Forgets request ids that can be looked up in the database; call it every second or so.
     pub fn sweep_ids(&self) {
-        let status = self.0.parts.log.status();
-        self.0.ids.sweep(LogTable::ALL.iter().all(|table| status.pending(*table) == 0));
+        self.0.ids.sweep(self.0.parts.log.status().oldest);
     }
 
     fn before_attempt(&self, target: &Target) {

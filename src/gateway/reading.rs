@@ -35,11 +35,14 @@ pub(super) fn read_whole(
         return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
     };
     let (Call::Completion(client), Some(context)) = (job.call, context) else { return Ok((body, observed)) };
+    let usage = Some(Box::new(observed.usage));
     if observed.error.is_some() {
-        return Err(Failure::told(job.call, &parse_error(200, &body)));
+        return Err(Failure { usage, ..Failure::told(job.call, &parse_error(200, &body)) });
     }
-    let converted = convert_answer(target.provider.kind.chat_format(), client, &body, context);
-    Ok((converted.map_err(|_| protocol())?.into(), observed))
+    match convert_answer(target.provider.kind.chat_format(), client, &body, context) {
+        Ok(converted) => Ok((converted.into(), observed)),
+        Err(_) => Err(Failure { usage, ..protocol() }),
+    }
 }
 
 /// The error in a body that is no answer.
@@ -80,12 +83,8 @@ pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Opt
     if seen.first_token {
         return None;
     }
-    if seen.error.is_some() {
-        // Nothing comes after an error, so the last event is it.
-        let mut last = String::new();
-        SseScanner::new().feed(first, |event| event.data.clone_into(&mut last)).ok()?;
-        return Some(Failure::told(call, &parse_error(200, last.as_bytes())))
-            .filter(|failure| failure.retriable);
+    if let Some(error) = watcher.failure() {
+        return Some(Failure::told(call, error)).filter(|failure| failure.retriable);
     }
     seen.malformed.then(|| Failure::new(Outcome::Protocol, true))
 }

@@ -8,11 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
 use crate::domain::label::{ApiFormat, Outcome, Status};
-use crate::provider::UpstreamBody;
+use crate::provider::{UpstreamBody, outcome_of_status};
 use crate::wire::error::ApiError;
 
 use super::attempt::Attempt;
@@ -36,7 +37,8 @@ struct Inner {
     /// Silence of this length ends the stream.
     idle: Duration,
     idle_timer: Pin<Box<Sleep>>,
-    last_chunk: Instant,
+    /// Since when the provider is waited for. `None`: it is the client that is waited for, or nobody has looked yet.
+    waiting: Option<Instant>,
     chunks: u64,
     /// How it ended, once the upstream has.
     ending: Option<Ending>,
@@ -71,7 +73,7 @@ impl Relay {
             queue: VecDeque::new(),
             idle,
             idle_timer: Box::pin(tokio::time::sleep(idle)),
-            last_chunk: Instant::now(),
+            waiting: None,
             chunks: 0,
             ending: None,
         });
@@ -113,6 +115,11 @@ impl Inner {
                 }
                 Poll::Ready(())
             }
+            // Some providers close without the last chunk of HTTP; after the last event there is nothing to miss.
+            Poll::Ready(Some(Err(_))) if self.transform.is_over() => {
+                self.upstream_ended();
+                Poll::Ready(())
+            }
             Poll::Ready(Some(Err(_))) => {
                 self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
                 Poll::Ready(())
@@ -127,9 +134,10 @@ impl Inner {
 
     /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
         loop {
             ready!(self.idle_timer.as_mut().poll(cx));
-            let silent = self.last_chunk.elapsed();
+            let silent = since.elapsed();
             if silent >= self.idle {
                 self.break_off(
                     Outcome::Timeout,
@@ -145,10 +153,11 @@ impl Inner {
 
     fn take_in(&mut self, chunk: Bytes) {
         let now = Instant::now();
+        // What was there when it was asked for was not waited for, however long the client took to ask.
+        let waited = self.waiting.take().map_or(Duration::ZERO, |since| now - since);
         if self.chunks > 0 {
-            self.guard.stalled(now - self.last_chunk);
+            self.guard.stalled(waited);
         }
-        self.last_chunk = now;
         self.chunks += 1;
         let from = self.queue.len();
         self.transform.feed(chunk, &mut self.queue);
@@ -165,8 +174,10 @@ impl Inner {
         let ending = if seen.malformed {
             // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
             Ending { outcome: Outcome::Protocol, error: Some("malformed_stream"), told: true }
-        } else if let Some(error) = seen.error.as_ref().map(|_| "upstream_error") {
-            Ending { outcome: Outcome::Http5xx, error: Some(error), told: true }
+        } else if let Some(error) = self.transform.failure() {
+            // A limit, or a request that it finds wrong, is not the provider's failure, whichever way it is told.
+            let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Ending { outcome: outcome_of_status(status), error: Some("upstream_error"), told: true }
         } else if seen.terminal {
             Ending { outcome: Outcome::Ok, error: None, told: true }
         } else {
@@ -237,22 +248,34 @@ impl Drop for Relay {
         if std::thread::panicking() {
             return;
         }
-        let status = inner.status_for_leaver();
-        if status == Status::Aborted {
-            inner.guard.scope().client_left();
-        }
         let gateway = inner.guard.gateway().clone();
-        let drain = gateway.settings().drain_on_disconnect;
+        let mut status = inner.status_for_leaver();
+        match status {
+            // At the end of a shutdown it is the gateway that leaves.
+            Status::Aborted if gateway.abandoned().is_cancelled() => {
+                inner.guard.blame("shutdown");
+                status = Status::Failed;
+            }
+            Status::Aborted => inner.guard.scope().client_left(),
+            // What comes after that is read for the provider's sake; the client has its answer.
+            Status::Completed => inner.guard.client_has_it_all(),
+            _ => {}
+        }
         let runtime = tokio::runtime::Handle::try_current();
-        if inner.ending.is_some() || drain.is_zero() || runtime.is_err() {
+        if inner.ending.is_some() || !gateway.is_patient() || runtime.is_err() {
             if status == Status::Completed {
                 inner.attempt.finish(Outcome::Ok);
             }
             return inner.finish(status);
         }
-        gateway.tracker().spawn(async move {
+        gateway.clone().tracker().spawn(async move {
+            let ended = tokio::select! {
+                biased;
+                () = inner.drain() => true,
+                () = gateway.patience() => false,
+            };
             // Past the deadline the attempt counts as cancelled, unless all that mattered had come.
-            if tokio::time::timeout(drain, inner.drain()).await.is_err() && status == Status::Completed {
+            if !ended && status == Status::Completed {
                 inner.attempt.finish(Outcome::Ok);
             }
             inner.finish(status);

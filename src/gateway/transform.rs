@@ -59,6 +59,22 @@ impl Transform {
         }
     }
 
+    /// Whether the provider has said its last word.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Pass(watcher) => watcher.is_over(),
+            Self::Convert(conversion) => conversion.watcher.is_over(),
+        }
+    }
+
+    /// The error that the provider reported within the stream.
+    pub(super) fn failure(&self) -> Option<&ApiError> {
+        match self {
+            Self::Pass(watcher) => watcher.failure(),
+            Self::Convert(conversion) => conversion.watcher.failure(),
+        }
+    }
+
     /// Takes a chunk from the provider in; what the client gets goes to `out`.
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         match self {
@@ -78,7 +94,8 @@ impl Transform {
         match self {
             Self::Pass(watcher) => push(watcher.finish(), out),
             Self::Convert(conversion) => {
-                let Conversion { scanner, converter, out: events, .. } = &mut **conversion;
+                let Conversion { watcher, scanner, converter, out: events } = &mut **conversion;
+                watcher.finish();
                 scanner.finish(|event| converter.feed(event.event, event.data, events));
                 converter.finish(events);
                 push(events.split().freeze(), out);

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::Op;
 use super::link::{Failure, RedisLink};
 use super::target::Connection;
+use crate::domain::label::LogTable;
 
 /// Where replicas tell each other that keys, providers or models have changed.
 const CHANNEL: &str = "nexusgate:snapshot";
@@ -23,7 +24,7 @@ const LOCK_TIME_TO_LIVE: Duration = Duration::from_secs(15);
 const LOCK_RENEWAL: Duration = Duration::from_secs(5);
 
 /// Patience in the background, where nobody waits.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a silent subscription is asked whether it is still there: a connection that was cut without a word would
 /// otherwise stay silent for ever.
@@ -124,12 +125,13 @@ impl Coordination {
         Subscription(AbortOnDropHandle::new(task))
     }
 
-    /// Locks one caller's request id (`X-NexusGate-ReqId`) over all replicas. Waits for the Redis timeout at most.
-    pub async fn lock(&self, key_id: i64, request_id: &str) -> Lock {
+    /// Locks one caller's request id (`X-NexusGate-ReqId`) over all replicas, among the requests that go into `table`. Waits for
+    /// the Redis timeout at most.
+    pub async fn lock(&self, table: LogTable, key_id: i64, request_id: &str) -> Lock {
         // A client chooses the id, so it is hashed to something short and harmless.
         let digest = Sha256::digest(request_id.as_bytes());
         let holder = Lease {
-            key: format!("nexusgate:inflight:{key_id}:{}", hex(&digest[..16])),
+            key: format!("nexusgate:inflight:{table}:{key_id}:{}", hex(&digest[..16])),
             me: Uuid::now_v7().to_string().into(),
             ..self.lease("", LOCK_TIME_TO_LIVE)
         };

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::bucket::{PARTS, Rate};
+use super::coordination::PATIENCE;
 use super::link::{Failure, RedisLink};
 use super::memory::{MemoryLimiter, Owed, decide};
 use super::{Burst, Decision, KeyUsage, LimitState, Op};
@@ -125,31 +126,33 @@ impl RedisLimiter {
         let shared = &*self.shared;
         // Asked first: the mirror must not forget a key as idle while it is being read.
         let keys = shared.memory.recent_keys();
-        let work = |connection: super::target::Connection| async move {
-            let asked =
-                keys.iter().map(|&(key_id, limits)| {
+        let mut usages = Vec::with_capacity(keys.len());
+        // In batches, so that requests in between do not wait for thousands of answers.
+        for batch in keys.chunks(BATCH) {
+            let work = |connection: super::target::Connection| async move {
+                let asked = batch.iter().map(|&(key_id, limits)| {
                     let connection = connection.clone();
                     async move {
                         (key_id, limits, shared.settle(connection, key_id, limits, Owed::default()).await)
                     }
                 });
-            let mut usages = Vec::with_capacity(keys.len());
-            for (key_id, limits, balances) in join_all(asked).await {
-                let balances = balances?;
-                let balance = |bucket: Option<(Rate, i64)>| bucket.map(|(_, balance)| balance);
-                shared.memory.mirror(key_id, limits, balance(balances.rpm), balance(balances.tpm));
-                usages.push(balances.usage(key_id));
+                let mut found = Vec::with_capacity(batch.len());
+                for (key_id, limits, balances) in join_all(asked).await {
+                    let balances = balances?;
+                    let balance = |bucket: Option<(Rate, i64)>| bucket.map(|(_, balance)| balance);
+                    shared.memory.mirror(key_id, limits, balance(balances.rpm), balance(balances.tpm));
+                    found.push(balances.usage(key_id));
+                }
+                Ok(found)
+            };
+            match shared.link.run(Op::Usage, PATIENCE, work).await {
+                Ok(found) => usages.extend(found),
+                Err(_) => return shared.memory.recent_usage(),
             }
-            Ok(usages)
-        };
-        match shared.link.run(Op::Usage, shared.link.timeout(), work).await {
-            Ok(usages) => {
-                // What the mirror reports now is the same; asking it lets it forget the keys that have become idle.
-                shared.memory.recent_usage();
-                usages
-            }
-            Err(_) => shared.memory.recent_usage(),
         }
+        // What the mirror reports now is the same; asking it lets it forget the keys that have become idle.
+        shared.memory.recent_usage();
+        usages
     }
 
     /// As [`super::Limiter::flush`].

@@ -31,7 +31,8 @@ impl CompletionFinished<'_> {
     fn count(&self) {
         let Self { record, series } = self;
         let model = &*series.model;
-        // Every histogram pins the epoch of its samples, which is a memory fence; while it is pinned already, it is an addition.
+        // Each of the six histograms pins the epoch of its samples, which is a memory fence; while it is pinned already, it
+        // is an addition.
         let _pinned = crossbeam_epoch::pin();
         series.cost.add(record.cost);
         count_tokens(model, &record.usage);
@@ -284,7 +285,7 @@ pub struct ProviderUpChanged<'a> {
 
 impl ProviderUpChanged<'_> {
     pub fn emit(self) {
-        self.telemetry.provider_up(self.provider).set(if self.up { 1.0 } else { 0.0 });
+        self.telemetry.provider_is_up(self.provider, self.up);
         if self.up {
             tracing::info!(provider = %self.provider, "provider is back");
         } else {

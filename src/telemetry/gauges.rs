@@ -152,12 +152,40 @@ fn add(sum: Option<Used>, one: Option<Used>) -> Option<Used> {
 
 /// Gauges and counters of the request log, the database and Redis.
 pub struct OperationGauges {
-    /// 1 when the database answered last time.
-    pub database_up: Gauge,
+    pub database_up: DatabaseUp,
     pub log: [LogSeries; LogTable::ALL.len()],
     pub log_oldest_pending: Gauge,
     pub journal_damaged: Counter,
     pub journal_write_errors: Counter,
+}
+
+/// Whether the database answered last time, whoever asked: a gateway without traffic writes nothing, and one whose disk is
+/// full can still read.
+pub struct DatabaseUp {
+    gauge: Gauge,
+    works: Mutex<Works>,
+}
+
+struct Works {
+    reads: bool,
+    writes: bool,
+}
+
+impl DatabaseUp {
+    pub fn read(&self, worked: bool) {
+        self.note(|works| works.reads = worked);
+    }
+
+    /// Whoever can write can read, too.
+    pub fn wrote(&self, worked: bool) {
+        self.note(|works| *works = Works { reads: works.reads || worked, writes: worked });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Works)) {
+        let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut works);
+        self.gauge.set(if works.reads && works.writes { 1.0 } else { 0.0 });
+    }
 }
 
 /// Series of one table of the request log.
@@ -174,7 +202,10 @@ pub struct LogSeries {
 impl OperationGauges {
     pub(super) fn new(registry: &Registry) -> Self {
         Self {
-            database_up: registry.gauge(&m::DATABASE_UP, &[]),
+            database_up: DatabaseUp {
+                gauge: registry.gauge(&m::DATABASE_UP, &[]),
+                works: Mutex::new(Works { reads: true, writes: true }),
+            },
             log: each(LogTable::VALUES, |table| LogSeries {
                 rows: registry.counter(&m::REQUEST_LOG_ROWS, &[table]),
                 pending: registry.gauge(&m::REQUEST_LOG_PENDING, &[table]),

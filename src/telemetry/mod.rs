@@ -18,8 +18,9 @@ mod runtime;
 pub mod series;
 mod surface;
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -32,7 +33,7 @@ use crate::domain::record::Call;
 use catalog as m;
 use exporter::Exporter;
 use gauges::{KeyGauges, OperationGauges};
-use registry::{Registry, SafeHistogram};
+use registry::{Registry, RetirableGauge, SafeHistogram};
 use runtime::RuntimeCollector;
 use series::{CallSeries, SeriesCache, UpstreamSeries, each};
 use surface::Surface;
@@ -55,6 +56,7 @@ pub struct Telemetry {
     pub keys: KeyGauges,
     /// Gauges and counters of the request log, the database and Redis.
     pub operations: OperationGauges,
+    providers_up: Mutex<HashMap<LabelValue, RetirableGauge>>,
     rate_limit_rejections: papaya::HashMap<LabelValue, Arc<RejectionCounters>>,
     /// Whether a key's rejections may begin at 0, or a stored count may still have to come first.
     rejections_seeded: AtomicBool,
@@ -76,6 +78,7 @@ impl Telemetry {
             audit: AuditCounts::default(),
             keys: KeyGauges::new(registry.clone()),
             operations: OperationGauges::new(&registry),
+            providers_up: Mutex::default(),
             rate_limit_rejections: papaya::HashMap::new(),
             rejections_seeded: AtomicBool::new(false),
             runtime: RuntimeCollector::new(&registry),
@@ -141,11 +144,32 @@ impl Telemetry {
 
     /// Shows a provider as up, before its circuit breaker has had anything to say.
     pub fn provider_configured(&self, provider: &LabelValue) {
-        self.provider_up(provider).set(1.0);
+        let gauge = self.registry.retirable_gauge(&m::PROVIDER_UP, &[provider.as_str()]);
+        gauge.set(1.0);
+        self.providers_up().insert(provider.clone(), gauge);
     }
 
-    fn provider_up(&self, provider: &LabelValue) -> Gauge {
-        self.registry.gauge(&m::PROVIDER_UP, &[provider.as_str()])
+    /// No other providers than these are configured: what was shown of others disappears.
+    pub fn providers_configured<'a>(&self, providers: impl Iterator<Item = &'a LabelValue>) {
+        let configured: HashSet<&LabelValue> = providers.collect();
+        self.providers_up().retain(|provider, gauge| {
+            let stays = configured.contains(provider);
+            if !stays {
+                gauge.retire();
+            }
+            stays
+        });
+    }
+
+    /// What a circuit breaker says; of a provider that is not configured any more nobody wants to know.
+    fn provider_is_up(&self, provider: &LabelValue, up: bool) {
+        if let Some(gauge) = self.providers_up().get(provider) {
+            gauge.set(if up { 1.0 } else { 0.0 });
+        }
+    }
+
+    fn providers_up(&self) -> MutexGuard<'_, HashMap<LabelValue, RetirableGauge>> {
+        self.providers_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rate_limit_rejections(&self, comment: &LabelValue) -> Arc<RejectionCounters> {

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use entity::completions;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use nexusgate::demo::provider::{Gate, RefusedPort, Reply};
+use nexusgate::domain::key::Secret;
 use nexusgate::gateway::Hooks;
+use sea_orm::EntityTrait as _;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::support::TestApp;
 use crate::support::app::{Builder, EMBEDDING_MODEL, MODEL};
+use crate::support::scrape::Scrape;
 
 /// What one ending must leave behind.
 struct Expected {
@@ -318,4 +323,106 @@ async fn shutdown_lets_streams_finish() {
     assert!(app.shutdown().await, "everything was finished and written");
     opener.await.expect("joined");
     assert!(reading.await.expect("joined").contains("[DONE]"));
+}
+
+/// At the end of the grace what still runs ends as failed, with what its provider has said, and is in the log.
+#[tokio::test]
+async fn what_outlasts_the_grace_is_accounted_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let url = format!("sqlite://{}", folder.path().join("kept.db").display());
+    let app = TestApp::builder()
+        .setting("SHUTDOWN_GRACE", "300ms")
+        .adjust({
+            let url = url.clone();
+            move |settings| settings.database_url = Secret::new(url)
+        })
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    let opening = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":1}}\n\n";
+    app.provider().always(Reply::raw_stream([opening, opening]).stalled_after(1, &gate));
+    let mut streamed = call(&app, true).send().await.expect("headers").bytes_stream();
+    streamed.next().await.expect("a chunk").expect("bytes");
+    app.provider().always(Reply::text("never").held_by(&gate));
+    let waiting = tokio::spawn(call(&app, false).send());
+    gate.reached(2).await;
+    let telemetry = app.running().telemetry().clone();
+    assert!(!app.shutdown().await, "requests were still running");
+    let scrape = Scrape::new(String::from_utf8(telemetry.render(false)).expect("UTF-8"));
+    assert!(
+        scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0),
+        "{}",
+        scrape.text
+    );
+    assert!(scrape.metric("nexusgate_requests_in_flight").is(0.0));
+    assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0));
+    let database = sea_orm::Database::connect(&url).await.expect("the database");
+    let rows = completions::Entity::find().all(&database).await.expect("rows");
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| row.status == "failed" && row.error.as_deref() == Some("shutdown")));
+    assert_eq!(rows.iter().filter_map(|row| row.prompt_tokens).sum::<i64>(), 5000);
+    assert!(streamed.next().await.expect("an end").is_err(), "the client sees that it is cut");
+    assert!(waiting.await.expect("joined").is_err());
+}
+
+/// Half a request head asks nothing, and holds up nothing.
+#[tokio::test]
+async fn half_a_head_does_not_hold_up_a_shutdown() {
+    let app = TestApp::builder()
+        .setting("SHUTDOWN_GRACE", "60s")
+        .setting("METRICS_ADDR", "127.0.0.1:0")
+        .spawn()
+        .await;
+    let mut half = Vec::new();
+    for address in [app.running().address(), app.running().metrics_address().expect("a listener")] {
+        let mut connection = tokio::net::TcpStream::connect(address).await.expect("connected");
+        connection.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ").await.expect("written");
+        half.push(connection);
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(30), app.shutdown()).await;
+    assert!(ended.expect("it ends before the grace does"), "nothing was running");
+}
+
+/// A client that has `[DONE]` has its answer, however long its provider takes to close.
+#[tokio::test]
+async fn what_comes_after_the_answer_is_not_the_clients_time() {
+    let events = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let gate = Gate::new();
+    let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "3s").spawn().await;
+    app.provider().always(Reply::raw_stream([events, ": the end\n\n"]).stalled_after(1, &gate));
+    let mut body = call(&app, true).send().await.expect("headers").bytes_stream();
+    let chunk = body.next().await.expect("a chunk").expect("bytes");
+    assert!(chunk.ends_with(b"data: [DONE]\n\n"));
+    drop(body);
+    let scrape = app.settled().await;
+    let completed = scrape.metric("nexusgate_completions_total").label("status", "completed");
+    assert!(completed.is(1.0), "{}", scrape.text);
+    let took = scrape.metric("nexusgate_completion_duration_seconds_sum").value();
+    assert!(took < 1.5, "{took} s, of which three were the provider's alone");
+    let upstream = scrape.metric("nexusgate_upstream_duration_seconds_sum").value();
+    assert!(upstream > 2.9, "{upstream} s");
+}
+
+/// Nor is a client's time the provider's: what it takes over reading is no stall.
+#[tokio::test]
+async fn a_slow_client_is_no_stall() {
+    let app = TestApp::spawn().await;
+    // More than sockets hold, so that the gateway cannot read on while the client does not.
+    let event = format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
+        "x".repeat(1 << 20)
+    );
+    let end = "data: [DONE]\n\n".to_owned();
+    app.provider().always(Reply::raw_stream(std::iter::repeat_n(event, 40).chain([end])));
+    let mut body = call(&app, true).send().await.expect("headers").bytes_stream();
+    body.next().await.expect("a chunk").expect("bytes");
+    let pause = Duration::from_secs(2);
+    tokio::time::sleep(pause).await;
+    while let Some(chunk) = body.next().await {
+        chunk.expect("bytes");
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_stream_stall_seconds_count").is(1.0));
+    let stall = scrape.metric("nexusgate_stream_stall_seconds_sum").value();
+    assert!(stall < pause.as_secs_f64() / 2.0, "{stall} s");
 }

@@ -344,6 +344,99 @@ async fn a_stream_that_begins_with_an_error() {
     }
 }
 
+/// Servers that speak OpenAI's format often end a stream with `[DONE]` even when it failed.
+#[tokio::test]
+async fn an_error_is_read_whatever_follows_it() {
+    for (error, outcome, answered) in [
+        (
+            r#"{"error":{"message":"Too long.","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
+            "http_4xx",
+            "first",
+        ),
+        (r#"{"error":{"message":"Slow down.","type":"rate_limit_error"}}"#, "http_429", "second"),
+    ] {
+        let app = two_providers().await;
+        provider(&app, "first").always(Reply::raw_stream([format!("data: {error}\n\ndata: [DONE]\n\n")]));
+        let response = app.chat(MODEL).streamed().send().await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["x-nexusgate-provider"], answered, "{error}");
+        let text = response.text().await.expect("text");
+        assert_eq!(text.contains("Too long."), answered == "first", "{text}");
+        let scrape = app.settled().await;
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total").label("provider", "first");
+        assert!(attempts.label("outcome", outcome).is(1.0), "{}", scrape.text);
+        assert_eq!(provider(&app, "first").calls().len(), 1, "it is not asked the same again");
+    }
+}
+
+/// A provider that tells a caller of a limit, or of a mistake, works: it stays in, whichever way it tells.
+#[tokio::test]
+async fn what_is_told_within_a_stream_counts_as_what_it_is() {
+    let opening = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"status\":\"in_progress\"}}\n\n";
+    for (code, outcome, up) in [
+        ("rate_limit_exceeded", "http_429", 1.0),
+        ("invalid_request_error", "http_4xx", 1.0),
+        ("server_error", "http_5xx", 0.0),
+    ] {
+        let app =
+            TestApp::builder().targets(vec![("first", ProviderKind::OpenAiResponses, None)]).spawn().await;
+        let failed = format!(
+            "event: response.failed\ndata: {{\"type\":\"response.failed\",\"response\":{{\"id\":\"resp_1\",\"status\":\"failed\",\"error\":{{\"code\":\"{code}\",\"message\":\"No.\"}}}}}}\n\n"
+        );
+        provider(&app, "first").always(Reply::raw_stream([opening.to_owned(), failed]));
+        for _ in 0..5 {
+            let response = app.ask(ApiFormat::OpenAiResponses, MODEL).streamed().send().await;
+            response.text().await.expect("text");
+        }
+        let scrape = app.settled().await;
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total").label("provider", "first");
+        assert!(attempts.label("outcome", outcome).is(5.0), "{code}:\n{}", scrape.text);
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(5.0));
+        assert!(scrape.metric("nexusgate_provider_up").label("provider", "first").is(up), "{code}");
+    }
+}
+
+/// A provider that could not even be asked is no answer, and nothing was moved to it.
+#[tokio::test]
+async fn a_provider_that_cannot_be_asked_hides_no_answer() {
+    let app = TestApp::builder()
+        .targets(vec![("first", ProviderKind::OpenAi, None), ("second", ProviderKind::Anthropic, None)])
+        .spawn()
+        .await;
+    provider(&app, "first").always(Reply::rate_limited(Duration::from_secs(30)));
+    let file =
+        serde_json::json!([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]);
+    let response = app.chat(MODEL).with("messages", file).send().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["retry-after"], "30");
+    assert!(provider(&app, "second").calls().is_empty());
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_failovers_total").is(0.0), "{}", scrape.text);
+    let rows = app.log_rows().await;
+    assert_eq!((rows[0].provider.as_deref(), rows[0].error.as_deref()), (Some("first"), Some("http_429")));
+}
+
+/// Nobody moved to a provider that had no room.
+#[tokio::test]
+async fn a_failover_is_counted_when_the_next_provider_is_asked() {
+    let app = TestApp::builder()
+        .targets(vec![("first", ProviderKind::OpenAi, None), ("second", ProviderKind::OpenAi, None)])
+        .adjust(|settings| settings.declared.providers[1].max_concurrency = Some(1))
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    provider(&app, "first").always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+    provider(&app, "second").always(Reply::text("slow").held_by(&gate));
+    let waiting = tokio::spawn(app.chat(MODEL).build().send());
+    gate.reached(1).await;
+    let failovers = |scrape: &Scrape| scrape.metric("nexusgate_failovers_total").value();
+    assert_eq!(failovers(&app.scrape().await), 1.0);
+    assert_eq!(app.chat(MODEL).send().await.status(), 503);
+    gate.open();
+    assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
+    assert_eq!(failovers(&app.settled().await), 1.0);
+}
+
 /// What the provider will refuse again is passed on at once, as it is.
 #[tokio::test]
 async fn what_is_not_retriable_is_passed_on() {

@@ -282,3 +282,65 @@ async fn converted_streams_are_not_held_back() {
         }
     }
 }
+
+/// -1 as an unsigned number is no count of tokens: it is unknown, and hurts nothing that comes after it.
+#[tokio::test]
+async fn an_absurd_usage_is_unknown() {
+    let app = TestApp::builder().key("sk-limited-0123456789", "limited", None, Some(1000)).spawn().await;
+    let answer = |prompt: &str| {
+        Reply::raw_json(format!(
+            r#"{{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"x"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":{prompt},"completion_tokens":2,"total_tokens":12}}}}"#
+        ))
+    };
+    for prompt in ["10", "18446744073709551615", "9223372036854775807", "10.0", "10"] {
+        app.provider().always(answer(prompt));
+        assert_eq!(app.chat(MODEL).key("sk-limited-0123456789").send().await.status(), 200, "{prompt}");
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_tokens_prompt_total").is(30.0), "{}", scrape.text);
+    assert!(scrape.metric("nexusgate_tokens_completion_total").is(10.0));
+    assert!(scrape.metric("nexusgate_request_log_rows_dropped_total").is(0.0));
+    let rows = app.log_rows().await;
+    assert_eq!(rows.iter().filter_map(|row| row.prompt_tokens).sum::<i64>(), 30);
+    assert_eq!(rows.len(), 5);
+}
+
+/// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
+#[tokio::test]
+async fn the_usage_of_an_answer_that_cannot_be_converted_counts() {
+    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
+    for (kind, body, status) in [
+        (ProviderKind::OpenAiResponses, failed, 500),
+        (ProviderKind::OpenAi, r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#, 502),
+    ] {
+        let app = behind(kind).await;
+        app.provider().always(Reply::raw_json(body));
+        assert_eq!(app.ask(ApiFormat::Anthropic, MODEL).send().await.status(), status);
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0), "{kind:?}:\n{}", scrape.text);
+        let rows = app.log_rows().await;
+        assert_eq!((rows[0].status.as_str(), rows[0].prompt_tokens), ("failed", Some(5000)));
+    }
+}
+
+/// A server that closes without HTTP's last chunk, after an answer that is whole.
+#[tokio::test]
+async fn a_whole_answer_is_whole_however_its_connection_ends() {
+    let chat = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let messages = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"all\"}}\n\nevent: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":2}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
+    for (kind, events) in [(ProviderKind::OpenAi, chat), (ProviderKind::Anthropic, messages)] {
+        let bytes = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n",
+            events.len()
+        );
+        let url = raw::answering(bytes.into_bytes()).await;
+        let app = TestApp::builder().targets(vec![("alpha", kind, Some(url))]).spawn().await;
+        for format in [ApiFormat::OpenAiChat, ApiFormat::Anthropic] {
+            let stream = app.ask(format, MODEL).streamed().send().await.text().await.expect("a whole answer");
+            assert!(ends_well(format, &stream) && !stream.contains("error"), "{stream}");
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(2.0));
+        assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(2.0));
+    }
+}

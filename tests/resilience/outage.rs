@@ -12,6 +12,7 @@ use crate::support::database::{connect, rows_by_marker};
 use crate::support::gateway::{KEY, MODEL};
 use crate::support::load::{End, Seen, failed, p99, with_status};
 use crate::support::postgres::PostgresServer;
+use crate::support::scrape::Scrape;
 use crate::support::{Load, PATIENCE, Replica, Site, eventually, machine};
 
 /// Requests per second.
@@ -244,4 +245,20 @@ async fn count_rows(database_url: &str) -> usize {
     let completions = completions::Entity::find().count(&database).await.expect("a count");
     let embeddings = embeddings::Entity::find().count(&database).await.expect("a count");
     usize::try_from(completions + embeddings).expect("few")
+}
+
+/// Nobody has to send a request for an outage to be seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_seen_by_an_idle_gateway() {
+    let _machine = machine().await;
+    let mut postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let replica = site.replica("a").setting("GAUGE_REFRESH_INTERVAL", "300ms").started().await;
+    let up = |value: f64| move |scrape: &Scrape| scrape.metric("nexusgate_database_up").is(value);
+    replica.eventually("it is up", up(1.0)).await;
+    postgres.kill();
+    replica.eventually("it is down", up(0.0)).await;
+    postgres.resume_from_disk().await;
+    replica.eventually("it is up again", up(1.0)).await;
 }

@@ -242,6 +242,31 @@ async fn a_request_id_is_exclusive_over_all_replicas() {
     assert_eq!((statuses("completed").await, statuses("cache_hit").await), (1.0, 3.0));
 }
 
+/// What has completed in one replica is answered by every other one while the first goes on working, and to all who ask at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completed_request_id_is_answered_under_load_and_to_many_at_once() {
+    let _machine = machine().await;
+    let redis = RedisServer::start();
+    let site = Site::new(&[]).await;
+    let replicas = site.three_replicas(&redis.url(), &[("REDIS_TIMEOUT", UNHURRIED)]).await;
+    let load = Load::on(&[replicas[0].url("")], 60).start();
+    load.more(30).await;
+    let ask = |replica: &Replica| replica.chat(KEY).header("x-nexusgate-reqid", "job-2").send();
+    assert_eq!(ask(&replicas[0]).await.expect("an answer").status(), 200);
+    eventually("another replica answers it", async || {
+        ask(&replicas[1]).await.expect("an answer").status() == 200
+    })
+    .await;
+    let answers = futures_util::future::join_all((0..20).map(|_| ask(&replicas[2]))).await;
+    for answer in answers {
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["x-cache"], "HIT");
+    }
+    let seen = load.stop().await;
+    assert!(failed(&seen, &[200]).is_empty());
+}
+
 /// Old rows go, and only a replica with the lease deletes them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_replica_at_a_time_forgets_old_rows() {

@@ -3,7 +3,8 @@
 //! **Files are used again.** Under load a segment is full after a fraction of a second, and finished soon after. To write over a
 //! file that is in the page cache takes half as long as to write a new one, and what is overwritten before the next
 //! sync never reaches the disk. So a finished segment becomes a spare file, and the next segment begins at its start.
-//! Spares hold prompts that should be gone: they live for seconds, and only while segments keep coming.
+//! Spares hold prompts that should be gone: they live for seconds, and only while segments keep coming. `JOURNAL_MAX_SIZE` does
+//! not count them: when rows pile up, no segment is finished, and those that are begun use the spares up.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};

@@ -16,7 +16,7 @@
 //! 40  row (JSON without the bodies), request body, response body
 //! ```
 //!
-//! The bodies lie beside the row, unescaped: they are written from where they are (`writev`), never copied, and
+//! The bodies lie beside the row, unescaped: they are written from where they are (`pwritev`), never copied, and
 //! can be dropped without parsing the row. Three sums instead of one, because a row outlives its bodies: damage
 //! within the bodies costs the bodies only, and a length is believed only when the header's sum says so.
 //!

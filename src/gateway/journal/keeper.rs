@@ -256,7 +256,16 @@ impl<R: Row> Shared<R> {
     fn strip(&self, disk: &Disk, segment: &Segment) -> io::Result<()> {
         let old = segment.id;
         let new = SegmentId { generation: old.generation + 1, ..old };
-        let bytes = disk.directory.read(old, 0, segment.len)?;
+        let bytes = match disk.directory.read(old, 0, segment.len) {
+            // Its last row reached the database meanwhile, and its file is gone.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && !self.backlog.lock().segments.contains_key(&old.seq) =>
+            {
+                return Ok(());
+            }
+            read => read?,
+        };
         let frames = frame::scan(&bytes, old, true, usize::MAX).frames;
         let (mut content, mut starts) = (Vec::new(), Vec::new());
         for frame in &frames {

@@ -15,7 +15,7 @@
 //! **Why the request's own thread writes.** A client that has received its answer completely must find it in the log
 //! after `kill -9`, so the write must come before the last byte is handed to the connection. A channel to a writing
 //! thread would need the last byte to wait for the answer of that thread: two context switches instead of one system
-//! call of two microseconds. The price is that a file system that hangs holds the one thread which is writing; all
+//! call of one or two microseconds. The price is that a file system that hangs holds the one thread which is writing; all
 //! others go past it after [`JournalConfig::patience`] and keep their rows in memory.
 //!
 //! **Bounds.** Rows wait in memory up to [`JournalConfig::memory_rows`] and [`JournalConfig::memory_bytes`]; beyond that they

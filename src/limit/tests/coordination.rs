@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::eventually;
 use super::server::RedisServer;
+use crate::domain::label::LogTable;
 use crate::limit::{Coordination, Lock, Observer, RedisLink};
 
 async fn replica(server: &RedisServer) -> Coordination {
@@ -52,12 +53,18 @@ async fn announcements_reach_the_others_and_survive_a_restart_of_redis() {
 async fn a_request_id_is_locked_for_one_replica_at_a_time() {
     let server = RedisServer::start();
     let (one, other) = (replica(&server).await, replica(&server).await);
-    let Lock::Held(guard) = one.lock(1, "request").await else { panic!("not held") };
-    assert!(matches!(other.lock(1, "request").await, Lock::Busy));
-    assert!(matches!(one.lock(1, "request").await, Lock::Busy));
-    assert!(matches!(other.lock(2, "request").await, Lock::Held(_)), "another key's request");
+    let Lock::Held(guard) = one.lock(LogTable::Completions, 1, "request").await else { panic!("not held") };
+    assert!(matches!(other.lock(LogTable::Completions, 1, "request").await, Lock::Busy));
+    assert!(matches!(one.lock(LogTable::Completions, 1, "request").await, Lock::Busy));
+    assert!(
+        matches!(other.lock(LogTable::Completions, 2, "request").await, Lock::Held(_)),
+        "another key's request"
+    );
     drop(guard);
-    eventually("it is released", async || matches!(other.lock(1, "request").await, Lock::Held(_))).await;
+    eventually("it is released", async || {
+        matches!(other.lock(LogTable::Completions, 1, "request").await, Lock::Held(_))
+    })
+    .await;
     one.flush().await;
     other.flush().await;
     assert!(server.run::<Vec<String>>(&["KEYS", "nexusgate:inflight:*"]).is_empty());
@@ -67,7 +74,7 @@ async fn a_request_id_is_locked_for_one_replica_at_a_time() {
 async fn a_held_lock_is_renewed_and_someone_elses_is_not_released() {
     let server = RedisServer::start();
     let one = replica(&server).await;
-    let Lock::Held(guard) = one.lock(1, "long").await else { panic!("not held") };
+    let Lock::Held(guard) = one.lock(LogTable::Completions, 1, "long").await else { panic!("not held") };
     let key = server.run::<Vec<String>>(&["KEYS", "nexusgate:inflight:*"]).remove(0);
     let _: u64 = server.run(&["PEXPIRE", &key, "9000"]);
     eventually("it is renewed", async || server.run::<i64>(&["PTTL", &key]) > 9000).await;
@@ -101,8 +108,10 @@ async fn without_redis_nobody_knows() {
     let mut server = RedisServer::start();
     let one = replica(&server).await;
     server.kill();
-    eventually("the outage is noticed", async || matches!(one.lock(1, "request").await, Lock::Unavailable))
-        .await;
+    eventually("the outage is noticed", async || {
+        matches!(one.lock(LogTable::Completions, 1, "request").await, Lock::Unavailable)
+    })
+    .await;
     assert_eq!(one.lease("retention", Duration::from_secs(1)).hold().await, None);
     assert!(!one.announce().await);
 }

@@ -234,3 +234,17 @@ async fn a_clock_that_was_set_back_does_not_stop_the_refill() {
     let () = server.run(&["SET", key, &format!("{rest} {}", at.parse::<u64>().unwrap() + 3_600_000_000)]);
     eventually("a request is allowed again", async || limiter.admit(1, limits).await.allowed()).await;
 }
+
+/// More keys than one batch: each is reported, and those who decide meanwhile do not wait for all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_usage_of_many_keys_is_read_in_batches() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, burst(1.0)).await;
+    let limits = limits(60, None);
+    for key in 1..=300 {
+        assert!(limiter.admit(key, limits).await.allowed());
+    }
+    let mut keys: Vec<i64> = limiter.recent_usage().await.iter().map(|usage| usage.key_id).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, (1..=300).collect::<Vec<_>>());
+}

@@ -9,6 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use super::server::{RedisServer, free_port};
 use super::{eventually, limits};
 use crate::domain::key::Secret;
+use crate::domain::label::LogTable;
 use crate::domain::label::{LabelValue, LimitType};
 use crate::limit::{Burst, Coordination, LimitServices, Limiter, Lock, Observer, RedisLink, Settings};
 
@@ -26,8 +27,10 @@ async fn works_with(url: String) -> LimitServices {
         let before = limiter.usage(1, limits(100, 1000)).await.rpm.unwrap().current;
         limiter.admit(1, limits(100, 1000)).await;
         let coordination = services.coordination.as_ref().unwrap();
-        matches!(coordination.lock(1, &uuid::Uuid::now_v7().to_string()).await, Lock::Held(_))
-            && limiter.usage(1, limits(100, 1000)).await.rpm.unwrap().current > before
+        matches!(
+            coordination.lock(LogTable::Completions, 1, &uuid::Uuid::now_v7().to_string()).await,
+            Lock::Held(_)
+        ) && limiter.usage(1, limits(100, 1000)).await.rpm.unwrap().current > before
     })
     .await;
     limiter.charge(1, limits(100, 1000), 10);

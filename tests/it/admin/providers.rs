@@ -1,10 +1,13 @@
 //! Providers over HTTP.
 
+use http::StatusCode;
+use nexusgate::demo::provider::Reply;
 use serde_json::{Value, json};
 
 use super::Administrator;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
+use crate::support::scrape::Scrape;
 
 const KEY: &str = "sk-upstream-0123456789-tail";
 
@@ -139,4 +142,31 @@ async fn what_is_wrong_is_named() {
         Some("name"),
     );
     admin.put("/providers/999", json!({ "name": "x" })).await.refused(404, "not_found", None);
+}
+
+/// Whoever deletes a provider that is down does not want to be told that it is down.
+#[tokio::test]
+async fn what_is_shown_of_a_provider_goes_with_it() {
+    let app = TestApp::spawn().await;
+    let admin = Administrator(&app);
+    let made =
+        admin.post("/providers", json!({ "name": "beta", "baseUrl": app.provider().base_url() })).await.ok();
+    let id = &made["id"];
+    admin.post("/models", json!({ "providerId": id, "systemName": "fresh" })).await.ok();
+    let up = |name: &'static str, value: f64| {
+        move |scrape: &Scrape| scrape.metric("nexusgate_provider_up").label("provider", name).is(value)
+    };
+    let gone = |name: &str, scrape: &Scrape| {
+        !scrape.text.contains(&format!("nexusgate_provider_up{{provider=\"{name}\"}}"))
+    };
+    app.provider().always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    while app.scrape().await.metric("nexusgate_provider_up").label("provider", "beta").is(1.0) {
+        assert_eq!(app.chat("fresh").send().await.status(), 500);
+    }
+    admin.put(&format!("/providers/{id}"), json!({ "name": "gamma" })).await.ok();
+    let scrape = app.eventually("the new name is shown", up("gamma", 1.0)).await;
+    assert!(gone("beta", &scrape), "{}", scrape.text);
+    admin.delete(&format!("/providers/{id}")).await.ok();
+    app.eventually("nothing of it is shown", |scrape| gone("gamma", scrape)).await;
+    assert!(up("alpha", 1.0)(&app.scrape().await));
 }
