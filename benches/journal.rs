@@ -1,14 +1,14 @@
 //! What a finished request pays for being remembered: `cargo bench --bench journal`.
 //!
 //! `append/*` is the request's own part (frame, one write, backlog) while the writer empties the backlog into a sink
-//! that takes everything; `write/*` is the bare system call for the same bytes, the floor. `JOURNAL_BENCH_DIR` chooses the
-//! file system (default: the system's temporary folder).
+//! that takes everything; `write/*` is the floor: the bare system call for the same bytes, over a file of 4 MiB that is written
+//! again and again, as the journal's are. `JOURNAL_BENCH_DIR` chooses the file system (default: the system's temporary folder).
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
 use std::fs::OpenOptions;
 use std::hint::black_box;
-use std::io::Write;
+use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -133,22 +133,24 @@ fn append(c: &mut Criterion) {
     group.finish();
 }
 
+/// As long as a segment of the journal.
+const SEGMENT: u64 = 4 << 20;
+
 fn write(c: &mut Criterion) {
     let mut group = c.benchmark_group("write");
     for (name, size) in [("700 bytes", 700), ("2.7 KiB", 2 << 10 | 700), ("65 KiB", 64 << 10 | 700)] {
         let dir = temporary();
         let path = dir.path().join("file");
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).expect("a file");
+        let file = OpenOptions::new().create_new(true).write(true).open(&path).expect("a file");
         let bytes = vec![b'x'; size];
-        let mut written = 0;
+        let mut at = 0;
         group.throughput(Throughput::Bytes(u64::try_from(size).unwrap_or(u64::MAX)));
         group.bench_function(name, |b| {
             b.iter(|| {
-                file.write_all(black_box(&bytes)).expect("room");
-                written += size;
-                if written > 16 << 20 {
-                    file.set_len(0).expect("truncated");
-                    written = 0;
+                file.write_all_at(black_box(&bytes), at).expect("room");
+                at += bytes.len() as u64;
+                if at > SEGMENT {
+                    at = 0;
                 }
             });
         });

@@ -2,10 +2,11 @@
 //!
 //! * `events`: everything that is recorded for one completion that goes well, in the order in which it happens: in flight,
 //!   series, attempt, HTTP request, record. With recording on and off (handles that do nothing), in nanoseconds; the
-//!   allocations are printed.
-//! * `request`: the whole way of a request through `Surface::answer`, without a client's connection, to a provider that
-//!   is a thread with a canned answer. Its time is mostly that of the loopback; its allocations are the gateway's own, and
-//!   the difference between on and off is what instrumentation adds.
+//!   allocations are printed. `upkeep` is what comes later on a timer: its samples are sorted into buckets.
+//! * `request`: the whole way of a request through `Surface::answer` (key, limits, route, metrics, log), without a client's
+//!   connection, to a provider that is a thread with a canned answer. `provider alone` is the same bytes to the same thread
+//!   and back, without the gateway. Allocations are printed: those of the way alone, for requests that were made before; the
+//!   difference between on and off is what instrumentation adds.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -16,6 +17,7 @@ mod records;
 #[path = "support/say.rs"]
 mod say;
 
+use std::hint::black_box;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -47,6 +49,7 @@ use nexusgate::telemetry::registry;
 use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 use say::say;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::task::TaskTracker;
 
 #[global_allocator]
@@ -99,6 +102,22 @@ fn events_of_a_request(criterion: &mut Criterion) {
             });
         });
     }
+    let telemetry = telemetry(true);
+    group.bench_function("upkeep", |b| {
+        b.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            let mut left = rounds;
+            while left > 0 {
+                let batch = left.min(4096);
+                (0..batch).for_each(|_| events(&telemetry, &record));
+                let started = std::time::Instant::now();
+                telemetry.run_upkeep();
+                spent += started.elapsed();
+                left -= batch;
+            }
+            spent
+        });
+    });
     group.finish();
 }
 
@@ -137,13 +156,13 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
-/// A gateway with one model and one limited key, whose log goes nowhere.
-async fn surface(recording: bool) -> Surface {
+/// A gateway with one model at `provider` and one limited key, whose log goes nowhere.
+async fn surface(recording: bool, provider: SocketAddr) -> Surface {
     let database = store::connect(&store::Settings::new("sqlite::memory:")).await.expect("a database");
     store::migrate::up(&database).await.expect("a schema");
     let cipher = Arc::new(Cipher::new(&EncryptionKey::random()));
     let mut provider =
-        NewProvider::new("fake", ProviderKind::OpenAi, format!("http://{}/v1", provider()), Source::Config);
+        NewProvider::new("fake", ProviderKind::OpenAi, format!("http://{provider}/v1"), Source::Config);
     provider.api_key = Some(Secret::new("sk-upstream"));
     let mut key = NewApiKey::new(Source::Config);
     key.key = Some(Secret::new(KEY));
@@ -199,44 +218,73 @@ async fn surface(recording: bool) -> Surface {
     Surface::new(&state, &Origins::List(Vec::new()), true)
 }
 
-async fn ask(surface: &Surface) {
-    const BODY: &str = r#"{"model":"bench","messages":[{"role":"user","content":"Hello?"}]}"#;
-    let request = Request::post("/v1/chat/completions")
+const BODY: &str = r#"{"model":"bench","messages":[{"role":"user","content":"Hello?"}]}"#;
+
+fn request() -> Request<Full<Bytes>> {
+    Request::post("/v1/chat/completions")
         .header("authorization", format!("Bearer {KEY}"))
         .header("content-type", "application/json")
         .header("content-length", BODY.len())
         .body(Full::new(Bytes::from_static(BODY.as_bytes())))
-        .expect("a request");
+        .expect("a request")
+}
+
+async fn ask(surface: &Surface, request: Request<Full<Bytes>>) {
     let Ok(response) = surface.clone().answer(request, PEER).await;
     assert_eq!(response.status(), StatusCode::OK);
-    response.into_body().collect().await.expect("a body");
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        black_box(frame.expect("a body"));
+    }
+}
+
+/// A request to the provider, and its answer, by nothing but a socket.
+async fn exchange(stream: &mut tokio::net::TcpStream, request: &[u8], buffer: &mut [u8]) {
+    stream.write_all(request).await.expect("written");
+    assert!(stream.read(buffer).await.expect("an answer") > 0);
 }
 
 fn whole_requests(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let provider = provider();
     let mut group = criterion.benchmark_group("request");
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     for (name, recording) in [("on", true), ("off", false)] {
-        let surface = runtime.block_on(surface(recording));
-        runtime.block_on(async {
-            for _ in 0..1000 {
-                ask(&surface).await;
-            }
-        });
-        let ((), taken) = counting::measure(|| {
+        let surface = runtime.block_on(surface(recording, provider));
+        let ask_all = |requests: Vec<_>| {
             runtime.block_on(async {
-                for _ in 0..1000 {
-                    ask(&surface).await;
+                for request in requests {
+                    ask(&surface, request).await;
                 }
             });
-        });
+        };
+        let requests = || (0..1000).map(|_| request()).collect();
+        ask_all(requests());
+        let made = requests();
+        let ((), taken) = counting::measure(|| ask_all(made));
         say(format_args!(
             "request, recording {name}: {} allocations for 1000 requests, {} KiB held at most on top",
             taken.allocations,
             taken.peak / 1024
         ));
-        group.bench_function(name, |b| b.iter(|| runtime.block_on(ask(&surface))));
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                request,
+                |request| runtime.block_on(ask(&surface, request)),
+                criterion::BatchSize::SmallInput,
+            );
+        });
     }
+    let mut stream = runtime.block_on(tokio::net::TcpStream::connect(provider)).expect("a connection");
+    stream.set_nodelay(true).expect("a socket");
+    // About what the gateway sends.
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:10000\r\nauthorization: Bearer sk-upstream\r\n\
+                accept-encoding: identity\r\ncontent-type: application/json\r\n";
+    let request = format!("{head}content-length: {}\r\n\r\n{BODY}", BODY.len());
+    let mut buffer = [0; 16 << 10];
+    group.bench_function("provider alone", |b| {
+        b.iter(|| runtime.block_on(exchange(&mut stream, request.as_bytes(), &mut buffer)));
+    });
     group.finish();
 }
 

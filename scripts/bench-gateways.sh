@@ -12,9 +12,12 @@
 #   --growth           with --quick: also what grows with the number of keys and models, a minute more
 #   --pgo              build nexusgate-pgo first (scripts/build-pgo.sh, a quarter of an hour); built before, it is measured anyway
 #   --only NAMES       direct,nginx,nexusgate,nexusgate-pgo,nexusgate-pg,litellm,portkey (comma-separated)
-#   --url NAME=URL     a further gateway that is running already: URL of its chat completions; BENCH_KEY is sent as its key
+#   --url NAME=URL     a further gateway that is running already: http URL of its chat completions, BENCH_KEY is sent as its key;
+#                      its upstream has to be http://127.0.0.1:PORT/v1 of --provider-port, its model "bench"
+#   --provider-port PORT   where the fake provider listens, whenever something is measured
+#   --pid NAME=PID     the process of a gateway of --url, for its CPU and memory; pin it to core 0 (taskset -c 0)
 #   --repeats N        interleaved repeats (3)
-#   --out FILE         the report (docs/BENCHMARKS.md); plots go to a folder "bench" beside it
+#   --out FILE         the report (docs/BENCHMARKS.md; with --only target/bench/report.md); plots go to "bench" beside it
 #   --binary FILE      measure this nexusgate instead of building one
 #   --lock FILE        hold this lock while something is measured: for machines that others use too
 set -euo pipefail
@@ -30,22 +33,31 @@ fi
 cargo build --release --quiet --package bench-gateway
 [[ " $* " != *" --pgo "* ]] || scripts/build-pgo.sh
 
-# Plots, and the gateways that are Python or Node programs. Pinned, so that two runs measure the same thing.
+# Plots, and the gateways that are Python or Node programs: versions of 2026-11, so that two runs measure the same.
 venv() {
     local folder=$1
     shift
     [ -x "$folder/bin/python" ] || python3 -m venv "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
-venv "$work/plots" "matplotlib>=3.9,<4" || echo "no matplotlib: the report has no plots" >&2
+venv "$work/plots" "matplotlib==3.11.*" || echo "no matplotlib: the report has no plots" >&2
 only=$(sed -n 's/.*--only[ =]\([^ ]*\).*/\1/p' <<<" $* ")
 asked_for() { [ -z "$only" ] || [[ ",$only," == *",$1,"* ]]; }
-if asked_for litellm && ! [ -x "$work/litellm/bin/litellm" ]; then
-    venv "$work/litellm" "litellm[proxy]" || echo "LiteLLM could not be installed" >&2
+litellm=1.108.7
+if asked_for litellm && ! [ -d "$(echo "$work"/litellm/lib/python3*/site-packages/litellm-$litellm.dist-info)" ]; then
+    venv "$work/litellm" "litellm[proxy]==$litellm" || echo "LiteLLM could not be installed" >&2
 fi
-if asked_for portkey && ! [ -d "$work/portkey/node_modules/@portkey-ai/gateway" ]; then
-    npm install --silent --no-fund --no-audit --prefix "$work/portkey" @portkey-ai/gateway ||
+# With what npm would take for @hono/node-server Portkey refuses every stream (Portkey-AI/gateway#1389); this is the version
+# of its own lock file.
+portkey='{"private": true, "dependencies": {"@portkey-ai/gateway": "1.15.2"}, "overrides": {"@hono/node-server": "1.13.5"}}'
+if asked_for portkey && [ "$(cat "$work/portkey/package.json" 2>/dev/null)" != "$portkey" ]; then
+    rm -rf "$work/portkey"
+    mkdir -p "$work/portkey"
+    echo "$portkey" >"$work/portkey/package.json"
+    npm install --silent --no-fund --no-audit --prefix "$work/portkey" || {
+        rm "$work/portkey/package.json"
         echo "Portkey could not be installed" >&2
+    }
 fi
 
 python=python3

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import time
 
-from processes import GATEWAY_CORE, LOAD_CORE, Process, free_port, get, listens
+from processes import GATEWAY_CORE, LOAD_CORE, Process, Running, free_port, get, listens
 from source import fingerprint
 
 WORK = pathlib.Path("target/bench").resolve()
@@ -49,17 +49,22 @@ class Gateway:
         return f"127.0.0.1:{self.port}"
 
     def cpu(self):
-        return self.process.cpu() if self.process else 0.0
+        """Seconds; `None` when nobody can tell."""
+        return self.process.cpu() if self.process else None
 
     def database_cpu(self):
         return sum(process.cpu() for process in self.databases)
 
     def rss(self):
-        return self.process.rss() if self.process else 0
+        return self.process.rss() if self.process else None
+
+    def peak(self):
+        return self.process.peak() if self.process else None
 
     def stop(self):
-        for process in filter(None, [self.process, *self.databases]):
-            process.stop()
+        for process in [self.process, *self.databases]:
+            if isinstance(process, Process):
+                process.stop()
 
     def run(self, command, **more):
         self.process = Process(command, GATEWAY_CORE, self.folder / "gateway.log", **more)
@@ -112,7 +117,7 @@ http {{
 class Nexusgate(Gateway):
     name, title = "nexusgate", "**nexusgate**, SQLite (key, limits, metrics, request log)"
     binary = pathlib.Path("target/release/nexusgate").resolve()
-    models, keys = 1, 10
+    models = 1
 
     @classmethod
     def missing(cls):
@@ -180,15 +185,15 @@ class Nexusgate(Gateway):
         with sqlite3.connect(f"file:{self.folder}/nexusgate.db?mode=ro", uri=True) as database:
             return database.execute("SELECT count(*) FROM completions WHERE status = 'completed'").fetchone()[0]
 
-    def add_keys(self, count):
-        """Puts that many further keys into the database, as an administrator would over the years."""
+    def add_keys(self, keys):
+        """Puts them into the database, which is faster than to ask for each."""
         self.process.stop()
         with sqlite3.connect(self.folder / "nexusgate.db") as database:
             (sealed,) = database.execute("SELECT key_encrypted FROM api_keys LIMIT 1").fetchone()
             database.executemany(
                 "INSERT INTO api_keys (key_hash, key_encrypted, key_prefix, comment, revoked, source, created_at, updated_at)"
                 " VALUES (?, ?, 'sk-other', ?, 0, 'manual', '2026-11-01T00:00:00+00:00', '2026-11-01T00:00:00+00:00')",
-                ((hashlib.sha256(f"other {n}".encode()).digest(), sealed, f"team-{n % 50}") for n in range(count)),
+                ((hashlib.sha256(key.encode()).digest(), sealed, f"team-{n % 50}") for n, key in enumerate(keys)),
             )
         self.launch()
 
@@ -308,11 +313,12 @@ class Portkey(Gateway):
 
 
 class Other(Gateway):
-    """One that somebody else started; its CPU and memory cannot be read."""
+    """One that somebody else started, with the fake provider as its upstream. Without its process id nobody can tell its CPU and memory."""
 
-    def __init__(self, name, url, provider_port, folder):
+    def __init__(self, name, url, pid, provider_port, folder):
         super().__init__(provider_port, folder)
         self.name = self.title = name
+        self.process = Running(pid) if pid else None
         host, _, path = url.removeprefix("http://").partition("/")
         self.host, self.path = host, f"/{path}"
 

@@ -12,7 +12,6 @@ GATEWAY_CORE = 0
 LOAD_CORE = 1
 
 TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def free_port():
@@ -21,8 +20,51 @@ def free_port():
         return probe.getsockname()[1]
 
 
-class Process:
-    """A program and its children: a session of its own, pinned to one core."""
+class Running:
+    """A program that runs, with its children."""
+
+    def __init__(self, pid):
+        if not _stat(pid):
+            raise RuntimeError(f"there is no process {pid}")
+        self.pid = pid
+
+    def pids(self):
+        parents = {}
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (fields := _stat(int(name))):
+                parents[int(name)] = int(fields[1])
+        found = [self.pid]
+        for pid in found:
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
+    def cpu(self):
+        """Seconds of CPU that it has used, its ended children included."""
+        total = 0
+        for pid in self.pids():
+            fields = _stat(pid)
+            if fields:
+                total += sum(int(fields[index]) for index in (11, 12, 13, 14))
+        return total / TICK
+
+    def rss(self):
+        """Bytes resident, summed over its processes; what they share is counted for each."""
+        return self._status("VmRSS")
+
+    def peak(self):
+        """The most that was resident, the same way."""
+        return self._status("VmHWM")
+
+    def _status(self, field):
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+                total += sum(int(line.split()[1]) << 10 for line in file if line.startswith(f"{field}:"))
+        return total
+
+
+class Process(Running):
+    """A program that is started here: a session of its own, pinned to one core."""
 
     def __init__(self, command, core, log, env=None, cwd=None, user=None):
         self.started = time.monotonic()
@@ -38,10 +80,11 @@ class Process:
                 start_new_session=True,
                 user=user,
             )
+        self.pid = self.child.pid
         self.log = log
 
     def pids(self):
-        """Every process of the session."""
+        """Every process of the session: a child whose parent has ended belongs to it too."""
         found = []
         for name in os.listdir("/proc"):
             if name.isdigit():
@@ -49,23 +92,6 @@ class Process:
                 if fields and int(fields[3]) == self.child.pid:
                     found.append(int(name))
         return found
-
-    def cpu(self):
-        """Seconds of CPU that the session has used, its ended children included."""
-        total = 0
-        for pid in self.pids():
-            fields = _stat(pid)
-            if fields:
-                total += sum(int(fields[index]) for index in (11, 12, 13, 14))
-        return total / TICK
-
-    def rss(self):
-        """Bytes resident, summed over the session."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError), open(f"/proc/{pid}/statm") as file:
-                total += int(file.read().split()[1]) * PAGE
-        return total
 
     def wait_for(self, answers, timeout=120):
         """Waits until `answers()` is true; returns the seconds since the start."""
@@ -92,7 +118,7 @@ class Process:
 
 
 def _stat(pid):
-    """The fields of /proc/PID/stat after the name, which may hold spaces: state is 0, session 3, utime 11."""
+    """The fields of /proc/PID/stat after the name, which may hold spaces: state is 0, parent 1, session 3, utime 11."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import datetime
 import fcntl
+import functools
 import json
 import pathlib
 import shutil
@@ -25,15 +26,22 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench-gateways.sh")
     parser.add_argument("--quick", action="store_true", help="shorter runs, without the long ones: under ten minutes")
     parser.add_argument("--only", default="", help="names of gateways, comma-separated")
-    parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already")
+    parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already, with --provider-port as its upstream")
+    parser.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="its process, for its CPU and memory")
+    parser.add_argument("--provider-port", type=int, help="where the fake provider listens whenever something is measured (a free port)")
     parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, a minute more")
     parser.add_argument("--pgo", action="store_true", help="build nexusgate-pgo first")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/BENCHMARKS.md"))
+    parser.add_argument("--out", type=pathlib.Path, help="the report (docs/BENCHMARKS.md; with --only target/bench/report.md)")
     parser.add_argument("--binary", type=pathlib.Path, help="the nexusgate to measure")
     parser.add_argument("--lock", type=pathlib.Path, help="held while something is measured")
     parser.add_argument("--no-report", action="store_true", help="print the figures, write nothing")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.url and not options.provider_port:
+        parser.error("--url needs --provider-port: the gateway has to know where its upstream is")
+    if not options.out:
+        options.out = pathlib.Path("target/bench/report.md" if options.only else "docs/BENCHMARKS.md")
+    return options
 
 
 class Bench:
@@ -45,6 +53,7 @@ class Bench:
             "rate": 6 if quick else 30,
             "streams": 2.5 if quick else 10,
             "first": 4 if quick else 20,
+            "growth": 5 if quick else 10,
         }
 
     @contextlib.contextmanager
@@ -59,7 +68,7 @@ class Bench:
 
     @contextlib.contextmanager
     def provider(self, folder, *flags):
-        port = free_port()
+        port = self.options.provider_port or free_port()
         process = Process([PROVIDER, "--port", port, *flags], LOAD_CORE, folder / "provider.log")
         try:
             process.wait_for(listens(port))
@@ -80,9 +89,11 @@ class Bench:
         found = json.loads(run.stdout)
         # What was put off (batches of rows) belongs to the requests too.
         time.sleep(0.6)
-        if found["ok"]:
+        if found["ok"] and before is not None:
             found["cpu_us"] = (gateway.cpu() - before) * 1e6 / found["ok"]
             found["database_cpu_us"] = (gateway.database_cpu() - databases) * 1e6 / found["ok"]
+            # How much of its core the gateway had while it was measured: below 1 something else was the bound.
+            found["busy"] = found["cpu_us"] * found["per_second"] / 1e6
         return found
 
     def measure(self, make):
@@ -101,7 +112,8 @@ class Bench:
 
     def phases(self, gateway):
         figures = {"startup_s": gateway.start()}
-        warm_up = 0.5 if gateway.slow else 1.0
+        # Whoever takes a second or more for a stream is given the time to do some.
+        warm_up, longer = (1.5, 2) if gateway.slow else (1.0, 1)
         # A first answer makes what is made lazily.
         first = self.load(gateway, "rate", 0.5, "--rate", 10, "--connections", 2, warm_up=0)
         if not first["ok"]:
@@ -109,11 +121,11 @@ class Bench:
         time.sleep(0.5)
         figures["rss_idle"] = gateway.rss()
         seconds = self.seconds
-        figures["closed"] = self.load(gateway, "closed", seconds["closed"], warm_up=warm_up)
+        figures["closed"] = self.load(gateway, "closed", seconds["closed"] * longer, warm_up=warm_up)
         figures["rate"] = self.load(gateway, "rate", seconds["rate"], "--rate", 100)
-        figures["streams"] = self.load(gateway, "closed", seconds["streams"], "--stream", warm_up=warm_up)
+        figures["streams"] = self.load(gateway, "closed", seconds["streams"] * longer, "--stream", warm_up=warm_up)
         figures["first"] = self.load(gateway, "rate", seconds["first"], "--rate", 40, "--stream")
-        figures["rss_loaded"] = gateway.rss()
+        figures["rss_peak"] = gateway.peak()
         own = sum(run["ok"] for run in [first, *(figures[name] for name in ("closed", "rate", "streams", "first"))])
         figures["counts"] = {"generator": own, **gateway.counted()}
         return figures
@@ -148,19 +160,19 @@ class Bench:
                     f"  p50 {figures['rate']['latency_us']['p50'] or 0:6.0f} p99 {figures['rate']['latency_us']['p99'] or 0:6.0f} µs"
                     f"  {streams['events_per_second']:8.0f} chunks/s {streams.get('cpu_us', 0):7.0f} µs/stream"
                     f"  TTFT {figures['first']['first_byte_us']['p50'] or 0:6.0f} µs"
-                    f"  {figures['rss_idle'] / 2**20:5.1f} → {figures['rss_loaded'] / 2**20:5.1f} MiB  start {figures['startup_s'] or 0:.2f} s"
+                    f"  {(figures['rss_idle'] or 0) / 2**20:5.1f} → {(figures['rss_peak'] or 0) / 2**20:5.1f} MiB  start {figures['startup_s'] or 0:.2f} s"
                     f"  ({time.monotonic() - started:.0f} s)",
                     flush=True,
                 )
         return {name: found for name, found in results.items() if found}, failed
 
     def growth(self):
-        """What a request costs with more keys and more models."""
-        rows = []
+        """What a request costs with more keys and more models, when all of them are used in turn."""
 
         def one(keys, models):
             class Sized(gateways.Nexusgate):
-                pass
+                def headers(self):
+                    return []
 
             Sized.models = models
             folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
@@ -169,9 +181,14 @@ class Bench:
                     gateway = Sized(port, folder)
                     try:
                         gateway.start()
-                        if keys > 1:
-                            gateway.add_keys(keys - 1)
-                        return self.load(gateway, "closed", self.seconds["closed"])
+                        further = [f"sk-bench-{n:032x}" for n in range(keys)]
+                        gateway.add_keys(further)
+                        file = folder / "keys"
+                        file.write_text("\n".join(further))
+                        figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", models)
+                        figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
+                        self.check("nexusgate", figures)
+                        return figures
                     finally:
                         gateway.stop()
             finally:
@@ -182,14 +199,15 @@ class Bench:
         for _ in range(self.options.repeats):
             for size in sizes:
                 found[size].append(one(*size))
-        for (keys, models), runs in found.items():
-            rows.append({
+        return [
+            {
                 "keys": keys,
                 "models": models,
                 "per_second": statistics.median(run["per_second"] for run in runs),
                 "cpu_us": statistics.median(run["cpu_us"] for run in runs),
-            })
-        return rows
+            }
+            for (keys, models), runs in found.items()
+        ]
 
     def memory(self, requests):
         """Resident memory after many requests."""
@@ -226,9 +244,10 @@ def main():
             left_out[kind.name] = why
         else:
             kinds.append((kind.name, kind))
+    pids = {name: int(pid) for name, _, pid in (given.partition("=") for given in options.pid)}
     for given in options.url:
         name, _, url = given.partition("=")
-        kinds.append((name, lambda port, folder, name=name, url=url: gateways.Other(name, url, port, folder)))
+        kinds.append((name, functools.partial(gateways.Other, name, url, pids.get(name))))
     bench = Bench(options)
     results, failed = bench.compare(kinds)
     left_out.update(failed)
@@ -240,7 +259,7 @@ def main():
     data = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "took_s": time.monotonic() - started,
-        "quick": options.quick,
+        "arguments": sys.argv[1:],
         "repeats": options.repeats,
         "machine": report.machine(),
         "versions": {kind.name: kind.version() for kind in gateways.ALL if kind.name in results},

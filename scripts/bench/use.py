@@ -18,7 +18,7 @@ class Watched(gateways.Nexusgate):
 
 def main():
     Watched.binary = pathlib.Path(sys.argv[1]).resolve()
-    bench = Bench(types.SimpleNamespace(quick=True, lock=None))
+    bench = Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
     bench.check("nexusgate", bench.measure(Watched))
 
 

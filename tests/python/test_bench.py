@@ -1,8 +1,11 @@
 """What the benchmark says of the optimised build (scripts/build-pgo.sh), and that every script can be read by its shell."""
 
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -10,6 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 import gateways  # noqa: E402
+import processes  # noqa: E402
 import report  # noqa: E402
 import source  # noqa: E402
 
@@ -81,6 +85,39 @@ def test_each_target_is_judged_by_its_own_figure():
     frugal = report.targets({"results": {**nginx, "nexusgate": [run_of(20.0, 20_000)]}})
     assert "| 0.33 × | **missed** |" in frugal
     assert "| 1.33 × | met |" in frugal
+
+
+def test_what_nobody_could_measure_is_not_shown_as_nothing():
+    """A gateway of --url without its process: no figure, not 0."""
+    other = run_of(1.0, 1000)
+    other["closed"] = {"per_second": 1000, "latency_us": {"p50": 1.0, "p99": 2.0}}
+    other.update(rss_idle=None, rss_peak=None)
+    data = {"results": {"direct": [run_of(0.0, 90_000)], "mine": [other]}, "titles": {"direct": "direct", "mine": "mine"}}
+    row = next(line for line in report.comparison(data).splitlines() if line.startswith("| mine"))
+    assert "| 1 000 | – | – | – |" in row
+    assert "– → –" in row
+
+
+def test_a_program_is_measured_with_its_children_and_nothing_else():
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & wait"], start_new_session=True)
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        running = processes.Running(child.pid)
+        deadline = time.monotonic() + 10
+        while len(running.pids()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(running.pids()) == 3 and other.pid not in running.pids()
+        assert 0 < running.rss() <= running.peak()
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        other.kill()
+        child.wait()
+        other.wait()
+
+
+def test_a_process_that_is_not_there_is_an_error():
+    with pytest.raises(RuntimeError, match="there is no process"):
+        processes.Running(2**22 + 1)
 
 
 @pytest.mark.parametrize("script", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("scripts/**/*.sh")))

@@ -7,11 +7,14 @@
 //!   gateway takes.
 //!
 //! It prints one line of JSON. `ok` counts every request that was answered well since the start of the process, warm-up
-//! included, so that it can be compared with what the gateway counted; the other figures are of the measured time alone.
+//! included, so that it can be compared with what the gateway counted; the other figures are of the measured time alone:
+//! a request belongs to it when its answer *ends* in it (`closed`; whoever takes long is not counted for less) or
+//! when it was meant to be sent in it (`rate`).
 
 use std::cell::Cell;
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,8 +61,8 @@ enum Mode {
 
 #[derive(Args, Clone)]
 struct Target {
-    /// Where the gateway listens, as `address:port`.
-    #[arg(long)]
+    /// Where the gateway listens, as `host:port`.
+    #[arg(long, value_parser = resolve)]
     address: SocketAddr,
     #[arg(long, default_value = "/v1/chat/completions")]
     path: String,
@@ -68,6 +71,12 @@ struct Target {
     headers: Vec<String>,
     #[arg(long, default_value = "bench")]
     model: String,
+    /// Asks in turn for this many models: `bench`, `other-1`, `other-2` and so on.
+    #[arg(long, default_value_t = 1)]
+    models: usize,
+    /// A file with API keys, one on each line, that are sent in turn as bearer tokens.
+    #[arg(long)]
+    keys: Option<PathBuf>,
     /// Asks for streams.
     #[arg(long)]
     stream: bool,
@@ -85,18 +94,53 @@ struct Target {
     text: usize,
 }
 
+fn resolve(address: &str) -> io::Result<SocketAddr> {
+    address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))
+}
+
+/// What is asked in turn, as it goes over the wire. With one model and one key that is one request.
+struct Requests {
+    all: Vec<Vec<u8>>,
+    next: Cell<usize>,
+}
+
+impl Requests {
+    fn of(target: &Target) -> io::Result<Self> {
+        let keys: Vec<String> = match &target.keys {
+            Some(file) => std::fs::read_to_string(file)?
+                .lines()
+                .map(|key| format!("authorization: Bearer {key}\r\n"))
+                .collect(),
+            None => vec![String::new()],
+        };
+        // One of each kind, whichever are more: a request for every key and every model, not for every pair.
+        let count = keys.len().max(target.models);
+        let model = |turn: usize| match turn % target.models.max(1) {
+            0 => target.model.clone(),
+            other => format!("other-{other}"),
+        };
+        let all = (0..count).map(|turn| target.request(&model(turn), &keys[turn % keys.len()])).collect();
+        Ok(Self { all, next: Cell::new(0) })
+    }
+
+    fn next(&self) -> &[u8] {
+        let turn = self.next.get();
+        self.next.set((turn + 1) % self.all.len());
+        &self.all[turn]
+    }
+}
+
 impl Target {
-    /// The request, as it goes over the wire.
-    fn request(&self) -> Vec<u8> {
+    fn request(&self, model: &str, key: &str) -> Vec<u8> {
         let stream = if self.stream { r#""stream":true,"# } else { "" };
         let body = format!(
             r#"{{"model":"{}",{stream}"temperature":0.2,"messages":[{{"role":"system","content":"You are a helpful assistant."}},{{"role":"user","content":"{}"}}]}}"#,
-            self.model,
+            model,
             "word ".repeat(self.text / 5)
         );
         let headers: String = self.headers.iter().map(|header| format!("{header}\r\n")).collect();
         format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: */*\r\nuser-agent: bench-load/1\r\n{headers}content-length: {}\r\n\r\n{body}",
+            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: */*\r\nuser-agent: bench-load/1\r\n{key}{headers}content-length: {}\r\n\r\n{body}",
             self.path,
             self.address,
             body.len()
@@ -171,6 +215,7 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let from = Instant::now() + Duration::from_secs_f64(target.warm_up);
     let until = from + Duration::from_secs_f64(target.seconds);
+    let requests_in_turn = Rc::new(Requests::of(&target)?);
     let (target, left) = (Rc::new(target), Rc::new(Cell::new(requests)));
     tokio::task::LocalSet::new().block_on(&runtime, async move {
         let awake = Rc::new(Awake::default());
@@ -180,6 +225,7 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
             .map(|_| {
                 tokio::task::spawn_local(keep_asking(
                     target.clone(),
+                    requests_in_turn.clone(),
                     left.clone(),
                     awake.clone(),
                     from,
@@ -197,12 +243,12 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
 
 async fn keep_asking(
     target: Rc<Target>,
+    requests: Rc<Requests>,
     left: Rc<Cell<u64>>,
     awake: Rc<Awake>,
     from: Instant,
     until: Instant,
 ) -> Tally {
-    let request = target.request();
     let mut tally = Tally::default();
     let mut buffer = vec![0; 64 << 10];
     let mut connection = None;
@@ -211,9 +257,9 @@ async fn keep_asking(
         let sent = Instant::now();
         awake.stir();
         let mut reading = Reading::new(target.stream);
-        match ask(&mut connection, &target, &request, &mut buffer, &mut reading).await {
+        match ask(&mut connection, &target, requests.next(), &mut buffer, &mut reading).await {
             Ok(()) => {
-                let measured = sent >= from && Instant::now() <= until;
+                let measured = (from..=until).contains(&Instant::now());
                 reading.count(&target, sent, measured, &mut tally);
             }
             Err(_) => {
@@ -270,14 +316,15 @@ fn at_rate(target: &Target, rate: f64, connections: u32) -> io::Result<(Tally, D
     let from = start + Duration::from_secs_f64(target.warm_up);
     let until = from + Duration::from_secs_f64(target.seconds);
     let step = Duration::from_secs_f64(1.0 / rate);
+    let request: Arc<[u8]> = Requests::of(target)?.next().into();
     let target = Arc::new(target.clone());
     let threads: Vec<_> = (0..connections)
         .map(|index| {
-            let target = target.clone();
+            let (target, request) = (target.clone(), request.clone());
             let first = start + step * index;
             std::thread::Builder::new()
                 .stack_size(256 << 10)
-                .spawn(move || ask_on_time(&target, first, step * connections, from, until))
+                .spawn(move || ask_on_time(&target, &request, first, step * connections, from, until))
         })
         .collect::<Result<_, _>>()?;
     let mut tally = Tally::default();
@@ -288,8 +335,14 @@ fn at_rate(target: &Target, rate: f64, connections: u32) -> io::Result<(Tally, D
     Ok((tally, until - from))
 }
 
-fn ask_on_time(target: &Target, first: Instant, step: Duration, from: Instant, until: Instant) -> Tally {
-    let request = target.request();
+fn ask_on_time(
+    target: &Target,
+    request: &[u8],
+    first: Instant,
+    step: Duration,
+    from: Instant,
+    until: Instant,
+) -> Tally {
     let mut tally = Tally::default();
     let mut buffer = vec![0; 64 << 10];
     let mut connection: Option<std::net::TcpStream> = None;
@@ -306,7 +359,7 @@ fn ask_on_time(target: &Target, first: Instant, step: Duration, from: Instant, u
                     connection.insert(stream)
                 }
             };
-            stream.write_all(&request)?;
+            stream.write_all(request)?;
             loop {
                 let read = stream.read(&mut buffer)?;
                 if read == 0 {
@@ -331,4 +384,31 @@ fn ask_on_time(target: &Target, first: Instant, step: Duration, from: Instant, u
         due += step;
     }
     tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_models_are_taken_in_turn() {
+        let file = std::env::temp_dir().join(format!("bench-load-keys-{}", std::process::id()));
+        std::fs::write(&file, "sk-a\nsk-b\nsk-c").expect("written");
+        let address = "localhost:1".to_owned();
+        let flags = ["bench-load", "closed", "--address", &address, "--models", "2", "--keys"];
+        let cli = Cli::parse_from(flags.map(std::ffi::OsStr::new).into_iter().chain([file.as_os_str()]));
+        let Mode::Closed { target, .. } = cli.mode else { panic!("another mode") };
+        let requests = Requests::of(&target).expect("keys");
+        std::fs::remove_file(file).expect("removed");
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let request = String::from_utf8(requests.next().to_vec()).expect("text");
+            let key = request.split("Bearer ").nth(1).expect("a key")[..4].to_owned();
+            let model =
+                request.split(r#""model":""#).nth(1).expect("a model").split('"').next().expect("text");
+            seen.push((key, model.to_owned()));
+        }
+        let expected = [("sk-a", "bench"), ("sk-b", "other-1"), ("sk-c", "bench"), ("sk-a", "bench")];
+        assert_eq!(seen, expected.map(|(key, model)| (key.to_owned(), model.to_owned())));
+    }
 }

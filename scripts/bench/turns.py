@@ -1,0 +1,71 @@
+"""Measures builds of nexusgate in turns, and nginx with them: for before and after, on a machine that is not always equally fast.
+
+    python3 scripts/bench/turns.py before=/tmp/nexusgate-before after=target/release/nexusgate
+    python3 scripts/bench/turns.py --mode rate --seconds 12 a=… b=… -- --rate 100
+
+Needs what scripts/bench-gateways.sh builds (`cargo build --release --package bench-gateway`). Prints a line for each run, and at
+the end the median and the lowest of each.
+"""
+
+import argparse
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import types
+
+import gateways
+from run import Bench
+
+
+def arguments():
+    flags = sys.argv[1:]
+    more = flags[flags.index("--") + 1 :] if "--" in flags else []
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("builds", nargs="+", metavar="NAME=BINARY")
+    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--mode", choices=["closed", "rate"], default="closed")
+    parser.add_argument("--postgres", action="store_true", help="PostgreSQL and Redis instead of SQLite")
+    options = parser.parse_args(flags[: len(flags) - len(more) - bool(more)])
+    options.more = more
+    return options
+
+
+def once(bench, kind, options):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-turns-"))
+    folder.chmod(0o755)
+    try:
+        with bench.provider(folder) as port:
+            gateway = kind(port, folder)
+            try:
+                gateway.start()
+                return bench.load(gateway, options.mode, options.seconds, *options.more)
+            finally:
+                gateway.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    options = arguments()
+    kinds = {"nginx": gateways.Nginx}
+    base = gateways.NexusgatePostgres if options.postgres else gateways.Nexusgate
+    for given in options.builds:
+        name, _, binary = given.partition("=")
+        kinds[name] = type(name, (base,), {"binary": pathlib.Path(binary).resolve()})
+    bench = Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
+    found = {name: [] for name in kinds}
+    for _ in range(options.turns):
+        for name, kind in kinds.items():
+            run = once(bench, kind, options)
+            found[name].append(run["cpu_us"])
+            latency = run["latency_us"]
+            print(f"{name:12} {run['per_second']:8.0f}/s {run['cpu_us']:7.1f} µs CPU  p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} µs", flush=True)
+    for name, figures in found.items():
+        print(f"{name:12} median {statistics.median(figures):.1f} µs, lowest {min(figures):.1f}")
+
+
+if __name__ == "__main__":
+    main()
