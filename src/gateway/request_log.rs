@@ -1,7 +1,7 @@
 //! The request log: every finished request, exactly once, in the database, without a request ever waiting for it.
 //!
 //! [`RequestLog::append`] hands a row to the [`journal`](super::journal); one task, owned here, takes the rows in
-//! order and inserts them in batches, by count (1024) or by age (500 ms), whichever comes first. While the database is
+//! order and inserts them in batches, by count (2048) or by age (500 ms), whichever comes first. While the database is
 //! away it tries for ever, and the rows wait. A row that the database refuses for what it contains is found by halving the
 //! batch; it goes in without its bodies if they are at fault, and otherwise to `rejected.jsonl`.
 

@@ -27,9 +27,10 @@ const SQLITE_PAGE_SIZE: u32 = 16 << 10;
 /// were written often meanwhile (of indexes, mostly) are moved once.
 const SQLITE_CHECKPOINT_PAGES: u32 = 1024;
 
-/// What the connection of the request log may keep in memory, in KiB: the pages that one batch changes (2.4 MB of rows, and
-/// the ends of the indexes), so that none is written to the write-ahead log before the batch is whole, and again after.
-const SQLITE_WRITER_CACHE_KIB: u32 = 6 << 10;
+/// What the connection of the request log may keep in memory, in KiB: the pages that one batch changes (4.7 MB of rows, and those
+/// of the indexes that they go into: one for each key and model, if there are many), so that none is written to the
+/// write-ahead log before the batch is whole, and again after.
+const SQLITE_WRITER_CACHE_KIB: u32 = 12 << 10;
 
 /// Which database, and how many connections to it.
 #[derive(Clone)]

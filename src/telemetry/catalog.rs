@@ -236,7 +236,7 @@ catalog! {
 
     /// Seconds per output token after the first; completed streams only.
     COMPLETION_TPOT: Histogram(Buckets::TimePerToken), Seconds = "nexusgate_completion_tpot_seconds" { model };
-    /// Seconds of the longest gap between two chunks of a stream.
+    /// Seconds of the longest wait for the provider between two chunks of a stream.
     STREAM_STALL: Histogram(Buckets::Latency), Seconds = "nexusgate_stream_stall_seconds" { model };
     /// Input tokens of one completion.
     COMPLETION_PROMPT_TOKENS: Histogram(Buckets::Tokens), Tokens = "nexusgate_completion_prompt_tokens" { model };
@@ -286,7 +286,7 @@ catalog! {
 
     // What the gateway leans on.
 
-    /// 1 when the database answered last time.
+    /// 1 when the database answered last time, both to reads and to the writes of the request log.
     DATABASE_UP: Gauge, Count = "nexusgate_database_up";
     /// 1 when Redis answers; absent when none is configured.
     REDIS_UP: Gauge, Count = "nexusgate_redis_up";

@@ -155,8 +155,8 @@ impl Default for JournalConfig {
             patience: Duration::from_millis(20),
             memory_rows: 10_000,
             memory_bytes: 64 << 20,
-            batch_rows: 1024,
-            batch_bytes: 4 << 20,
+            batch_rows: 2048,
+            batch_bytes: 8 << 20,
         }
     }
 }
