@@ -30,7 +30,7 @@ const MAX_STATEMENT_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// [`StoreError::Database`], [`StoreError::Sqlite`]: nothing was written. When it [is transient](StoreError::is_transient),
-/// try again; when not, [`insert_what_fits`] finds the row that the database refuses.
+/// try again; when not, the database refuses one of the rows, and halves of the batch find out which.
 pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u64> {
     if rows.is_empty() {
         return Ok(0);
