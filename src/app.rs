@@ -233,11 +233,7 @@ impl RunningApp {
             tracing::warn!("requests were still running at the end of the grace");
             // They end now, so that they are counted, charged and logged while there is somebody to do it.
             self.gateway.abandon();
-            let ended = async {
-                self.servers.wait().await;
-                self.gateway.drained().await;
-            };
-            if tokio::time::timeout(ABANDON_TIMEOUT, ended).await.is_err() {
+            if tokio::time::timeout(ABANDON_TIMEOUT, self.gateway.idle()).await.is_err() {
                 tracing::error!("requests do not end");
             }
         }

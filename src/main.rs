@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Small allocations come and go with every request; mimalloc costs a third less there than glibc's allocator.
+/// Small allocations come and go with every request, and what a request leaves to its log another thread gives back.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

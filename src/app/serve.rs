@@ -1,6 +1,6 @@
 //! A listener and its connections.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -25,7 +26,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// the load balancers of the large clouds keep theirs (600 s): they must be the ones to close.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 
-/// At the end a connection that asks nothing has so long to send the rest of a head, or to take the rest of an answer.
+/// At the end a connection over which nothing is answered any more, and whose client takes nothing of what is left of an answer, is
+/// given so long: it may have sent half a head.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// Serves until `stop`; then accepts no more, lets running requests finish, or until `cut` ends them, and returns.
@@ -82,22 +84,24 @@ async fn attend(
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _answering: answering }))
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let served = tokio::select! {
+    let stream = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
+    let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut served = tokio::select! {
         biased;
-        served = connection.as_mut() => served,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                served = connection => served,
-                () = activity.ceased(LINGER) => return,
-                () = cut.cancelled() => return,
-            }
-        }
-        () = activity.ceased(IDLE_TIMEOUT) => return,
+        served = connection.as_mut() => Some(served),
+        () = stop.cancelled() => None,
+        () = activity.ceased(IDLE_TIMEOUT) => None,
     };
-    if let Err(error) = served {
+    if served.is_none() {
+        connection.as_mut().graceful_shutdown();
+        served = tokio::select! {
+            biased;
+            served = connection => Some(served),
+            () = activity.ceased(LINGER) => None,
+            () = cut.cancelled() => None,
+        };
+    }
+    if let Some(Err(error)) = served {
         // Clients come and go as they like.
         tracing::debug!(error, "a connection broke");
     }
@@ -108,8 +112,10 @@ async fn attend(
 struct Activity {
     /// Requests that have begun.
     begun: AtomicU64,
-    /// Requests whose answer has been handed over.
+    /// Requests whose answer hyper has.
     done: AtomicU64,
+    /// Writes of which the client's side took something.
+    written: AtomicU64,
 }
 
 impl Activity {
@@ -118,18 +124,73 @@ impl Activity {
         Answering(self)
     }
 
-    /// Waits until nothing has been answered, nor asked, for `silence` to twice as long. No clock is looked at for a request.
+    /// Waits until nothing has been asked, answered or written for `silence` to twice as long. No clock is looked at for a
+    /// request.
     async fn ceased(&self, silence: Duration) {
         let mut before = None;
         loop {
             tokio::time::sleep(silence).await;
-            let begun = self.begun.load(Ordering::Relaxed);
-            let quiet = begun == self.done.load(Ordering::Relaxed);
-            if quiet && before == Some(begun) {
+            let [begun, done, written] =
+                [&self.begun, &self.done, &self.written].map(|count| count.load(Ordering::Relaxed));
+            let now = (begun == done).then_some((begun, written));
+            if now.is_some() && now == before {
                 return;
             }
-            before = quiet.then_some(begun);
+            before = now;
         }
+    }
+}
+
+/// A connection whose writes are noted: hyper has an answer long before a slow client has it.
+struct Watched {
+    stream: TokioIo<TcpStream>,
+    activity: Arc<Activity>,
+}
+
+impl Watched {
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.activity.written.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -83,6 +83,9 @@ struct Finished {
     _lock: Option<LockGuard>,
 }
 
+/// Nobody can say what is in the database.
+struct DatabaseAway;
+
 /// What was kept of an answer.
 #[derive(Clone)]
 struct Kept {
@@ -189,12 +192,13 @@ impl Gateway {
         // Formats share their ids: the same request may be repeated in another one.
         let family = if call == Call::Embedding { call } else { Call::Completion(ApiFormat::OpenAiChat) };
         let id_key = (key.id, family, request_id);
+        let looking = Instant::now();
         if let Some(kept) = self.ids().known(&id_key)? {
             return Ok(Found::Answered(Stored(kept)));
         }
         // Before the id is taken, so that repeats which come together do not stand in each other's way.
-        let looking = Instant::now();
-        if let Some(row) = self.stored(call, key.id, &id_key.2).await {
+        let looked = self.stored(call, key.id, &id_key.2).await;
+        if let Ok(Some(row)) = looked {
             return Ok(Found::Answered(Stored(row.into())));
         }
         let mut claim = {
@@ -206,20 +210,27 @@ impl Gateway {
             Claim { ids: self.ids().clone(), key: Some(id_key.clone()), lock: None }
         };
         // A request that ended since is known here for this long; in another replica it may have come and gone.
-        let look_again = self.coordination().is_some() || looking.elapsed() >= KEPT_FOR;
+        // A database that has just failed would only take its time again.
+        let look_again = looked.is_ok() && (self.coordination().is_some() || looking.elapsed() >= KEPT_FOR);
         if let Some(coordination) = self.coordination() {
             claim.lock = match coordination.lock(call.table(), key.id, &id_key.2).await {
                 Lock::Held(guard) => Some(guard),
                 // It may have completed there: the lock is held for a while after that.
                 Lock::Busy => {
-                    let row = self.stored(call, key.id, &id_key.2).await.ok_or_else(busy)?;
-                    return Ok(Found::Answered(Stored(row.into())));
+                    let row = match looked {
+                        Ok(_) => self.stored(call, key.id, &id_key.2).await,
+                        Err(away) => Err(away),
+                    };
+                    return match row {
+                        Ok(Some(row)) => Ok(Found::Answered(Stored(row.into()))),
+                        Ok(None) | Err(DatabaseAway) => Err(busy()),
+                    };
                 }
                 // Without Redis the lock within this process has to do.
                 Lock::Unavailable => None,
             };
         }
-        if look_again && let Some(row) = self.stored(call, key.id, &id_key.2).await {
+        if look_again && let Ok(Some(row)) = self.stored(call, key.id, &id_key.2).await {
             return Ok(Found::Answered(Stored(row.into())));
         }
         Ok(Found::Free(claim))
@@ -227,13 +238,18 @@ impl Gateway {
 
     /// The log row that completed this id. When the database does not answer, the request runs: its answer matters more
     /// than the chance that it was given before.
-    async fn stored(&self, call: Call, key_id: i64, request_id: &str) -> Option<LogRow> {
+    async fn stored(
+        &self,
+        call: Call,
+        key_id: i64,
+        request_id: &str,
+    ) -> Result<Option<LogRow>, DatabaseAway> {
         // What an earlier process left in the journal may be the very row.
         self.replayed().await;
         let found = request_log::find_by_request_id(self.database(), call.table(), key_id, request_id).await;
-        found.unwrap_or_else(|error| {
+        found.map_err(|error| {
             tracing::warn!(%error, "a request id could not be looked up");
-            None
+            DatabaseAway
         })
     }
 

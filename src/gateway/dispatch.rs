@@ -64,7 +64,7 @@ impl Gateway {
     ) -> Result<(Answer, Arc<Target>), Failure> {
         // What the last provider that was called made of it, and the last answer that one of them gave.
         let mut called: Option<(&Arc<Target>, Failure)> = None;
-        let mut last_answer: Option<UpstreamAnswer> = None;
+        let mut last_answer: Option<(UpstreamAnswer, &Arc<Target>)> = None;
         let mut unsupported: Option<Failure> = None;
         for (index, target) in job.targets.iter().enumerate() {
             // The last resort is tried even when its breaker is open: refusing would be no better.
@@ -82,7 +82,7 @@ impl Gateway {
                 continue;
             }
             guard.blame(failure.code());
-            last_answer = failure.answer.take().or(last_answer);
+            last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
             let over = !failure.retriable || guard.scope().has_client_left();
             called = Some((target, failure));
             if over {
@@ -104,12 +104,15 @@ impl Gateway {
                     Err(again) => {
                         failure = again;
                         guard.blame(failure.code());
-                        last_answer = failure.answer.take().or(last_answer);
+                        last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
                     }
                 }
             }
         }
-        failure.answer = last_answer;
+        if let Some((answer, target)) = last_answer {
+            failure.answer = Some(answer);
+            failure.answered_by = Some(target.clone());
+        }
         Err(failure)
     }
 
@@ -195,7 +198,7 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
     if let Some(usage) = &failure.usage {
         guard.observed(usage, None);
     }
-    let was_sent = failure.was_sent() && !failure.no_provider;
+    let answered_by = failure.answered_by.clone();
     let mut response = match failure.answer {
         Some(answer) => answer.into_response(job.call),
         None => {
@@ -218,8 +221,7 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
             response
         }
     };
-    let record = guard.record();
-    name_answer(response.headers_mut(), record.id, record.target.as_deref().filter(|_| was_sent));
+    name_answer(response.headers_mut(), guard.record().id, answered_by.as_deref());
     guard.finish(Status::Failed);
     response
 }

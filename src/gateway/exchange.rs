@@ -63,12 +63,14 @@ pub(super) struct Failure {
     pub(super) retry_after: Option<Duration>,
     /// What the upstream answered, if it did.
     pub(super) answer: Option<UpstreamAnswer>,
+    /// Who answered, when it is passed on.
+    pub(super) answered_by: Option<Arc<Target>>,
     /// No provider could even be tried.
     pub(super) no_provider: bool,
     pub(super) status: Option<StatusCode>,
     /// Instead of what follows from the outcome.
     pub(super) code: Option<&'static str>,
-    /// What an answer that is of no use says that it cost.
+    /// What an answer that is of no use says that it cost; counted if no other provider gives a better one.
     pub(super) usage: Option<Box<Usage>>,
 }
 
@@ -79,6 +81,7 @@ impl Failure {
             retriable,
             retry_after: None,
             answer: None,
+            answered_by: None,
             no_provider: false,
             status: None,
             code: None,

@@ -55,8 +55,7 @@ impl Health {
 
     /// Shows these providers as up, unless their breakers say otherwise, and no others.
     pub(super) fn configured<'a>(&self, providers: impl Iterator<Item = &'a Provider>) {
-        let names: HashMap<i64, &LabelValue> =
-            providers.inspect(|provider| drop(self.of(provider))).map(|p| (p.id, &p.name)).collect();
+        let names: HashMap<i64, &LabelValue> = providers.map(|p| (p.id, &p.name)).collect();
         self.providers.pin().retain(|id, health| names.get(id) == Some(&&health.name));
         self.telemetry.providers_configured(names.into_values());
     }
@@ -97,7 +96,6 @@ impl Health {
             name: provider.name.clone(),
             state: Mutex::default(),
         });
-        self.telemetry.provider_configured(&provider.name);
         self.providers.insert(provider.id, health.clone(), &guard);
         health
     }

@@ -205,7 +205,8 @@ impl Gateway {
         self.0.leaving.load(Ordering::Acquire)
     }
 
-    /// Ends every request that still runs, as failed: with what its provider has said so far, and without waiting for more.
+    /// Ends every request that was accepted and still runs, as failed: with what its provider has said so far, and without
+    /// waiting for more.
     pub fn abandon(&self) {
         self.drain();
         self.0.abandoned.cancel();
@@ -214,6 +215,13 @@ impl Gateway {
     /// Cancelled when requests are not to go on.
     pub fn abandoned(&self) -> &CancellationToken {
         &self.0.abandoned
+    }
+
+    /// Waits until no request is in flight.
+    pub async fn idle(&self) {
+        while self.0.slots.taken() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn is_draining(&self) -> bool {
@@ -308,7 +316,11 @@ impl Gateway {
 
     /// Forgets request ids that can be looked up in the database; call it every second or so.
     pub fn sweep_ids(&self) {
-        self.0.ids.sweep(self.0.parts.log.status().oldest);
+        let status = self.0.parts.log.status();
+        // What an earlier process left may still have to be counted; until then the age of the rows behind it is not known.
+        if status.oldest.is_some() || LogTable::ALL.iter().all(|table| status.pending(*table) == 0) {
+            self.0.ids.sweep(status.oldest);
+        }
     }
 
     fn before_attempt(&self, target: &Target) {

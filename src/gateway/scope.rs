@@ -95,6 +95,11 @@ impl Slots {
         Self { taken: Arc::default(), max }
     }
 
+    /// How many are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+
     /// Takes a slot, if one is free.
     pub(super) fn take(&self) -> Option<Slot> {
         let slot = Slot(self.taken.clone());

@@ -145,7 +145,7 @@ impl RedisLimiter {
                 }
                 Ok(found)
             };
-            match shared.link.run(Op::Usage, PATIENCE, work).await {
+            match shared.link.run(Op::Usage, PATIENCE.max(shared.link.timeout()), work).await {
                 Ok(found) => usages.extend(found),
                 Err(_) => return shared.memory.recent_usage(),
             }

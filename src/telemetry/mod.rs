@@ -142,23 +142,25 @@ impl Telemetry {
         self.rejections_seeded.store(true, Ordering::Release);
     }
 
-    /// Shows a provider as up, before its circuit breaker has had anything to say.
-    pub fn provider_configured(&self, provider: &LabelValue) {
-        let gauge = self.registry.retirable_gauge(&m::PROVIDER_UP, &[provider.as_str()]);
-        gauge.set(1.0);
-        self.providers_up().insert(provider.clone(), gauge);
-    }
-
-    /// No other providers than these are configured: what was shown of others disappears.
+    /// These providers are configured, and no others: shows the new ones as up, before their circuit breakers have had anything to
+    /// say, and no longer those that are gone.
     pub fn providers_configured<'a>(&self, providers: impl Iterator<Item = &'a LabelValue>) {
         let configured: HashSet<&LabelValue> = providers.collect();
-        self.providers_up().retain(|provider, gauge| {
+        let mut shown = self.providers_up();
+        shown.retain(|provider, gauge| {
             let stays = configured.contains(provider);
             if !stays {
                 gauge.retire();
             }
             stays
         });
+        for provider in configured {
+            shown.entry(provider.clone()).or_insert_with(|| {
+                let gauge = self.registry.retirable_gauge(&m::PROVIDER_UP, &[provider.as_str()]);
+                gauge.set(1.0);
+                gauge
+            });
+        }
     }
 
     /// What a circuit breaker says; of a provider that is not configured any more nobody wants to know.

@@ -32,7 +32,7 @@ pub struct Seen {
     /// The last value that was said of each field.
     pub usage: Usage,
     pub finish_reason: Option<FinishReason>,
-    /// Whether the answer is complete: chat `[DONE]` or a finish reason of every choice that has begun, Anthropic
+    /// Whether the answer is complete: chat `[DONE]` or a finish reason of every choice that has spoken, Anthropic
     /// `message_stop`, Responses `response.completed`, `.incomplete` or `.failed`. A stream that ends before was cut.
     pub terminal: bool,
     /// Whether `[DONE]` came.

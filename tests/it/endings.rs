@@ -426,3 +426,31 @@ async fn a_slow_client_is_no_stall() {
     let stall = scrape.metric("nexusgate_stream_stall_seconds_sum").value();
     assert!(stall < pause.as_secs_f64() / 2.0, "{stall} s");
 }
+
+/// An answer that the gateway has handed over is not yet where it should be: whoever reads it slowly is not cut off.
+#[tokio::test]
+async fn shutdown_lets_slow_clients_read() {
+    let app = TestApp::builder().setting("SHUTDOWN_GRACE", "60s").spawn().await;
+    let text = "x".repeat(30 << 20);
+    let answer = format!(
+        r#"{{"choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}]}}"#
+    );
+    let length = answer.len();
+    app.provider().always(Reply::raw_json(answer));
+    let mut body = call(&app, false).send().await.expect("headers").bytes_stream();
+    let mut read = body.next().await.expect("a chunk").expect("bytes").len();
+    let reading = tokio::spawn(async move {
+        let mut pause = read + (3 << 20);
+        while let Some(chunk) = body.next().await {
+            read += chunk.expect("it is not cut off").len();
+            // Ten pauses of a second: altogether longer than the gateway waits for somebody who takes nothing.
+            if read >= pause {
+                pause += 3 << 20;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        read
+    });
+    assert!(app.shutdown().await, "everything was finished and written");
+    assert_eq!(reading.await.expect("joined"), length);
+}

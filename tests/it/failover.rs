@@ -396,6 +396,26 @@ async fn what_is_told_within_a_stream_counts_as_what_it_is() {
     }
 }
 
+/// Whose answer it is that a client gets when all fail.
+#[tokio::test]
+async fn an_answer_names_its_provider() {
+    let nobody = RefusedPort::reserve().expect("a port");
+    let app = providers_at(None, Some(nobody.base_url())).await;
+    provider(&app, "first").always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["x-nexusgate-provider"], "first");
+    let id = response.headers()["x-nexusgate-id"].to_str().expect("text").to_owned();
+    app.settled().await;
+    assert_eq!(app.log_rows().await[0].id.to_string(), id);
+    // Nobody answered, so nobody is named.
+    let app = providers_at(Some(nobody.base_url()), Some(nobody.base_url())).await;
+    let response = app.chat(MODEL).send().await;
+    assert_eq!(response.status(), 502);
+    assert!(response.headers().contains_key("x-nexusgate-id"));
+    assert!(!response.headers().contains_key("x-nexusgate-provider"));
+}
+
 /// A provider that could not even be asked is no answer, and nothing was moved to it.
 #[tokio::test]
 async fn a_provider_that_cannot_be_asked_hides_no_answer() {

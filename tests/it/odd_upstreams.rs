@@ -307,7 +307,7 @@ async fn an_absurd_usage_is_unknown() {
 
 /// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
 #[tokio::test]
-async fn the_usage_of_an_answer_that_cannot_be_converted_counts() {
+async fn the_usage_of_a_last_answer_that_cannot_be_converted_counts() {
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
     for (kind, body, status) in [
         (ProviderKind::OpenAiResponses, failed, 500),

@@ -20,6 +20,7 @@ class Plain:
     reason: str = ""
     prompt: int | None = None
     completion: int | None = None
+    beside: int = 0  # output tokens that are not within `completion`
 
 
 def openai_client(gateway, key=KEY):

@@ -4,12 +4,14 @@ use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 
 use super::{IDLE_TIMEOUT, Stream};
 
@@ -37,10 +39,10 @@ pub(super) struct Http2 {
 }
 
 /// What a connection carries, and what its peer allows. hyper would let more requests wait in a queue of its own, unseen.
-#[derive(Default)]
 struct Streams {
     open: AtomicUsize,
-    most: AtomicUsize,
+    /// The peer says it in its settings, and may change its mind.
+    most: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// One request on a connection, until its answer has been read.
@@ -54,26 +56,33 @@ impl Drop for Slot {
 
 impl Http2 {
     pub(super) async fn open<S: Stream>(stream: S, ping: Ping) -> hyper::Result<Self> {
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(ping.interval)
             .keep_alive_timeout(ping.timeout)
             .handshake(stream)
             .await?;
-        let streams = Arc::new(Streams::default());
-        streams.most.store(connection.current_max_send_streams(), Ordering::Relaxed);
-        let known = streams.clone();
+        // Shared, because the connection alone knows what its peer allows. Gone when it has ended, so that its sender sees that.
+        let shared = Arc::new(Mutex::new(Some(connection)));
+        let asked = shared.clone();
+        let most = Box::new(move || asked.lock().as_ref().map_or(0, |it| it.current_max_send_streams()));
         tokio::spawn(async move {
             let ended = poll_fn(|cx| {
-                let polled = Pin::new(&mut connection).poll(cx);
-                // The peer says it in its settings, and may change its mind.
-                known.most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                let mut connection = shared.lock();
+                let polled = match connection.as_mut() {
+                    Some(connection) => Pin::new(connection).poll(cx),
+                    None => Poll::Ready(Ok(())),
+                };
+                if polled.is_ready() {
+                    *connection = None;
+                }
                 polled
             });
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "a connection to an upstream broke");
             }
         });
+        let streams = Arc::new(Streams { open: AtomicUsize::new(0), most });
         Ok(Self { sender, streams, used: Instant::now() })
     }
 
@@ -88,7 +97,7 @@ impl Http2 {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.streams.open.load(Ordering::Relaxed) < self.streams.most.load(Ordering::Relaxed)
+        self.streams.open.load(Ordering::Relaxed) < (self.streams.most)()
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -327,29 +327,31 @@ async fn spawn_http_2(
 #[tokio::test]
 async fn what_an_http_2_connection_has_no_room_for_goes_on_another_one() {
     let (acceptor, config) = tls();
-    let go_on = CancellationToken::new();
-    let address = spawn_http_2(acceptor, 2, go_on.clone(), CancellationToken::new()).await;
-    let (pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
-    let mut held = Vec::new();
-    for _ in 0..5 {
-        // Each is answered at once: none waits in a queue for another one's end.
-        held.push(pool.send(&to, request()).await.expect("an answer").into_body());
+    for (most, expected) in [(1, vec![1; 5]), (2, vec![1, 2, 2]), (100, vec![5])] {
+        let go_on = CancellationToken::new();
+        let address = spawn_http_2(acceptor.clone(), most, go_on.clone(), CancellationToken::new()).await;
+        let (pool, to) = (pool(config.clone()), to(&format!("https://localhost:{}/x", address.port())));
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            // Each is answered at once: none waits in a queue for another one's end.
+            held.push(pool.send(&to, request()).await.expect("an answer").into_body());
+        }
+        go_on.cancel();
+        let mut carried = HashMap::<Bytes, usize>::new();
+        for body in held {
+            *carried.entry(body.collect().await.expect("a body").to_bytes()).or_default() += 1;
+        }
+        let mut carried: Vec<_> = carried.into_values().collect();
+        carried.sort_unstable();
+        assert_eq!(carried, expected, "{most} at one time");
+        // There is room again, so no further connection is needed.
+        for _ in 0..5 {
+            let body = pool.send(&to, request()).await.expect("an answer").into_body();
+            body.collect().await.expect("a body");
+        }
+        let kept: Vec<_> = pool.shared.lock().by_origin.values().map(|kept| kept.shared.len()).collect();
+        assert_eq!(kept, [expected.len()]);
     }
-    go_on.cancel();
-    let mut carried = HashMap::<Bytes, usize>::new();
-    for body in held {
-        *carried.entry(body.collect().await.expect("a body").to_bytes()).or_default() += 1;
-    }
-    let mut carried: Vec<_> = carried.into_values().collect();
-    carried.sort_unstable();
-    assert_eq!(carried, [1, 2, 2]);
-    // There is room again, so no further connection is needed.
-    for _ in 0..5 {
-        let body = pool.send(&to, request()).await.expect("an answer").into_body();
-        body.collect().await.expect("a body");
-    }
-    let kept: Vec<_> = pool.shared.lock().by_origin.values().map(|kept| kept.shared.len()).collect();
-    assert_eq!(kept, [3]);
 }
 
 #[tokio::test]
@@ -358,7 +360,7 @@ async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_nex
     let (go_on, frozen) = (CancellationToken::new(), CancellationToken::new());
     let address = spawn_http_2(acceptor, 100, go_on.clone(), frozen.clone()).await;
     let (mut pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
-    pool.ping = Ping { interval: Duration::from_millis(50), timeout: Duration::from_millis(50) };
+    pool.ping = Ping { interval: Duration::from_millis(500), timeout: Duration::from_millis(500) };
     let body = pool.send(&to, request()).await.expect("an answer").into_body();
     frozen.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("it is given up");

@@ -90,7 +90,7 @@ pub(crate) struct Choices {
     pub(crate) finish_reason: Option<FinishReason>,
 }
 
-/// Which choices have begun, and which have finished: a bit for each.
+/// Which choices have said something, and which have finished: a bit for each.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     begun: u64,
@@ -98,9 +98,9 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn add(&mut self, index: Option<u64>, finished: bool) {
+    fn add(&mut self, index: Option<u64>, spoke: bool, finished: bool) {
         let bit = 1 << index.unwrap_or(0).min(63);
-        self.begun |= bit;
+        self.begun |= if spoke { bit } else { 0 };
         self.finished |= if finished { bit } else { 0 };
     }
 
@@ -110,7 +110,8 @@ impl Progress {
     }
 
     fn is_complete(&self) -> bool {
-        self.finished != 0 && self.finished == self.begun
+        // Of a single one the index does not matter: some providers are careless about it.
+        self.finished != 0 && (self.begun.count_ones() <= 1 || self.begun & !self.finished == 0)
     }
 }
 
@@ -119,9 +120,10 @@ impl<'de> Fold<'de> for Choices {
 
     fn add(&mut self, choice: Choice<'de>) {
         self.count += 1;
-        self.says_something |= choice.delta.says_something();
+        let spoke = choice.delta.says_something();
+        self.says_something |= spoke;
         let reason = choice.finish_reason.text().as_deref().map(finish_reason);
-        self.progress.add(choice.index.0, reason.is_some());
+        self.progress.add(choice.index.0, spoke, reason.is_some());
         self.finish_reason = reason.or(self.finish_reason);
     }
 }

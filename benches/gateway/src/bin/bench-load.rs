@@ -99,10 +99,7 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
 }
 
 /// What is asked in turn, as it goes over the wire. With one model and one key that is one request.
-struct Requests {
-    all: Vec<Vec<u8>>,
-    next: Cell<usize>,
-}
+struct Requests(Vec<Vec<u8>>);
 
 impl Requests {
     fn of(target: &Target) -> io::Result<Self> {
@@ -113,20 +110,20 @@ impl Requests {
                 .collect(),
             None => vec![String::new()],
         };
+        if keys.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file of keys has none"));
+        }
         // One of each kind, whichever are more: a request for every key and every model, not for every pair.
         let count = keys.len().max(target.models);
         let model = |turn: usize| match turn % target.models.max(1) {
             0 => target.model.clone(),
             other => format!("other-{other}"),
         };
-        let all = (0..count).map(|turn| target.request(&model(turn), &keys[turn % keys.len()])).collect();
-        Ok(Self { all, next: Cell::new(0) })
+        Ok(Self((0..count).map(|turn| target.request(&model(turn), &keys[turn % keys.len()])).collect()))
     }
 
-    fn next(&self) -> &[u8] {
-        let turn = self.next.get();
-        self.next.set((turn + 1) % self.all.len());
-        &self.all[turn]
+    fn at(&self, turn: usize) -> &[u8] {
+        &self.0[turn % self.0.len()]
     }
 }
 
@@ -215,7 +212,7 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let from = Instant::now() + Duration::from_secs_f64(target.warm_up);
     let until = from + Duration::from_secs_f64(target.seconds);
-    let requests_in_turn = Rc::new(Requests::of(&target)?);
+    let asked = Rc::new((Requests::of(&target)?, Cell::new(0)));
     let (target, left) = (Rc::new(target), Rc::new(Cell::new(requests)));
     tokio::task::LocalSet::new().block_on(&runtime, async move {
         let awake = Rc::new(Awake::default());
@@ -225,7 +222,7 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
             .map(|_| {
                 tokio::task::spawn_local(keep_asking(
                     target.clone(),
-                    requests_in_turn.clone(),
+                    asked.clone(),
                     left.clone(),
                     awake.clone(),
                     from,
@@ -243,7 +240,7 @@ fn closed(target: Target, connections: u32, requests: u64) -> io::Result<(Tally,
 
 async fn keep_asking(
     target: Rc<Target>,
-    requests: Rc<Requests>,
+    asked: Rc<(Requests, Cell<usize>)>,
     left: Rc<Cell<u64>>,
     awake: Rc<Awake>,
     from: Instant,
@@ -257,7 +254,9 @@ async fn keep_asking(
         let sent = Instant::now();
         awake.stir();
         let mut reading = Reading::new(target.stream);
-        match ask(&mut connection, &target, requests.next(), &mut buffer, &mut reading).await {
+        let (requests, turn) = &*asked;
+        let request = requests.at(turn.replace(turn.get().wrapping_add(1)));
+        match ask(&mut connection, &target, request, &mut buffer, &mut reading).await {
             Ok(()) => {
                 let measured = (from..=until).contains(&Instant::now());
                 reading.count(&target, sent, measured, &mut tally);
@@ -316,15 +315,17 @@ fn at_rate(target: &Target, rate: f64, connections: u32) -> io::Result<(Tally, D
     let from = start + Duration::from_secs_f64(target.warm_up);
     let until = from + Duration::from_secs_f64(target.seconds);
     let step = Duration::from_secs_f64(1.0 / rate);
-    let request: Arc<[u8]> = Requests::of(target)?.next().into();
+    let requests = Arc::new(Requests::of(target)?);
     let target = Arc::new(target.clone());
     let threads: Vec<_> = (0..connections)
         .map(|index| {
-            let (target, request) = (target.clone(), request.clone());
+            let (target, requests) = (target.clone(), requests.clone());
+            let mut turns = (index as usize..).step_by(connections as usize);
+            let mut next = move || requests.at(turns.next().unwrap_or_default()).to_vec();
             let first = start + step * index;
             std::thread::Builder::new()
                 .stack_size(256 << 10)
-                .spawn(move || ask_on_time(&target, &request, first, step * connections, from, until))
+                .spawn(move || ask_on_time(&target, &mut next, first, step * connections, from, until))
         })
         .collect::<Result<_, _>>()?;
     let mut tally = Tally::default();
@@ -337,7 +338,7 @@ fn at_rate(target: &Target, rate: f64, connections: u32) -> io::Result<(Tally, D
 
 fn ask_on_time(
     target: &Target,
-    request: &[u8],
+    next: &mut impl FnMut() -> Vec<u8>,
     first: Instant,
     step: Duration,
     from: Instant,
@@ -348,6 +349,7 @@ fn ask_on_time(
     let mut connection: Option<std::net::TcpStream> = None;
     let mut due = first;
     while due < until {
+        let request = next();
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let mut reading = Reading::new(target.stream);
         let asked = || -> io::Result<()> {
@@ -359,7 +361,7 @@ fn ask_on_time(
                     connection.insert(stream)
                 }
             };
-            stream.write_all(request)?;
+            stream.write_all(&request)?;
             loop {
                 let read = stream.read(&mut buffer)?;
                 if read == 0 {
@@ -401,8 +403,8 @@ mod tests {
         let requests = Requests::of(&target).expect("keys");
         std::fs::remove_file(file).expect("removed");
         let mut seen = Vec::new();
-        for _ in 0..4 {
-            let request = String::from_utf8(requests.next().to_vec()).expect("text");
+        for turn in 0..4 {
+            let request = String::from_utf8(requests.at(turn).to_vec()).expect("text");
             let key = request.split("Bearer ").nth(1).expect("a key")[..4].to_owned();
             let model =
                 request.split(r#""model":""#).nth(1).expect("a model").split('"').next().expect("text");
