@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds target/pgo/nexusgate, which does the same for about a tenth less CPU. The compiler first builds a gateway that counts where it
+# Builds target/pgo/nexusgate, which does the same for mostly some percent less CPU. The compiler first builds a gateway that counts where it
 # goes; that one is used for a minute; the one that is built then has what is often used close together, and what is rare out
 # of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two cores.
 #

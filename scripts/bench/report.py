@@ -196,7 +196,8 @@ How the figures came about, what was tried and what it brought: [PERFORMANCE.md]
 
 * "Core busy": how much of its core the gateway used while that was measured; well below 100 % something else was the
   bound, the load generator or the databases, which have the other core.
-* LiteLLM does about 100 requests/s and 20 streams/s here, so at the fixed rates its latencies are those of a queue.
+* Who does hardly more than 100 requests/s, or fewer than 40 streams/s (2,080 chunks/s), has a queue at these rates: its latencies
+  there are those of the queue.
 * Memory is the sum over a gateway's processes; pages that they share are counted for each.
 * Closed loop: 32 connections. Fixed rate: 100 requests/s, latencies from the intended send time. Streams: 32 at one time,
   as fast as they come; time to first token at 40 streams/s.

@@ -76,6 +76,22 @@ class Bench:
         finally:
             process.stop()
 
+    @contextlib.contextmanager
+    def one(self, make):
+        """A gateway of that kind, not started yet, in a folder of its own and with a provider; stopped at the end."""
+        folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
+        # PostgreSQL runs as somebody else.
+        folder.chmod(0o755)
+        try:
+            with self.quiet(), self.provider(folder) as port:
+                gateway = make(port, folder)
+                try:
+                    yield gateway
+                finally:
+                    gateway.stop()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def load(self, gateway, mode, seconds, *flags, warm_up=1.0):
         """One run of the generator; its figures, and what the gateway used for it."""
         before, databases = gateway.cpu(), gateway.database_cpu()
@@ -98,17 +114,8 @@ class Bench:
 
     def measure(self, make):
         """Everything about one gateway, once, from its start to its end."""
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
-        folder.chmod(0o755)
-        try:
-            with self.quiet(), self.provider(folder) as port:
-                gateway = make(port, folder)
-                try:
-                    return self.phases(gateway)
-                finally:
-                    gateway.stop()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with self.one(make) as gateway:
+            return self.phases(gateway)
 
     def phases(self, gateway):
         figures = {"startup_s": gateway.start()}
@@ -169,36 +176,28 @@ class Bench:
     def growth(self):
         """What a request costs with more keys and more models, when all of them are used in turn."""
 
-        def one(keys, models):
-            class Sized(gateways.Nexusgate):
-                def headers(self):
-                    return []
+        class Sized(gateways.Nexusgate):
+            def headers(self):
+                return []
 
+        def run(keys, models):
             Sized.models = models
-            folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
-            try:
-                with self.quiet(), self.provider(folder) as port:
-                    gateway = Sized(port, folder)
-                    try:
-                        gateway.start()
-                        further = [f"sk-bench-{n:032x}" for n in range(keys)]
-                        gateway.add_keys(further)
-                        file = folder / "keys"
-                        file.write_text("\n".join(further))
-                        figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", models)
-                        figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
-                        self.check("nexusgate", figures)
-                        return figures
-                    finally:
-                        gateway.stop()
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            with self.one(Sized) as gateway:
+                gateway.start()
+                further = [f"sk-bench-{n:032x}" for n in range(keys)]
+                gateway.add_keys(further)
+                file = gateway.folder / "keys"
+                file.write_text("\n".join(further))
+                figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", models)
+                figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
+                self.check("nexusgate", figures)
+                return figures
 
         sizes = [(10, 1), (100_000, 1), (10, 200)]
         found = {size: [] for size in sizes}
         for _ in range(self.options.repeats):
             for size in sizes:
-                found[size].append(one(*size))
+                found[size].append(run(*size))
         return [
             {
                 "keys": keys,
@@ -211,23 +210,15 @@ class Bench:
 
     def memory(self, requests):
         """Resident memory after many requests."""
-        folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
-        try:
-            with self.quiet(), self.provider(folder) as port:
-                gateway = gateways.Nexusgate(port, folder)
-                try:
-                    gateway.start()
-                    idle = gateway.rss()
-                    found = self.load(gateway, "closed", 600, "--requests", requests, warm_up=0)
-                    time.sleep(2)
-                    counts = {"generator": found["ok"], **gateway.counted()}
-                    figures = {"requests": found["ok"], "idle": idle, "after": gateway.rss(), "per_second": found["per_second"], "cpu_us": found["cpu_us"], "counts": counts}
-                    self.check("nexusgate", figures)
-                    return figures
-                finally:
-                    gateway.stop()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with self.one(gateways.Nexusgate) as gateway:
+            gateway.start()
+            idle = gateway.rss()
+            found = self.load(gateway, "closed", 600, "--requests", requests, warm_up=0)
+            time.sleep(2)
+            counts = {"generator": found["ok"], **gateway.counted()}
+            figures = {"requests": found["ok"], "idle": idle, "after": gateway.rss(), "per_second": found["per_second"], "cpu_us": found["cpu_us"], "counts": counts}
+            self.check("nexusgate", figures)
+            return figures
 
 
 def main():

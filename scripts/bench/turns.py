@@ -9,10 +9,8 @@ the end the median and the lowest of each.
 
 import argparse
 import pathlib
-import shutil
 import statistics
 import sys
-import tempfile
 import types
 
 import gateways
@@ -33,21 +31,6 @@ def arguments():
     return options
 
 
-def once(bench, kind, options):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-turns-"))
-    folder.chmod(0o755)
-    try:
-        with bench.provider(folder) as port:
-            gateway = kind(port, folder)
-            try:
-                gateway.start()
-                return bench.load(gateway, options.mode, options.seconds, *options.more)
-            finally:
-                gateway.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def main():
     options = arguments()
     kinds = {"nginx": gateways.Nginx}
@@ -59,7 +42,9 @@ def main():
     found = {name: [] for name in kinds}
     for _ in range(options.turns):
         for name, kind in kinds.items():
-            run = once(bench, kind, options)
+            with bench.one(kind) as gateway:
+                gateway.start()
+                run = bench.load(gateway, options.mode, options.seconds, *options.more)
             found[name].append(run["cpu_us"])
             latency = run["latency_us"]
             print(f"{name:12} {run['per_second']:8.0f}/s {run['cpu_us']:7.1f} µs CPU  p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} µs", flush=True)

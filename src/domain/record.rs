@@ -55,7 +55,7 @@ pub struct RequestRecord {
     pub duration: Duration,
     /// From arrival to the first content token; streams only.
     pub ttft: Option<Duration>,
-    /// The longest gap between two chunks of a stream.
+    /// The longest wait for the provider between two chunks of a stream.
     pub longest_stall: Option<Duration>,
     /// Time the gateway itself took: everything but waiting for the upstream and for the client.
     pub overhead: Duration,

@@ -212,28 +212,20 @@ impl Gateway {
         // A request that ended since is known here for this long; in another replica it may have come and gone.
         // A database that has just failed would only take its time again.
         let look_again = looked.is_ok() && (self.coordination().is_some() || looking.elapsed() >= KEPT_FOR);
+        let mut elsewhere = false;
         if let Some(coordination) = self.coordination() {
-            claim.lock = match coordination.lock(call.table(), key.id, &id_key.2).await {
-                Lock::Held(guard) => Some(guard),
-                // It may have completed there: the lock is held for a while after that.
-                Lock::Busy => {
-                    let row = match looked {
-                        Ok(_) => self.stored(call, key.id, &id_key.2).await,
-                        Err(away) => Err(away),
-                    };
-                    return match row {
-                        Ok(Some(row)) => Ok(Found::Answered(Stored(row.into()))),
-                        Ok(None) | Err(DatabaseAway) => Err(busy()),
-                    };
-                }
+            match coordination.lock(call.table(), key.id, &id_key.2).await {
+                Lock::Held(guard) => claim.lock = Some(guard),
+                Lock::Busy => elsewhere = true,
                 // Without Redis the lock within this process has to do.
-                Lock::Unavailable => None,
-            };
+                Lock::Unavailable => {}
+            }
         }
         if look_again && let Ok(Some(row)) = self.stored(call, key.id, &id_key.2).await {
             return Ok(Found::Answered(Stored(row.into())));
         }
-        Ok(Found::Free(claim))
+        // A request that has completed elsewhere keeps its lock until its row is there, so this one runs.
+        if elsewhere { Err(busy()) } else { Ok(Found::Free(claim)) }
     }
 
     /// The log row that completed this id. When the database does not answer, the request runs: its answer matters more

@@ -123,8 +123,11 @@ impl FinishGuard {
         }
     }
 
-    /// The provider was silent for `gap` in the middle of its stream.
+    /// The provider was silent for `gap` in the middle of its stream. A client that has its answer does not wait any more.
     pub(super) fn stalled(&mut self, gap: Duration) {
+        if self.answered_after.is_some() {
+            return;
+        }
         self.record.longest_stall = Some(self.record.longest_stall.map_or(gap, |longest| longest.max(gap)));
     }
 

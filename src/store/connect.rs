@@ -180,9 +180,10 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
             // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose an administrator's last
             // changes but never corrupts. Where the request log writes over these connections too, its batches must be on
             // the disk, as on a connection of its own.
-            let synchronous = match is_plain(&settings.database_url) {
-                true => SqliteSynchronous::Normal,
-                false => SqliteSynchronous::Full,
+            let synchronous = if is_plain(&settings.database_url) {
+                SqliteSynchronous::Normal
+            } else {
+                SqliteSynchronous::Full
             };
             options = options
                 .create_if_missing(!settings.database_url.contains("mode=ro"))

@@ -401,6 +401,19 @@ async fn what_comes_after_the_answer_is_not_the_clients_time() {
     assert!(took < 1.5, "{took} s, of which three were the provider's alone");
     let upstream = scrape.metric("nexusgate_upstream_duration_seconds_sum").value();
     assert!(upstream > 2.9, "{upstream} s");
+
+    // Nor is what it waits for then a stall of the client's stream.
+    let app = TestApp::spawn().await;
+    let late = Reply::raw_stream([events, ": the end\n\n"]).paused_after(1, Duration::from_secs(2));
+    app.provider().always(late);
+    let mut body = call(&app, true).send().await.expect("headers").bytes_stream();
+    body.next().await.expect("a chunk").expect("bytes");
+    drop(body);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(1.0));
+    assert!(scrape.metric("nexusgate_upstream_duration_seconds_sum").value() > 1.9);
+    let stall = scrape.metric("nexusgate_stream_stall_seconds_sum").value();
+    assert!(stall < 1.0, "{stall} s");
 }
 
 /// Nor is a client's time the provider's: what it takes over reading is no stall.

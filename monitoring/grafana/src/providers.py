@@ -229,7 +229,7 @@ def latency():
         ),
         lines(
             "Longest silence in a stream",
-            "p95 of the longest gap between two chunks, by model.",
+            "p95 of the longest wait for the provider between two chunks, by model.",
             quantiles("nexusgate_stream_stall_seconds", MODEL, by="model", qs=(0.5, 0.95)),
             unit="s",
         ),

@@ -150,7 +150,7 @@ pub(super) struct LogEntry {
     duration: f64,
     /// From arrival to the first content token; streams only.
     ttft: Option<f64>,
-    /// The longest gap between two chunks of a stream.
+    /// The longest wait for the provider between two chunks of a stream.
     longest_stall: Option<f64>,
     /// What the gateway itself took.
     overhead: f64,

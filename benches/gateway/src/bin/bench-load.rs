@@ -128,7 +128,7 @@ impl Requests {
 }
 
 impl Target {
-    fn request(&self, model: &str, key: &str) -> Vec<u8> {
+    fn request(&self, model: &str, authorization: &str) -> Vec<u8> {
         let stream = if self.stream { r#""stream":true,"# } else { "" };
         let body = format!(
             r#"{{"model":"{}",{stream}"temperature":0.2,"messages":[{{"role":"system","content":"You are a helpful assistant."}},{{"role":"user","content":"{}"}}]}}"#,
@@ -137,7 +137,7 @@ impl Target {
         );
         let headers: String = self.headers.iter().map(|header| format!("{header}\r\n")).collect();
         format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: */*\r\nuser-agent: bench-load/1\r\n{key}{headers}content-length: {}\r\n\r\n{body}",
+            "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\naccept: */*\r\nuser-agent: bench-load/1\r\n{authorization}{headers}content-length: {}\r\n\r\n{body}",
             self.path,
             self.address,
             body.len()
