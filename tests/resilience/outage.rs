@@ -65,7 +65,9 @@ async fn go_through(harm: Harm) {
         Harm::Killed => {
             postgres.kill();
             let oldest = rows_wait(&replica).await;
-            assert!(replica.scrape().await.metric("nexusgate_database_up").is(0.0));
+            // The driver goes on trying to connect for its time before it says that there is no database.
+            let down = |scrape: &Scrape| scrape.metric("nexusgate_database_up").is(0.0);
+            replica.eventually("the outage is seen", down).await;
             postgres.resume_from_disk().await;
             oldest
         }
