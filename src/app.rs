@@ -101,7 +101,7 @@ impl RunningApp {
             log: log.clone(),
             hooks,
         });
-        gateway.announce(&snapshot);
+        gateway.announce();
 
         let (stop, stop_tasks) = (CancellationToken::new(), CancellationToken::new());
         let (servers, tasks) = (TaskTracker::new(), TaskTracker::new());

@@ -145,7 +145,7 @@ impl Background {
             tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use");
         };
         match tokio::time::timeout(REFRESH_TIMEOUT, self.snapshots.refresh(&self.database)).await {
-            Ok(Ok(snapshot)) => self.gateway.announce(&snapshot),
+            Ok(Ok(_)) => self.gateway.announce(),
             Ok(Err(error)) => failed(&error),
             Err(late) => failed(&late),
         }

@@ -107,6 +107,7 @@ struct Inner {
     health: Health,
     slots: Slots,
     ids: Arc<Ids>,
+    announcing: parking_lot::Mutex<()>,
     /// Requests that go on after their client has left.
     tracker: TaskTracker,
     leaving: AtomicBool,
@@ -122,6 +123,7 @@ impl Gateway {
             health: Health::new(parts.telemetry.clone()),
             slots: Slots::new(parts.settings.max_in_flight),
             ids: Arc::default(),
+            announcing: parking_lot::Mutex::default(),
             tracker: TaskTracker::new(),
             leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -235,7 +237,10 @@ impl Gateway {
     }
 
     /// Makes the series of everything that is configured exist, and forgets how providers stood that are not any more.
-    pub fn announce(&self, snapshot: &Snapshot) {
+    pub fn announce(&self) {
+        // One after the other, and each the newest: whoever comes last must not tell of something older.
+        let _turn = self.0.announcing.lock();
+        let snapshot = self.snapshot();
         let targets = || snapshot.models().flat_map(|(_, targets)| targets);
         self.0.health.configured(targets().map(|target| &*target.provider));
         targets().for_each(|target| self.telemetry().target_configured(target));

@@ -114,7 +114,7 @@ impl Admin {
     /// Something was written: the next request of this process sees it, the other replicas hear of it.
     async fn changed(&self) {
         match self.0.snapshots.refresh(self.db()).await {
-            Ok(snapshot) => self.0.gateway.announce(&snapshot),
+            Ok(_) => self.0.gateway.announce(),
             // The change stands. The timer reads it when the database is back.
             Err(error) => tracing::warn!(%error, "a change is made, but not yet in use"),
         }
