@@ -145,12 +145,13 @@ impl RunningApp {
         };
         let address = local_address(&main)?;
         let metrics_address = metrics.as_ref().map(local_address).transpose()?;
+        let patience = settings.client_timeout.0;
         let surface = Surface::new(&state, &settings.allowed_origins, metrics.is_none());
-        servers.spawn(serve::serve(main, surface, stop.clone(), gateway.abandoned().clone()));
+        servers.spawn(serve::serve(main, surface, patience, stop.clone(), gateway.abandoned().clone()));
         if let Some(metrics) = metrics {
             // Until the very end: the last scrape is the one that sees the last requests.
             let never = CancellationToken::new();
-            tasks.spawn(serve::serve(metrics, Surface::metrics(&state), stop_tasks.clone(), never));
+            tasks.spawn(serve::serve(metrics, Surface::metrics(&state), patience, stop_tasks.clone(), never));
         }
         let subscription =
             limits.coordination.as_ref().map(|coordination| background.follow(coordination, &tasks));

@@ -5,19 +5,21 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::Surface;
+use crate::http::{ClientBody, Surface};
 
 /// After an error that is not one connection's (out of file descriptors, mostly) accepting rests for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -30,10 +32,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 /// given so long: it may have sent half a head.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Serves until `stop`; then accepts no more, lets running requests finish, or until `cut` ends them, and returns.
+/// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, lets running requests finish, or until `cut` ends them, and returns.
 pub(super) async fn serve(
     listener: TcpListener,
     surface: Surface,
+    patience: Duration,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
@@ -45,7 +48,14 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                drop(connections.spawn(attend(stream, peer, surface.clone(), stop.clone(), cut.clone())));
+                drop(connections.spawn(attend(
+                    stream,
+                    peer,
+                    surface.clone(),
+                    patience,
+                    stop.clone(),
+                    cut.clone(),
+                )));
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -66,6 +76,7 @@ async fn attend(
     stream: TcpStream,
     peer: SocketAddr,
     surface: Surface,
+    patience: Duration,
     stop: CancellationToken,
     cut: CancellationToken,
 ) {
@@ -80,11 +91,12 @@ async fn attend(
         let answering = seen.clone().begin();
         let surface = surface.clone();
         async move {
+            let request = request.map(|body: Incoming| ClientBody::new(body, patience));
             let response = surface.answer(request, peer).await?;
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _answering: answering }))
         }
     });
-    let stream = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
+    let stream = Watched { stream: TokioIo::new(stream), activity: activity.clone(), patience, pause: None };
     let mut connection = pin!(builder.serve_connection(stream, service));
     let mut served = tokio::select! {
         biased;
@@ -145,14 +157,24 @@ impl Activity {
 struct Watched {
     stream: TokioIo<TcpStream>,
     activity: Arc<Activity>,
+    /// How long the client may take nothing of what there is for it.
+    patience: Duration,
+    /// Running while it takes nothing.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.activity.written.fetch_add(1, Ordering::Relaxed);
         }
-        written
+        if written.is_ready() {
+            self.pause = None;
+            return written;
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        ready!(pause.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, "the client takes nothing of its answer")))
     }
 }
 
@@ -169,7 +191,7 @@ impl Read for Watched {
 impl Write for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written)
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -178,7 +200,7 @@ impl Write for Watched {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.wrote(written)
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -139,6 +139,8 @@ settings! {
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
     /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
+    /// How long a client may pause while it sends a request's body or takes an answer.
+    client_timeout: Span = "CLIENT_TIMEOUT", "60s";
     /// How long to go on reading an answer whose client has left, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";
     /// How long running requests may take to finish after SIGTERM.

@@ -12,9 +12,9 @@ const COPIED: usize = 256 << 10;
 
 /// Why a body is not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotGathered {
+pub enum NotGathered<E> {
     /// It broke off.
-    Broken,
+    Broken(E),
     TooLarge,
 }
 
@@ -22,7 +22,7 @@ pub enum NotGathered {
 ///
 /// # Errors
 /// [`NotGathered`].
-pub async fn gather<B>(body: B, max: usize, announced: Option<usize>) -> Result<Bytes, NotGathered>
+pub async fn gather<B>(body: B, max: usize, announced: Option<usize>) -> Result<Bytes, NotGathered<B::Error>>
 where
     B: Body<Data = Bytes>,
 {
@@ -33,7 +33,7 @@ where
     let mut body = pin!(body);
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| NotGathered::Broken)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(NotGathered::Broken)?.into_data() else { continue };
         if first.len().max(rest.len()) + data.len() > max {
             return Err(NotGathered::TooLarge);
         }
@@ -69,7 +69,7 @@ mod tests {
         pieces: &[&'static [u8]],
         max: usize,
         announced: Option<usize>,
-    ) -> Result<Bytes, NotGathered> {
+    ) -> Result<Bytes, NotGathered<Infallible>> {
         let frames = pieces.iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece))));
         gather(StreamBody::new(stream::iter(frames.collect::<Vec<_>>())), max, announced).await
     }
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(pieces(&[b"a"], 3, Some(4)).await, Err(NotGathered::TooLarge), "not read at all");
         assert_eq!(gather(Full::new(Bytes::from_static(b"four")), 3, None).await, Err(NotGathered::TooLarge));
         let broken = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(std::fmt::Error)]);
-        assert_eq!(gather(StreamBody::new(broken), 9, None).await, Err(NotGathered::Broken));
+        assert_eq!(gather(StreamBody::new(broken), 9, None).await, Err(NotGathered::Broken(std::fmt::Error)));
     }
 
     #[test]

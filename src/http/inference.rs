@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use axum::{BoxError, Extension};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as HttpBody;
@@ -18,6 +18,7 @@ use crate::gateway::{GatewayBody, NotGathered, Refusal, gather};
 use crate::limit::add_state;
 
 use super::HttpState;
+use super::client_body::ClientStopped;
 
 /// Answers one call of any format; what it is stands in its scope.
 pub(super) async fn infer(
@@ -38,6 +39,7 @@ pub(super) async fn answer<B>(
 ) -> Response<GatewayBody>
 where
     B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
     let call = scope.call;
     let caller = match state.gateway.admit(&scope, &headers).await {
@@ -83,6 +85,7 @@ fn encoded(headers: &HeaderMap) -> Option<Refusal> {
 async fn read_body<B>(headers: &HeaderMap, body: B, max: usize) -> Result<Bytes, Refusal>
 where
     B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
     if let Some(refusal) = encoded(headers) {
         return Err(refusal);
@@ -93,8 +96,17 @@ where
         NotGathered::TooLarge => {
             Refusal::new(RejectReason::BodyTooLarge, format!("The request body is larger than {max} bytes."))
         }
-        NotGathered::Broken => {
-            Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.")
-        }
+        NotGathered::Broken(error) => unreadable(&*error.into()),
     })
+}
+
+fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    if !ClientStopped::caused(error) {
+        return Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.");
+    }
+    let mut refusal =
+        Refusal::new(RejectReason::InvalidRequest, "The rest of the request body did not come in time.");
+    refusal.error.status = 408;
+    refusal.error = refusal.error.with_code("request_timeout");
+    refusal
 }

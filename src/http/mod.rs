@@ -1,6 +1,7 @@
 //! The HTTP surface: which paths there are, and in which order layers wrap them.
 
 mod admin;
+mod client_body;
 mod count;
 mod error;
 mod inference;
@@ -23,6 +24,7 @@ use crate::domain::record::Call;
 use crate::gateway::Gateway;
 
 pub use admin::{Admin, AdminParts};
+pub use client_body::ClientBody;
 
 use count::CountLayer;
 use instrument::InstrumentLayer;

@@ -27,6 +27,7 @@ mod passthrough;
 mod proxy;
 mod secrets;
 mod settings;
+mod slow_clients;
 mod soak;
 mod streams;
 mod support;

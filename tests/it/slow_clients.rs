@@ -1,0 +1,152 @@
+//! Clients that take their time: over sending, and over reading.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use nexusgate::demo::provider::Reply;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::TestApp;
+use crate::support::app::MODEL;
+
+/// A stream on which the gateway cannot read on while its client does not.
+fn more_than_sockets_hold() -> Reply {
+    let event = format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
+        "x".repeat(1 << 20)
+    );
+    let end = "data: [DONE]\n\n".to_owned();
+    Reply::raw_stream(std::iter::repeat_n(event, 40).chain([end]))
+}
+
+/// A connection that has sent the head of a request with a body of `length` bytes.
+async fn begin(app: &TestApp, path: &str, length: usize) -> TcpStream {
+    let mut connection = TcpStream::connect(app.running().address()).await.expect("connected");
+    let key = &app.key;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.expect("written");
+    connection
+}
+
+async fn read_all(mut connection: TcpStream) -> String {
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.expect("an answer and its end");
+    String::from_utf8(answer).expect("UTF-8")
+}
+
+/// A body that never comes whole does not hold its request open, whichever way it takes through the gateway.
+#[tokio::test]
+async fn half_a_body_is_not_waited_for() {
+    for origins in ["", "https://app.example"] {
+        let app = TestApp::builder()
+            .setting("CLIENT_TIMEOUT", "300ms")
+            .setting("ALLOWED_ORIGINS", origins)
+            .spawn()
+            .await;
+        let mut answers = Vec::new();
+        for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
+            let mut connection = begin(&app, path, 1000).await;
+            connection.write_all(b"{\"model\":").await.expect("written");
+            let answer = read_all(connection).await;
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+            answers.push(answer);
+        }
+        assert!(answers[0].contains(r#""code":"request_timeout""#), "{}", answers[0]);
+        assert!(answers[1].contains(r#""type":"error""#), "in its own format: {}", answers[1]);
+        let scrape = app.settled().await;
+        let rejected = scrape.metric("nexusgate_requests_rejected_total");
+        assert!(rejected.label("reason", "invalid_request").is(2.0), "{}", scrape.text);
+        assert!(scrape.metric("nexusgate_completions_total").is(0.0));
+        assert!(app.provider().calls().is_empty());
+    }
+}
+
+/// Whoever goes on sending is waited for, however long it takes.
+#[tokio::test]
+async fn a_body_that_comes_slowly_is_read() {
+    let app = TestApp::builder().setting("CLIENT_TIMEOUT", "2s").spawn().await;
+    let body = app.chat(MODEL).body.to_string();
+    let mut connection = begin(&app, "/v1/chat/completions", body.len()).await;
+    for piece in body.as_bytes().chunks(body.len().div_ceil(6)) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        connection.write_all(piece).await.expect("written");
+    }
+    let answer = read_all(connection).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(1.0));
+    let overhead = scrape.metric("nexusgate_gateway_overhead_seconds_sum").value();
+    assert!(overhead < 1.0, "{overhead} s, though the client took more than two");
+}
+
+/// A client that takes nothing of its answer has left, in all but name.
+#[tokio::test]
+async fn an_answer_that_nobody_takes_is_given_up() {
+    let app = TestApp::builder().setting("CLIENT_TIMEOUT", "500ms").spawn().await;
+    app.provider().always(more_than_sockets_hold());
+    let body = app.chat(MODEL).streamed().body.to_string();
+    let mut connection = begin(&app, "/v1/chat/completions", body.len()).await;
+    connection.write_all(body.as_bytes()).await.expect("written");
+    let scrape = app.settled().await;
+    assert!(
+        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0),
+        "{}",
+        scrape.text
+    );
+    assert_eq!(app.log_rows().await[0].status, "aborted");
+    let mut read = Vec::new();
+    let _ = connection.read_to_end(&mut read).await;
+    assert!(read.len() < 40 << 20, "the rest was not kept for it");
+}
+
+/// A client's time is not the provider's: what it takes over reading is no stall.
+#[tokio::test]
+async fn a_slow_client_is_no_stall() {
+    let app = TestApp::spawn().await;
+    app.provider().always(more_than_sockets_hold());
+    let mut body = app.chat(MODEL).streamed().build().send().await.expect("headers").bytes_stream();
+    body.next().await.expect("a chunk").expect("bytes");
+    let pause = Duration::from_secs(2);
+    tokio::time::sleep(pause).await;
+    while let Some(chunk) = body.next().await {
+        chunk.expect("bytes");
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_stream_stall_seconds_count").is(1.0));
+    let stall = scrape.metric("nexusgate_stream_stall_seconds_sum").value();
+    assert!(stall < pause.as_secs_f64() / 2.0, "{stall} s");
+}
+
+/// An answer that the gateway has handed over is not yet where it should be: whoever reads it slowly is not cut off.
+#[tokio::test]
+async fn shutdown_lets_slow_clients_read() {
+    let app =
+        TestApp::builder().setting("SHUTDOWN_GRACE", "60s").setting("CLIENT_TIMEOUT", "4s").spawn().await;
+    let text = "x".repeat(30 << 20);
+    let answer = format!(
+        r#"{{"choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}]}}"#
+    );
+    let length = answer.len();
+    app.provider().always(Reply::raw_json(answer));
+    let mut body = app.chat(MODEL).build().send().await.expect("headers").bytes_stream();
+    let mut read = body.next().await.expect("a chunk").expect("bytes").len();
+    let reading = tokio::spawn(async move {
+        let mut pause = read + (3 << 20);
+        while let Some(chunk) = body.next().await {
+            read += chunk.expect("it is not cut off").len();
+            // Ten pauses of a second: altogether longer than the gateway waits for somebody who takes nothing, at any time
+            // (CLIENT_TIMEOUT) and at its end.
+            if read >= pause {
+                pause += 3 << 20;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        read
+    });
+    assert!(app.shutdown().await, "everything was finished and written");
+    assert_eq!(reading.await.expect("joined"), length);
+}
