@@ -1,6 +1,7 @@
 //! The composition root: builds everything, serves, drains.
 
 mod background;
+mod check;
 mod retention;
 mod serve;
 mod wiring;
@@ -23,6 +24,8 @@ use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
 use crate::store::request_log::{LogRow, LogWriter};
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
+
+pub use check::check;
 
 use retention::Retention;
 

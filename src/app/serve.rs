@@ -32,7 +32,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 /// given so long: it may have sent half a head.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, lets running requests finish, or until `cut` ends them, and returns.
+/// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, lets running requests finish, or
+/// until `cut` ends them, and returns.
 pub(super) async fn serve(
     listener: TcpListener,
     surface: Surface,

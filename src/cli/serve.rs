@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::RunningApp;
+use crate::app::{self, RunningApp};
 use crate::config::{LogFormat, Settings};
 use crate::telemetry::logging;
 
@@ -39,9 +39,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     })
 }
 
-/// Reads every setting and declaration, and starts nothing.
+/// Reads every setting and declaration as a start does, and starts nothing.
 pub(super) fn check(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
+    runtime()?.block_on(app::check(&settings))?;
     let declared = &settings.declared;
     say(format_args!(
         "the settings are valid: {} providers, {} models and {} API keys are declared",

@@ -12,7 +12,7 @@ pub fn markdown() -> String {
          Each setting is an environment variable, a flag (`UPSTREAM_TIMEOUT` is `--upstream-timeout`) and a key of the\n\
          settings file (`upstream_timeout`). Flags win over the environment, both over the file, all over the default.\n\
          Durations are written like `30s`, `5m`, `1h 30m`; sizes like `32MiB`. A wrong value stops start-up with one line\n\
-         that names the setting, the value and what it takes; `nexusgate check-config` looks without starting anything.\n\n\
+         that names the setting, the value and what it takes; `nexusgate check-config` finds it without starting anything.\n\n\
          | setting | takes | default | meaning |\n|---|---|---|---|\n",
     );
     for info in ALL {
@@ -78,8 +78,8 @@ slo_tpot_ms = 50
 [[api_keys]]
 key = "${TEAM_SEARCH_KEY}"             # at least 16 characters
 comment = "team-search"                # the label of metrics
-rpm_limit = 600                        # requests per minute
-tpm_limit = 200000                     # tokens per minute
+rpm_limit = 600                        # requests per minute; left out: unlimited (the admin API's default is 50)
+tpm_limit = 200000                     # tokens per minute; left out: unlimited (the admin API's default is 50,000)
 # expires_at = "2027-01-01T00:00:00Z"
 # allowed_models = ["gpt-4o"]
 ```

@@ -113,7 +113,7 @@ settings! {
     redis_timeout: Span = "REDIS_TIMEOUT", "50ms";
     /// Bearer secret of the admin API; without it a random one is made and printed once.
     admin_super_secret: Option<Secret> = "ADMIN_SUPER_SECRET";
-    /// Key for the secrets in the database: 32 bytes in base64 or hex. With SQLite a key file is made when it is missing.
+    /// Key for the secrets in the database: 32 bytes in base64 or hex. PostgreSQL needs it; with SQLite a key file is made when it is missing.
     encryption_key: Option<Secret> = "ENCRYPTION_KEY";
     /// Origins that browsers may call from, separated by commas; `*` for all.
     allowed_origins: Origins = "ALLOWED_ORIGINS", "";
@@ -139,7 +139,7 @@ settings! {
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
     /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
-    /// How long a client may pause while it sends a request's body or takes an answer.
+    /// How long a client may pause while it sends a request's body, or take nothing of its answer (over HTTP/2: of any answer).
     client_timeout: Span = "CLIENT_TIMEOUT", "60s";
     /// How long to go on reading an answer whose client has left, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";
@@ -153,7 +153,7 @@ settings! {
     shutdown_delay: Duration = "SHUTDOWN_DELAY", "0s";
     /// How many minutes' worth of a key's limit may be used at once.
     rate_limit_burst: f64 = "RATE_LIMIT_BURST", "3";
-    /// What the request log keeps of requests and answers: `full` or `metadata`.
+    /// What the request log keeps of requests and answers: `full` (the bodies too, as they came) or `metadata`. Only what is kept whole, up to 4 MiB, can be given again for an `X-NexusGate-ReqId`.
     log_payloads: LogPayloads = "LOG_PAYLOADS", "full";
     /// Age at which rows of the request log are deleted; `0s` keeps them for ever.
     request_log_retention: Duration = "REQUEST_LOG_RETENTION", "30d";

@@ -107,6 +107,7 @@ struct Inner {
     health: Health,
     slots: Slots,
     ids: Arc<Ids>,
+    /// Held while what is configured is announced.
     announcing: parking_lot::Mutex<()>,
     /// Requests that go on after their client has left.
     tracker: TaskTracker,

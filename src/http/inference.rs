@@ -108,5 +108,7 @@ fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
         Refusal::new(RejectReason::InvalidRequest, "The rest of the request body did not come in time.");
     refusal.error.status = 408;
     refusal.error = refusal.error.with_code("request_timeout");
+    // The rest of the body may still come, and is not waited for.
+    refusal.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     refusal
 }

@@ -184,6 +184,7 @@ mod inference {
                     (status = 400, description = "The body cannot be routed, or the provider refused it", body = $error),
                     (status = 401, description = "No API key, or one that is not valid", body = $error),
                     (status = 404, description = "There is no such model", body = $error),
+                    (status = 408, description = "The rest of the body did not come in time", body = $error),
                     (status = 409, description = "A request with this id is on its way", body = $error),
                     (status = 413, description = "The body is too large", body = $error),
                     (status = 429, description = "The key's limit, or the provider's, is reached", body = $error),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -26,17 +27,34 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// The gateway can take traffic: it is not shutting down, and the database answers.
+/// What readiness is asked for.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Ready {
+    exclude: String,
+}
+
+/// The gateway can take traffic: it is not shutting down, and the database answers. `?exclude=database` does not ask the
+/// database: inference goes on without it, so a load balancer that asked would turn its outage into everybody's.
 #[utoipa::path(
     get, path = "/readyz", tag = "Operations",
+    params(("exclude" = Option<String>, Query, description = "`database`: ready without it, too")),
     responses(
         (status = 200, description = "It can", content_type = "text/plain", body = String),
         (status = 503, description = "It cannot; the body says why", content_type = "text/plain", body = String),
     ),
 )]
-pub(super) async fn readyz(State(state): State<HttpState>) -> Response {
+pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response {
     if state.gateway.is_leaving() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
+    }
+    let Ready { exclude } = serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
+    match exclude.as_str() {
+        "" => {}
+        "database" => return "ready\n".into_response(),
+        _ => {
+            return (StatusCode::BAD_REQUEST, "only the database can be excluded\n").into_response();
+        }
     }
     match tokio::time::timeout(READY_TIMEOUT, connect::ping(&state.database)).await {
         Ok(Ok(())) => "ready\n".into_response(),

@@ -156,6 +156,14 @@ impl InvalidRedisUrl {
     }
 }
 
+/// Whether a `REDIS_URL` can be read; nothing is connected.
+///
+/// # Errors
+/// [`InvalidRedisUrl`].
+pub fn check_url(url: &Secret) -> Result<(), InvalidRedisUrl> {
+    target::Target::parse(url.expose()).map(drop)
+}
+
 /// Everything in this room, started.
 #[derive(Debug)]
 pub struct LimitServices {

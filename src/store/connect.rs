@@ -112,6 +112,17 @@ impl Location {
     }
 }
 
+/// Whether a database URL can be read; nothing is opened.
+///
+/// # Errors
+/// [`StoreError::Open`], without the password.
+pub fn check_url(database_url: &str) -> StoreResult<()> {
+    if Location::of(database_url)? == Location::Postgres {
+        postgres_options(database_url)?;
+    }
+    Ok(())
+}
+
 /// Opens the database and a pool of connections to it. The schema is not touched: see [`super::migrate::up`].
 ///
 /// # Errors
@@ -243,11 +254,17 @@ fn sqlite_options(database_url: &str) -> StoreResult<SqliteConnectOptions> {
     Ok(options)
 }
 
+fn postgres_options(database_url: &str) -> StoreResult<PgConnectOptions> {
+    database_url.parse().map_err(|error| {
+        let url = redact_url(database_url);
+        StoreError::Open(format!("cannot connect to the database {url}: {}", reason(&error)))
+    })
+}
+
 async fn connect_postgres(settings: &Settings) -> StoreResult<DatabaseConnection> {
     let url = redact_url(&settings.database_url);
     let fail = |why: &str| StoreError::Open(format!("cannot connect to the database {url}: {why}"));
-    let mut options: PgConnectOptions =
-        settings.database_url.parse().map_err(|error: sqlx::Error| fail(&reason(&error)))?;
+    let mut options = postgres_options(&settings.database_url)?;
     if options.get_application_name().is_none() {
         options = options.application_name("nexusgate");
     }

@@ -199,12 +199,28 @@ pub async fn open(
     match Location::of(database_url)? {
         Location::SqliteMemory => Ok(Cipher::new(&EncryptionKey::random())),
         Location::SqliteFile(path) => open_with_key_file(db, &key_file::path_for(&path)).await,
-        Location::Postgres => Err(StoreError::Secret(
-            "ENCRYPTION_KEY must be set with PostgreSQL: 32 bytes in base64 or hexadecimal, for example from \
-             `openssl rand -base64 32`"
-                .to_owned(),
-        )),
+        Location::Postgres => Err(key_is_missing()),
     }
+}
+
+/// Whether `encryption_key` can be a key, and is there if it has to be; no database is asked.
+///
+/// # Errors
+/// As [`open`].
+pub fn check_key(database_url: &str, encryption_key: Option<&str>) -> StoreResult<()> {
+    match encryption_key.map(str::trim).filter(|text| !text.is_empty()) {
+        Some(text) => EncryptionKey::parse(text).map(drop),
+        None if Location::of(database_url)? == Location::Postgres => Err(key_is_missing()),
+        None => Ok(()),
+    }
+}
+
+fn key_is_missing() -> StoreError {
+    StoreError::Secret(
+        "ENCRYPTION_KEY must be set with PostgreSQL: 32 bytes in base64 or hexadecimal, for example from \
+         `openssl rand -base64 32`"
+            .to_owned(),
+    )
 }
 
 async fn open_with_key_file(db: &DatabaseConnection, path: &Path) -> StoreResult<Cipher> {

@@ -13,17 +13,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("limit", &["domain", "config", "telemetry"]),
     ("provider", &["domain", "config", "telemetry", "wire"]),
     ("gateway", &["domain", "config", "telemetry", "wire", "store", "limit", "provider"]),
-    ("http", &["domain", "config", "telemetry", "wire", "store", "limit", "provider", "gateway"]),
+    ("http", &["domain", "config", "telemetry", "wire", "limit", "provider", "gateway"]),
     ("app", &["domain", "config", "telemetry", "wire", "store", "limit", "provider", "gateway", "http"]),
     ("demo", &["app", "config", "domain", "wire"]),
     ("cli", &["app", "demo", "config", "store", "telemetry"]),
 ];
 
-/// Arrows that stand outside the table, each with its reason.
+/// Arrows that stand outside the table: what begins with this may import that, too.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    // `readyz` asks the database, `nexusgate serve` passes empty hooks: both name a type and use nothing of it.
+    // Administration is what the database is for; `readyz` asks whether it is there.
+    ("src/http/admin/", "store"),
     ("src/http/ops.rs", "store"),
-    ("src/http/mod.rs", "store"),
 ];
 
 #[test]
@@ -44,7 +44,7 @@ fn imports_point_down() {
         // Tests may look from above.
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
         for imported in imports(text) {
-            let excepted = EXCEPTIONS.contains(&(name.as_str(), imported.as_str()));
+            let excepted = EXCEPTIONS.iter().any(|(from, to)| name.starts_with(from) && imported == *to);
             if imported != room && !allowed.contains(&imported.as_str()) && !excepted {
                 wrong.insert(format!("{name} imports {imported}"));
             }

@@ -80,6 +80,29 @@ fn settings_are_checked_without_starting() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 providers"));
     let text = complaint(&nexusgate(&arguments, &[], folder.path()));
     assert!(text.contains("KEY"), "{text}");
+    // What only a start would find otherwise.
+    let stored = "[[models]]\nname = \"m\"\nprovider = \"may be in the database\"\n";
+    let twice = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\n".repeat(2);
+    let no_url = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"ftp://h\"\n";
+    for (file, environment, complained) in [
+        (stored, None, None),
+        (&twice, None, Some("declared twice")),
+        (no_url, None, Some("base_url")),
+        ("", Some(("DATABASE_URL", "mysql://u:hush@h/d")), Some("postgres://")),
+        ("", Some(("DATABASE_URL", "postgres://u:hush@h/d")), Some("ENCRYPTION_KEY")),
+        ("", Some(("ENCRYPTION_KEY", "hush")), Some("ENCRYPTION_KEY")),
+        ("", Some(("REDIS_URL", "http://hush@h")), Some("REDIS_URL")),
+    ] {
+        std::fs::write(folder.path().join("good.toml"), file).expect("written");
+        let output = nexusgate(&arguments, environment.as_slice(), folder.path());
+        match complained {
+            None => assert!(output.status.success(), "{file}"),
+            Some(part) => {
+                let text = complaint(&output);
+                assert!(text.contains(part) && !text.contains("hush"), "{file} {environment:?}: {text}");
+            }
+        }
+    }
     assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing was made");
 }
 

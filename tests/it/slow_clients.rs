@@ -20,16 +20,20 @@ fn more_than_sockets_hold() -> Reply {
     Reply::raw_stream(std::iter::repeat_n(event, 40).chain([end]))
 }
 
-/// A connection that has sent the head of a request with a body of `length` bytes.
-async fn begin(app: &TestApp, path: &str, length: usize) -> TcpStream {
+/// A connection that has sent the head of a request with these headers.
+async fn begin(app: &TestApp, path: &str, headers: &str) -> TcpStream {
     let mut connection = TcpStream::connect(app.running().address()).await.expect("connected");
     let key = &app.key;
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\nconnection: close\r\n\r\n"
+         {headers}\r\n\r\n"
     );
     connection.write_all(head.as_bytes()).await.expect("written");
     connection
+}
+
+fn of_length(body: &str) -> String {
+    format!("content-length: {}\r\nconnection: close", body.len())
 }
 
 async fn read_all(mut connection: TcpStream) -> String {
@@ -49,10 +53,11 @@ async fn half_a_body_is_not_waited_for() {
             .await;
         let mut answers = Vec::new();
         for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
-            let mut connection = begin(&app, path, 1000).await;
+            let mut connection = begin(&app, path, "content-length: 1000").await;
             connection.write_all(b"{\"model\":").await.expect("written");
             let answer = read_all(connection).await;
             assert!(answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+            assert!(answer.contains("connection: close\r\n"), "{path}: {answer}");
             answers.push(answer);
         }
         assert!(answers[0].contains(r#""code":"request_timeout""#), "{}", answers[0]);
@@ -70,7 +75,7 @@ async fn half_a_body_is_not_waited_for() {
 async fn a_body_that_comes_slowly_is_read() {
     let app = TestApp::builder().setting("CLIENT_TIMEOUT", "2s").spawn().await;
     let body = app.chat(MODEL).body.to_string();
-    let mut connection = begin(&app, "/v1/chat/completions", body.len()).await;
+    let mut connection = begin(&app, "/v1/chat/completions", &of_length(&body)).await;
     for piece in body.as_bytes().chunks(body.len().div_ceil(6)) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         connection.write_all(piece).await.expect("written");
@@ -89,14 +94,13 @@ async fn an_answer_that_nobody_takes_is_given_up() {
     let app = TestApp::builder().setting("CLIENT_TIMEOUT", "500ms").spawn().await;
     app.provider().always(more_than_sockets_hold());
     let body = app.chat(MODEL).streamed().body.to_string();
-    let mut connection = begin(&app, "/v1/chat/completions", body.len()).await;
+    let mut connection = begin(&app, "/v1/chat/completions", &of_length(&body)).await;
     connection.write_all(body.as_bytes()).await.expect("written");
-    let scrape = app.settled().await;
-    assert!(
-        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0),
-        "{}",
-        scrape.text
-    );
+    app.eventually("it is given up", |scrape| {
+        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0)
+    })
+    .await;
+    app.settled().await;
     assert_eq!(app.log_rows().await[0].status, "aborted");
     let mut read = Vec::new();
     let _ = connection.read_to_end(&mut read).await;

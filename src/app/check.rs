@@ -1,0 +1,45 @@
+//! What a start would refuse, found without one.
+
+use std::collections::HashSet;
+
+use super::{StartError, wiring};
+use crate::config::Settings;
+use crate::domain::key::Secret;
+use crate::domain::provider::ProviderKind;
+use crate::limit;
+use crate::store::crypt::{Cipher, EncryptionKey};
+use crate::store::declared::Declared;
+use crate::store::providers::NewProvider;
+use crate::store::{self, Source};
+
+/// Looks at the settings and at what they declare; reaches for nothing and makes nothing.
+///
+/// # Errors
+/// [`StartError`]: the first thing that a start would refuse, whatever there is to be found where the settings lead.
+pub async fn check(settings: &Settings) -> Result<(), StartError> {
+    let key = settings.encryption_key.as_ref().map(Secret::expose);
+    store::connect::check_url(settings.database_url.expose())?;
+    store::crypt::check_key(settings.database_url.expose(), key)?;
+    if let Some(url) = &settings.redis_url {
+        limit::check_url(url)?;
+    }
+    // Declared things are put into a database that nobody keeps, by what does it at a start.
+    let mut declared = wiring::declared(settings);
+    add_what_may_be_stored(&mut declared);
+    let database = store::connect(&store::Settings::new("sqlite::memory:")).await?;
+    store::migrate::up(&database).await?;
+    store::declared::apply(&database, &Cipher::new(&EncryptionKey::random()), &declared).await?;
+    Ok(())
+}
+
+/// A declared model's provider may be in the database already: one that nobody declares stands for it.
+fn add_what_may_be_stored(declared: &mut Declared) {
+    let mut known: HashSet<String> =
+        declared.providers.iter().map(|provider| provider.name.clone()).collect();
+    for entry in &declared.models {
+        if known.insert(entry.provider.clone()) {
+            let (kind, url) = (ProviderKind::OpenAi, "https://stored.invalid/v1");
+            declared.providers.push(NewProvider::new(entry.provider.clone(), kind, url, Source::Config));
+        }
+    }
+}
