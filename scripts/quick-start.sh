@@ -317,6 +317,8 @@ if [ "$monitoring" = yes ]; then
 fi
 say "Passwords:      $env_file"
 say "Log:            $how"
-say "Stop:           scripts/quick-start.sh --stop"
+stop="scripts/quick-start.sh --stop"
+[ "$home" = "$repo" ] || stop="$stop --dir $home"
+say "Stop:           $stop"
 say ""
 say "Next: make a provider, a model and a key with the admin API (Bearer ADMIN_SUPER_SECRET; see the API docs)."
