@@ -189,6 +189,7 @@ async fn surface(recording: bool, provider: SocketAddr) -> Surface {
         settings: gateway::Settings {
             upstream_timeout: Duration::from_secs(60),
             upstream_connect_timeout: Duration::from_secs(5),
+            upstream_trust: nexusgate::provider::Trust::default(),
             stream_idle_timeout: Duration::from_secs(60),
             drain_on_disconnect: Duration::from_secs(30),
             max_in_flight: 1000,

@@ -21,6 +21,7 @@ use crate::gateway::request_log::RequestLog;
 use crate::gateway::{self, Gateway, Hooks, Parts};
 use crate::http::{self, Admin, AdminParts, HttpState, Surface};
 use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
+use crate::provider::{InvalidCaFile, Trust};
 use crate::store::request_log::{LogRow, LogWriter};
 use crate::store::{self, Cipher, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
@@ -48,6 +49,8 @@ pub enum StartError {
     RequestLog(std::io::Error),
     #[error("{0}")]
     Redis(#[from] InvalidRedisUrl),
+    #[error("{0}")]
+    CaFile(#[from] InvalidCaFile),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
 }
@@ -96,7 +99,7 @@ impl RunningApp {
         let log = Arc::new(wiring::request_log(settings, &telemetry, log_writer.clone())?);
         let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
         let gateway = Gateway::new(Parts {
-            settings: gateway_settings(settings),
+            settings: gateway_settings(settings, trust(settings)?),
             telemetry: telemetry.clone(),
             snapshots: snapshots.clone(),
             limits: limits.clone(),
@@ -289,10 +292,15 @@ fn telemetry_settings(settings: &Settings) -> registry::Settings {
     }
 }
 
-fn gateway_settings(settings: &Settings) -> gateway::Settings {
+fn trust(settings: &Settings) -> Result<Trust, InvalidCaFile> {
+    settings.upstream_ca_file.as_deref().map_or_else(|| Ok(Trust::default()), Trust::with_file)
+}
+
+fn gateway_settings(settings: &Settings, upstream_trust: Trust) -> gateway::Settings {
     gateway::Settings {
         upstream_timeout: settings.upstream_timeout.0,
         upstream_connect_timeout: settings.upstream_connect_timeout.0,
+        upstream_trust,
         stream_idle_timeout: settings.stream_idle_timeout.0,
         drain_on_disconnect: settings.drain_on_disconnect,
         max_in_flight: settings.max_in_flight,

@@ -23,6 +23,7 @@ pub async fn check(settings: &Settings) -> Result<(), StartError> {
     if let Some(url) = &settings.redis_url {
         limit::check_url(url)?;
     }
+    super::trust(settings)?;
     // Declared things are put into a database that nobody keeps, by what does it at a start.
     let mut declared = wiring::declared(settings);
     add_what_may_be_stored(&mut declared);

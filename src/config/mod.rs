@@ -137,6 +137,8 @@ settings! {
     upstream_timeout: Span = "UPSTREAM_TIMEOUT", "10m";
     /// How long a connection to a provider may take: name, TCP, a proxy's tunnel and TLS together.
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
+    /// PEM file of authorities that may vouch for providers besides Mozilla's, which are built in.
+    upstream_ca_file: Option<PathBuf> = "UPSTREAM_CA_FILE";
     /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
     /// How long a client may pause while it sends a request's body, or take nothing of its answer (over HTTP/2: of any answer).

@@ -39,7 +39,7 @@ use crate::domain::label::{LogTable, RejectReason};
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
 use crate::limit::{Coordination, LimitServices, Limiter};
-use crate::provider::{Endpoints, UpstreamClient};
+use crate::provider::{Endpoints, Trust, UpstreamClient};
 use crate::store::request_log::LogRow;
 use crate::store::{Snapshot, SnapshotStore};
 use crate::telemetry::Telemetry;
@@ -64,6 +64,7 @@ pub struct Settings {
     /// Until the first bytes of a stream, or the end of any other answer.
     pub upstream_timeout: Duration,
     pub upstream_connect_timeout: Duration,
+    pub upstream_trust: Trust,
     /// Silence in the middle of a stream.
     pub stream_idle_timeout: Duration,
     /// How long an answer is read on when its client has left; zero cancels at once.
@@ -119,7 +120,10 @@ struct Inner {
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
-            client: UpstreamClient::new(parts.settings.upstream_connect_timeout),
+            client: UpstreamClient::new(
+                parts.settings.upstream_connect_timeout,
+                &parts.settings.upstream_trust,
+            ),
             endpoints: Endpoints::default(),
             health: Health::new(parts.telemetry.clone()),
             slots: Slots::new(parts.settings.max_in_flight),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{Response, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::ClientConfig;
 use url::Url;
 
 use crate::domain::provider::Provider;
@@ -17,6 +18,7 @@ use crate::domain::provider::Provider;
 use super::destination::Destination;
 use super::pool::{Pool, PoolError, UpstreamBody, UpstreamRequest};
 use super::proxy::ProxyConnector;
+use super::trust::Trust;
 
 type DirectPool = Pool<HttpsConnector<HttpConnector>>;
 type ProxiedPool = Pool<HttpsConnector<ProxyConnector>>;
@@ -38,6 +40,7 @@ pub enum SendError {
 /// Sends upstream calls, directly or through a provider's proxy.
 pub struct UpstreamClient {
     connector: HttpConnector,
+    tls: ClientConfig,
     connect_timeout: Duration,
     direct: DirectPool,
     proxied: Mutex<HashMap<Url, Arc<(ProxiedPool, ProxyConnector)>>>,
@@ -45,15 +48,16 @@ pub struct UpstreamClient {
 
 impl UpstreamClient {
     /// A client that gives up when a connection takes longer than `connect_timeout`, TLS and a proxy's tunnel included.
-    pub fn new(connect_timeout: Duration) -> Self {
+    pub fn new(connect_timeout: Duration, trust: &Trust) -> Self {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         // A name with several addresses: each gets its share of the time, so that a dead one does not take it all.
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_keepalive(Some(Duration::from_secs(60)));
-        let direct = Pool::new(https(connector.clone()), connect_timeout);
-        Self { connector, connect_timeout, direct, proxied: Mutex::default() }
+        let tls = trust.client_config();
+        let direct = Pool::new(https(connector.clone(), &tls), connect_timeout);
+        Self { connector, tls, connect_timeout, direct, proxied: Mutex::default() }
     }
 
     /// Sends one request, whose URI and `Host` are those of `to`, and waits for the head of the answer.
@@ -93,16 +97,16 @@ impl UpstreamClient {
         }
         let connector = ProxyConnector::new(self.connector.clone(), url)
             .map_err(|error| SendError::Connect(error.to_string()))?;
-        let pool = Arc::new((Pool::new(https(connector.clone()), self.connect_timeout), connector));
+        let pool =
+            Arc::new((Pool::new(https(connector.clone(), &self.tls), self.connect_timeout), connector));
         proxied.insert(url.clone(), pool.clone());
         Ok(pool)
     }
 }
 
-fn https<C>(connector: C) -> HttpsConnector<C> {
-    // TLS by rustls with Mozilla's roots, so that the binary needs no certificates from the system.
+fn https<C>(connector: C, tls: &ClientConfig) -> HttpsConnector<C> {
     HttpsConnectorBuilder::new()
-        .with_webpki_roots()
+        .with_tls_config(tls.clone())
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(connector)

@@ -4,6 +4,7 @@
 //! * [`destination`]: what of a URL every request to it needs.
 //! * [`headers`]: which of the client's headers go along, and the provider's credentials.
 //! * [`client`]: the shared HTTP client, directly or through a proxy.
+//! * [`trust`]: whose certificates are believed.
 //! * [`classify`]: what an outcome is called, and whether another try may help.
 
 pub mod classify;
@@ -14,6 +15,7 @@ pub mod headers;
 mod http1;
 mod pool;
 mod proxy;
+mod trust;
 
 pub use classify::{is_retriable, outcome_of_status};
 pub use client::{SendError, UpstreamClient};
@@ -21,3 +23,4 @@ pub use destination::Destination;
 pub use endpoint::{Endpoints, Operation, endpoint};
 pub use headers::UpstreamHeaders;
 pub use pool::{UpstreamBody, UpstreamRequest};
+pub use trust::{InvalidCaFile, Trust};

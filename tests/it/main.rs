@@ -31,3 +31,4 @@ mod slow_clients;
 mod soak;
 mod streams;
 mod support;
+mod tls;

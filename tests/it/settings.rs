@@ -55,6 +55,8 @@ fn a_wrong_setting_stops_start_up() {
         (vec!["serve"], vec![("DATABASE_URL", "sqlite:///no/such/folder/x.db")], vec!["/no/such/folder"]),
         (vec!["serve"], vec![("ENCRYPTION_KEY", "short")], vec!["ENCRYPTION_KEY"]),
         (vec!["serve"], vec![("REDIS_URL", "http://x")], vec!["REDIS_URL"]),
+        (vec!["serve"], vec![("UPSTREAM_CA_FILE", "absent.pem")], vec!["UPSTREAM_CA_FILE", "absent.pem"]),
+        (vec!["serve"], vec![("UPSTREAM_CA_FILE", "key.toml")], vec!["UPSTREAM_CA_FILE", "no certificate"]),
         (vec!["migrate", "up"], vec![pg], vec!["127.0.0.1"]),
     ] {
         let output = nexusgate(&arguments, &environment, path);
@@ -92,6 +94,7 @@ fn settings_are_checked_without_starting() {
         ("", Some(("DATABASE_URL", "postgres://u:hush@h/d")), Some("ENCRYPTION_KEY")),
         ("", Some(("ENCRYPTION_KEY", "hush")), Some("ENCRYPTION_KEY")),
         ("", Some(("REDIS_URL", "http://hush@h")), Some("REDIS_URL")),
+        ("", Some(("UPSTREAM_CA_FILE", "absent.pem")), Some("absent.pem")),
     ] {
         std::fs::write(folder.path().join("good.toml"), file).expect("written");
         let output = nexusgate(&arguments, environment.as_slice(), folder.path());

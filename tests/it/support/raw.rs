@@ -1,7 +1,7 @@
 //! Servers that are no HTTP servers: they read a request and write bytes.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 /// Answers every request with exactly these bytes and closes; the base URL.
 pub async fn answering(bytes: Vec<u8>) -> String {
@@ -17,7 +17,7 @@ pub async fn answering(bytes: Vec<u8>) -> String {
 }
 
 /// The head and the body of one request.
-pub async fn read_request(connection: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub async fn read_request(connection: &mut (impl AsyncRead + Unpin)) -> Option<(String, Vec<u8>)> {
     let mut read = Vec::new();
     let end = loop {
         if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
