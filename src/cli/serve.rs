@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::ArgMatches;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, RunningApp};
@@ -15,6 +16,7 @@ use super::{CliError, runtime, say};
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
     logging::init(settings.log_format == LogFormat::Json);
+    raise_descriptor_limit();
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -37,6 +39,16 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             _ = interrupt.recv() => Ok(ExitCode::from(3)),
         }
     })
+}
+
+/// Takes as many file descriptors as the process may have: the soft limit is often 1,024, for the sake of programs that use
+/// `select`, and a request in flight takes two.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of file descriptors stays what it was");
+    }
 }
 
 /// Reads every setting and declaration as a start does, and starts nothing.

@@ -133,6 +133,37 @@ fn the_reference_is_current() {
     );
 }
 
+/// A soft limit that is lower than it has to be is nobody's wish.
+#[test]
+fn all_file_descriptors_are_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut gateway = Command::new("sh")
+        .args(["-c", "ulimit -Sn 256 && exec \"$0\" serve --port 0", env!("CARGO_BIN_EXE_nexusgate")])
+        .env_clear()
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let limits = first_line(&mut gateway)
+        .and_then(|_| std::fs::read_to_string(format!("/proc/{}/limits", gateway.id())));
+    gateway.kill().expect("killed");
+    gateway.wait().expect("ended");
+    let limits = limits.expect("readable");
+    let files: Vec<&str> = (limits.lines().find_map(|line| line.strip_prefix("Max open files")))
+        .expect("a limit")
+        .split_whitespace()
+        .collect();
+    assert_eq!(files[0], files[1], "soft and hard");
+}
+
+/// What it prints when everything is ready.
+fn first_line(gateway: &mut std::process::Child) -> std::io::Result<String> {
+    let mut line = String::new();
+    let output = gateway.stdout.as_mut().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
+    Ok(line)
+}
+
 #[test]
 fn the_encryption_key_is_rotated() {
     const OLD: &str = "0000000000000000000000000000000000000000000000000000000000000001";
@@ -151,12 +182,7 @@ fn the_encryption_key_is_rotated() {
         .spawn()
         .expect("it starts");
     // The admin secret is printed when everything is ready; what was declared is in the database then.
-    let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(gateway.stdout.as_mut().expect("piped")),
-        &mut line,
-    )
-    .expect("a line");
+    first_line(&mut gateway).expect("a line");
     gateway.kill().expect("killed");
     gateway.wait().expect("ended");
 
