@@ -66,14 +66,29 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Closes every connection, and waits until that is done.
+    /// Closes every connection, and waits until the client can see it.
     async fn hang_up(&self) {
         std::mem::take(&mut *self.hang_up.lock().expect("no panic")).cancel();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.closed.load(Ordering::SeqCst) < self.connections() {
+        while self.closed.load(Ordering::SeqCst) < self.connections() || self.looks_open() {
             assert!(Instant::now() < deadline, "connections stay open");
             tokio::task::yield_now().await;
         }
+        // Whoever has yielded goes on after the runtime has asked for events, so it has those of all that were closed.
+        tokio::task::yield_now().await;
+    }
+
+    /// Whether the kernel holds a client's side of any connection to be open: what was sent last may still be on its way.
+    fn looks_open(&self) -> bool {
+        const ESTABLISHED: &str = "01";
+        let SocketAddr::V4(address) = self.address else { return false };
+        let [ip, port] = [u32::from_le_bytes(address.ip().octets()), address.port().into()];
+        let server = format!("{ip:08X}:{port:04X}");
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").expect("a list of sockets");
+        sockets.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next() == Some(&server) && fields.next() == Some(ESTABLISHED)
+        })
     }
 }
 
@@ -184,6 +199,7 @@ async fn however_many_connections_were_closed_meanwhile_the_next_request_is_serv
         response.into_body().collect().await.expect("a body");
     }
     assert_eq!(server.connections(), 300);
+    assert!(server.looks_open());
     server.hang_up().await;
     assert_eq!(text(&pool, &url).await, "/x");
     assert_eq!(server.connections(), 301);
