@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::key::Secret;
 use crate::store::connect;
@@ -28,19 +29,27 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// What readiness is asked for.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Ready {
-    exclude: String,
+    /// Ready without it, too.
+    exclude: Option<Excludable>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Excludable {
+    Database,
 }
 
 /// The gateway can take traffic: it is not shutting down, and the database answers. `?exclude=database` does not ask the
 /// database: inference goes on without it, so a load balancer that asked would turn its outage into everybody's.
 #[utoipa::path(
     get, path = "/readyz", tag = "Operations",
-    params(("exclude" = Option<String>, Query, description = "`database`: ready without it, too")),
+    params(Ready),
     responses(
         (status = 200, description = "It can", content_type = "text/plain", body = String),
+        (status = 400, description = "What is to be excluded is not known", content_type = "text/plain", body = String),
         (status = 503, description = "It cannot; the body says why", content_type = "text/plain", body = String),
     ),
 )]
@@ -48,13 +57,10 @@ pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response
     if state.gateway.is_leaving() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response();
     }
-    let Ready { exclude } = serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
-    match exclude.as_str() {
-        "" => {}
-        "database" => return "ready\n".into_response(),
-        _ => {
-            return (StatusCode::BAD_REQUEST, "only the database can be excluded\n").into_response();
-        }
+    match serde_urlencoded::from_str(uri.query().unwrap_or_default()) {
+        Ok(Ready { exclude: None }) => {}
+        Ok(Ready { exclude: Some(Excludable::Database) }) => return "ready\n".into_response(),
+        Err(_) => return (StatusCode::BAD_REQUEST, "only `exclude=database` is known\n").into_response(),
     }
     match tokio::time::timeout(READY_TIMEOUT, connect::ping(&state.database)).await {
         Ok(Ok(())) => "ready\n".into_response(),
