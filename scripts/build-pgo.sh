@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds target/pgo/nexusgate, which does the same and usually needs 3 to 11 % less CPU for a request. The compiler first builds a
-# gateway that counts where it goes; that one is used for a minute; the one that is built then has what is often used close together, and what is rare out
-# of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two cores.
+# gateway that counts where it goes; that one is used for a minute; the one that is built then has what is often used close
+# together, and what is rare out of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two
+# cores.
 #
 # It is used as scripts/bench-gateways.sh uses it, and as `nexusgate demo` does, with every format, failures and failovers.
 #

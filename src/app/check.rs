@@ -12,10 +12,11 @@ use crate::store::declared::Declared;
 use crate::store::providers::NewProvider;
 use crate::store::{self, Source};
 
-/// Looks at the settings and at what they declare; reaches for nothing and makes nothing.
+/// Looks at the settings and at what they declare. Connects to nothing, and makes no file: whether a database, Redis or a port is
+/// there to be had is not looked at.
 ///
 /// # Errors
-/// [`StartError`]: the first thing that a start would refuse, whatever there is to be found where the settings lead.
+/// [`StartError`]: the first thing that every start would refuse.
 pub async fn check(settings: &Settings) -> Result<(), StartError> {
     let key = settings.encryption_key.as_ref().map(Secret::expose);
     store::connect::check_url(settings.database_url.expose())?;

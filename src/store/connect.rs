@@ -255,15 +255,15 @@ fn sqlite_options(database_url: &str) -> StoreResult<SqliteConnectOptions> {
 }
 
 fn postgres_options(database_url: &str) -> StoreResult<PgConnectOptions> {
-    database_url.parse().map_err(|error| {
-        let url = redact_url(database_url);
-        StoreError::Open(format!("cannot connect to the database {url}: {}", reason(&error)))
-    })
+    database_url.parse().map_err(|error| no_postgres(database_url, &reason(&error)))
+}
+
+fn no_postgres(database_url: &str, why: &str) -> StoreError {
+    StoreError::Open(format!("cannot connect to the database {}: {why}", redact_url(database_url)))
 }
 
 async fn connect_postgres(settings: &Settings) -> StoreResult<DatabaseConnection> {
-    let url = redact_url(&settings.database_url);
-    let fail = |why: &str| StoreError::Open(format!("cannot connect to the database {url}: {why}"));
+    let fail = |why: &str| no_postgres(&settings.database_url, why);
     let mut options = postgres_options(&settings.database_url)?;
     if options.get_application_name().is_none() {
         options = options.application_name("nexusgate");

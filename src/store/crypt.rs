@@ -189,7 +189,7 @@ pub async fn open(
     database_url: &str,
     encryption_key: Option<&str>,
 ) -> StoreResult<Cipher> {
-    if let Some(text) = encryption_key.map(str::trim).filter(|text| !text.is_empty()) {
+    if let Some(text) = given(encryption_key) {
         let cipher = Cipher::new(&EncryptionKey::parse(text)?);
         return match foreign_secret(db, &cipher).await? {
             None => Ok(cipher),
@@ -208,11 +208,15 @@ pub async fn open(
 /// # Errors
 /// As [`open`].
 pub fn check_key(database_url: &str, encryption_key: Option<&str>) -> StoreResult<()> {
-    match encryption_key.map(str::trim).filter(|text| !text.is_empty()) {
+    match given(encryption_key) {
         Some(text) => EncryptionKey::parse(text).map(drop),
         None if Location::of(database_url)? == Location::Postgres => Err(key_is_missing()),
         None => Ok(()),
     }
+}
+
+fn given(encryption_key: Option<&str>) -> Option<&str> {
+    encryption_key.map(str::trim).filter(|text| !text.is_empty())
 }
 
 fn key_is_missing() -> StoreError {
