@@ -9,7 +9,7 @@
 # of postgresql and redis-server; npm for Portkey. LiteLLM, Portkey and matplotlib are installed under target/bench.
 # What is missing is left out, and the report says so.
 #
-#   --growth           with --quick: also what grows with the number of keys and models, a minute more
+#   --growth           with --quick: also what grows with the number of keys and models, two minutes more
 #   --pgo              build nexusgate-pgo first (scripts/build-pgo.sh, a quarter of an hour); built before, it is measured anyway
 #   --only NAMES       direct,nginx,nexusgate,nexusgate-pgo,nexusgate-pg,litellm,portkey (comma-separated)
 #   --url NAME=URL     a further gateway that is running already: http URL of its chat completions, BENCH_KEY is sent as its key;

@@ -46,7 +46,8 @@ if [ -z "$tool" ]; then
     exit 1
 fi
 
-# With a target named, what only runs during the build is built without the flag. The variable takes flags that hold spaces.
+# With a target named, what only runs during the build is built without the flag. The variable takes flags that hold spaces. It
+# replaces the flags of .cargo/config.toml: what is taken into where, a profile knows better.
 build() {
     CARGO_ENCODED_RUSTFLAGS=$1 CARGO_TARGET_DIR=$work cargo build --release --locked --quiet --target "$host" --bin nexusgate
 }

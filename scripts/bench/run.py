@@ -29,7 +29,7 @@ def arguments():
     parser.add_argument("--url", action="append", default=[], metavar="NAME=URL", help="a further gateway that runs already, with --provider-port as its upstream")
     parser.add_argument("--pid", action="append", default=[], metavar="NAME=PID", help="its process, for its CPU and memory")
     parser.add_argument("--provider-port", type=int, help="where the fake provider listens whenever something is measured (a free port)")
-    parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, a minute more")
+    parser.add_argument("--growth", action="store_true", help="with --quick: also what grows with keys and models, two minutes more")
     parser.add_argument("--pgo", action="store_true", help="build nexusgate-pgo first")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, help="the report (docs/BENCHMARKS.md; with --only target/bench/report.md)")
@@ -174,26 +174,27 @@ class Bench:
         return {name: found for name, found in results.items() if found}, failed
 
     def growth(self):
-        """What a request costs with more keys and more models, when all of them are used in turn."""
+        """What a request costs with more keys and more models: when ten keys and one model are used, and when all are, in turn."""
 
         class Sized(gateways.Nexusgate):
             def headers(self):
                 return []
 
-        def run(keys, models):
+        def run(keys, models, in_turn):
             Sized.models = models
             with self.one(Sized) as gateway:
                 gateway.start()
                 further = [f"sk-bench-{n:032x}" for n in range(keys)]
                 gateway.add_keys(further)
                 file = gateway.folder / "keys"
-                file.write_text("\n".join(further))
-                figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", models)
+                file.write_text("\n".join(further if in_turn else further[:10]))
+                asked = models if in_turn else 1
+                figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", asked)
                 figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
                 self.check("nexusgate", figures)
                 return figures
 
-        sizes = [(10, 1), (100_000, 1), (10, 200)]
+        sizes = [(10, 1, True), (100_000, 1, False), (10, 200, False), (100_000, 1, True), (10, 200, True)]
         found = {size: [] for size in sizes}
         for _ in range(self.options.repeats):
             for size in sizes:
@@ -202,10 +203,11 @@ class Bench:
             {
                 "keys": keys,
                 "models": models,
+                "in_turn": in_turn,
                 "per_second": statistics.median(run["per_second"] for run in runs),
                 "cpu_us": statistics.median(run["cpu_us"] for run in runs),
             }
-            for (keys, models), runs in found.items()
+            for (keys, models, in_turn), runs in found.items()
         ]
 
     def memory(self, requests):

@@ -23,8 +23,11 @@ impl<F: Future + Send + 'static> Attached<F>
 where
     F::Output: Send,
 {
-    pub(super) fn new(future: F, scope: Arc<RequestScope>, gateway: Gateway) -> Self {
-        Self { future: Some(Box::pin(future)), scope, gateway }
+    /// Runs what `begin` returns. The future is made where it will stay: made first and boxed then, all its kilobytes would be
+    /// copied, though hardly any are used yet.
+    pub(super) fn new(begin: impl FnOnce() -> F, scope: Arc<RequestScope>, gateway: Gateway) -> Self {
+        let future = Box::write(Box::new_uninit(), begin());
+        Self { future: Some(Box::into_pin(future)), scope, gateway }
     }
 }
 

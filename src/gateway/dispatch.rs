@@ -21,6 +21,7 @@ use super::exchange::{Answer, EVENT_STREAM, Failure, UpstreamAnswer};
 use super::finish::FinishGuard;
 use super::refusal::error_response;
 use super::relay::Relay;
+use super::transform::Transform;
 
 /// The wait before a second try at the same provider; jittered by half. Short, because the caller is waiting.
 const RETRY_BACKOFF: Duration = Duration::from_millis(250);
@@ -64,7 +65,7 @@ impl Gateway {
     ) -> Result<(Answer, Arc<Target>), Failure> {
         // What the last provider that was called made of it, and the last answer that one of them gave.
         let mut called: Option<(&Arc<Target>, Failure)> = None;
-        let mut last_answer: Option<(UpstreamAnswer, &Arc<Target>)> = None;
+        let mut last_answer: Option<(Box<UpstreamAnswer>, &Arc<Target>)> = None;
         let mut unsupported: Option<Failure> = None;
         for (index, target) in job.targets.iter().enumerate() {
             // The last resort is tried even when its breaker is open: refusing would be no better.
@@ -140,14 +141,14 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
     let id = guard.record().id;
     let dropped = guard.take_dropped();
     let mut response = match answer {
-        Answer::Stream { head, first, upstream, transform, attempt } => {
+        Answer::Stream { head, first, upstream, plan, attempt } => {
             let format = match job.call {
                 Call::Completion(format) => format,
                 Call::Embedding => target.provider.kind.chat_format(),
             };
-            let converts = transform.converts();
+            let converts = plan.context().is_some();
             guard.worked(working.elapsed());
-            let relay = Relay::new(upstream, first, transform, guard, attempt, format);
+            let relay = Relay::new(upstream, first, Transform::new(plan), guard, attempt, format);
             let mut response = Response::from_parts(head, GatewayBody::relay(relay));
             let headers = response.headers_mut();
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
@@ -156,11 +157,10 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
             }
             response
         }
-        Answer::Whole { head, body, observed } => {
-            guard.observed(&observed.usage, observed.finish_reason);
+        Answer::Whole { head, body, error } => {
             guard.answered(&body);
             guard.worked(working.elapsed());
-            let status = match observed.error {
+            let status = match error {
                 Some(error) => {
                     guard.blame(error);
                     Status::Failed

@@ -15,7 +15,6 @@ use crate::provider::{
     Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable, outcome_of_status,
 };
 use crate::telemetry::events::FailedOver;
-use crate::wire::answer::Observed;
 use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
 
@@ -29,7 +28,7 @@ use super::health::Permit;
 use super::prepare::{Prepared, prepare};
 use super::reading::{as_stream, fails_at_once, fold, read_whole};
 use super::refusal::error_format;
-use super::transform::Transform;
+use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
@@ -39,20 +38,20 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// A good answer.
-#[expect(clippy::large_enum_variant, reason = "there is one for each request, and it is moved twice")]
 pub(super) enum Answer {
     Stream {
         head: http::response::Parts,
         /// Waited for before the client gets its headers, so that a provider that dies at once can still be replaced.
         first: Bytes,
         upstream: UpstreamBody,
-        transform: Transform,
+        plan: Plan,
         attempt: Attempt,
     },
     Whole {
         head: http::response::Parts,
         body: Bytes,
-        observed: Observed,
+        /// The short code of the error in an answer that failed although its HTTP status is a success.
+        error: Option<String>,
     },
 }
 
@@ -62,7 +61,7 @@ pub(super) struct Failure {
     pub(super) retriable: bool,
     pub(super) retry_after: Option<Duration>,
     /// What the upstream answered, if it did.
-    pub(super) answer: Option<UpstreamAnswer>,
+    pub(super) answer: Option<Box<UpstreamAnswer>>,
     /// Who answered, when it is passed on.
     pub(super) answered_by: Option<Arc<Target>>,
     /// No provider could even be tried.
@@ -101,7 +100,7 @@ impl Failure {
         head.status = StatusCode::BAD_REQUEST;
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let body = render_error(error_format(call), &told).into();
-        let answer = UpstreamAnswer { head, body, format: None };
+        let answer = Box::new(UpstreamAnswer { head, body, format: None });
         Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
     }
 
@@ -164,9 +163,8 @@ impl Gateway {
         guard: &mut FinishGuard,
     ) -> Result<Answer, Failure> {
         self.before_attempt(target);
-        let Prepared { request, to, transform, context, dropped } =
-            prepare(self.endpoints(), job, target, guard.record())
-                .map_err(|error| Failure::unsupported(job.call, &error))?;
+        let Prepared { request, to, plan, dropped } = prepare(self.endpoints(), job, target, guard.record())
+            .map_err(|error| Failure::unsupported(job.call, &error))?;
         guard.tried(target);
         guard.dropped(dropped);
         if let Some(moved) = moved {
@@ -182,18 +180,19 @@ impl Gateway {
         let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
         let answer = match received {
             Ok(Received::Stream { head, first, upstream }) => {
-                Ok(Answer::Stream { head, first, upstream, transform, attempt })
+                Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
-            Ok(Received::Whole { mut head, body }) => match read_whole(job, target, context.as_ref(), body) {
+            Ok(Received::Whole { mut head, body }) => match read_whole(job, target, plan.context(), body) {
                 Ok((mut body, observed)) => {
                     attempt.finish(Outcome::Ok);
+                    guard.observed(&observed.usage, observed.finish_reason);
                     if let Some(events) = as_stream(job, &body) {
                         body = events;
                         head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
-                    } else if context.is_some() {
+                    } else if plan.context().is_some() {
                         head.headers.insert(header::CONTENT_TYPE, JSON);
                     }
-                    Ok(Answer::Whole { head, body, observed })
+                    Ok(Answer::Whole { head, body, error: observed.error })
                 }
                 Err(failure) => {
                     attempt.finish(failure.outcome);
@@ -274,11 +273,11 @@ async fn read_error(
     } else {
         outcome_of_status(status)
     };
-    let answer = gather(upstream, MAX_ERROR, None).await.ok().map(|body| UpstreamAnswer {
-        head,
-        body,
-        format: Some(target.provider.kind.chat_format()),
-    });
+    let format = Some(target.provider.kind.chat_format());
+    let answer = gather(upstream, MAX_ERROR, None)
+        .await
+        .ok()
+        .map(|body| Box::new(UpstreamAnswer { head, body, format }));
     Failure {
         retry_after,
         answer: answer.filter(|_| outcome != Outcome::Protocol),

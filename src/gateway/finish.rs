@@ -57,10 +57,13 @@ impl FinishGuard {
         let provider = target.provider.name.clone();
         let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
         let overhead = scope.arrived.elapsed().saturating_sub(scope.client_wait());
-        Box::new(Self {
+        let id = Uuid::now_v7();
+        // Filled in where it will stay, not copied there.
+        let room = Box::new_uninit();
+        let guard = Self {
             gateway: gateway.clone(),
             record: RequestRecord {
-                id: Uuid::now_v7(),
+                id,
                 call: scope.call,
                 key,
                 model,
@@ -90,7 +93,8 @@ impl FinishGuard {
             answered_after: None,
             claim: None,
             finished: false,
-        })
+        };
+        Box::write(room, guard)
     }
 
     pub(super) fn gateway(&self) -> &Gateway {

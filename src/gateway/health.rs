@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
 use crate::domain::label::{LabelValue, Outcome};
 use crate::domain::provider::Provider;
 use crate::telemetry::Telemetry;
@@ -24,7 +26,7 @@ const LONGEST_OPEN: Duration = Duration::from_secs(60);
 /// The health of all providers.
 pub(super) struct Health {
     telemetry: Arc<Telemetry>,
-    providers: papaya::HashMap<i64, Arc<ProviderHealth>>,
+    providers: papaya::HashMap<i64, Arc<ProviderHealth>, RandomState>,
 }
 
 struct ProviderHealth {
@@ -50,7 +52,7 @@ struct Open {
 
 impl Health {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { telemetry, providers: papaya::HashMap::new() }
+        Self { telemetry, providers: papaya::HashMap::default() }
     }
 
     /// Shows these providers as up, unless their breakers say otherwise, and no others.

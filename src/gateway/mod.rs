@@ -175,8 +175,7 @@ impl Gateway {
             Some(Found::Free(claim)) => guard.holds(claim),
             None => {}
         }
-        let run = self.clone().dispatch(job, guard);
-        Ok(Attached::new(run, scope, self.clone()).await)
+        Ok(Attached::new(|| self.clone().dispatch(job, guard), scope, self.clone()).await)
     }
 
     /// Reads what routing needs, and routes.

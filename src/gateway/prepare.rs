@@ -12,7 +12,7 @@ use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_
 use crate::wire::head::Edit;
 
 use super::dispatch::Job;
-use super::transform::Transform;
+use super::transform::Plan;
 
 /// What Anthropic is given for `max_tokens` when the client set no limit: what every current model of theirs can write.
 const DEFAULT_MAX_TOKENS: u32 = 8192;
@@ -21,10 +21,7 @@ const DEFAULT_MAX_TOKENS: u32 = 8192;
 pub(super) struct Prepared<'a> {
     pub(super) request: UpstreamRequest<'a>,
     pub(super) to: Arc<Destination>,
-    /// What happens to a stream.
-    pub(super) transform: Transform,
-    /// What a whole answer is converted with; `None`: it is passed through.
-    pub(super) context: Option<AnswerContext>,
+    pub(super) plan: Plan,
     /// What the provider's format could not express.
     pub(super) dropped: Vec<String>,
 }
@@ -52,7 +49,7 @@ pub(super) fn prepare<'a>(
     let format = provider.kind.chat_format();
     let chat = format == ApiFormat::OpenAiChat && job.call != Call::Embedding;
     let ask_usage = job.stream && chat && provider.ask_stream_usage;
-    let (body, transform, context, dropped) = match differing(job.call, target) {
+    let (body, plan, dropped) = match differing(job.call, target) {
         None => {
             let ask_usage = ask_usage && !job.head.include_usage;
             let edit = Edit {
@@ -60,7 +57,7 @@ pub(super) fn prepare<'a>(
                 stream: (job.stream && job.head.stream.is_none()).then_some(true),
                 ask_usage,
             };
-            (job.head.rewrite(&edit), Transform::pass(format, ask_usage), None, Vec::new())
+            (job.head.rewrite(&edit), Plan::Pass { format, strip_usage: ask_usage }, Vec::new())
         }
         Some((client, provider)) => {
             let options = RequestOptions {
@@ -72,9 +69,8 @@ pub(super) fn prepare<'a>(
             let rendered = convert_request(client, provider, &job.body, &options)?;
             let id = record.id.simple().to_string();
             let created = record.started_at.timestamp();
-            let context = AnswerContext::new(client, &job.body, &job.head.model, &id, created);
-            let transform = Transform::convert(provider, client, context.clone());
-            (rendered.body.into(), transform, Some(context), rendered.dropped)
+            let context = AnswerContext::new(client, &job.body, &job.head.model, &id, created).into();
+            (rendered.body.into(), Plan::Convert { provider, client, context }, rendered.dropped)
         }
     };
     let operation = match job.call {
@@ -86,5 +82,5 @@ pub(super) fn prepare<'a>(
     let to = endpoints
         .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;
-    Ok(Prepared { request, to, transform, context, dropped })
+    Ok(Prepared { request, to, plan, dropped })
 }

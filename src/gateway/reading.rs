@@ -99,7 +99,7 @@ impl Failure {
         let body = render_error(error_format(call), error).into();
         let answer = UpstreamAnswer { head, body, format: None };
         Self {
-            answer: Some(answer),
+            answer: Some(Box::new(answer)),
             status: Some(status),
             ..Self::new(outcome_of_status(status), is_retriable(status))
         }

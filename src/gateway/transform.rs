@@ -10,6 +10,24 @@ use crate::wire::error::{ApiError, error_event};
 use crate::wire::sse::SseScanner;
 use crate::wire::watch::{Seen, StreamWatcher};
 
+/// How an answer reaches the client.
+pub(super) enum Plan {
+    /// As it comes, but for the usage chunk of a stream that only the gateway asked for, which is cut out with `strip_usage`.
+    Pass { format: ApiFormat, strip_usage: bool },
+    /// In the client's format.
+    Convert { provider: ApiFormat, client: ApiFormat, context: Box<AnswerContext> },
+}
+
+impl Plan {
+    /// What an answer is converted with; `None`: it is passed through.
+    pub(super) fn context(&self) -> Option<&AnswerContext> {
+        match self {
+            Self::Pass { .. } => None,
+            Self::Convert { context, .. } => Some(context),
+        }
+    }
+}
+
 /// Forwards a stream as it comes, or in another format.
 #[expect(
     clippy::large_enum_variant,
@@ -31,24 +49,16 @@ pub(super) struct Conversion {
 }
 
 impl Transform {
-    /// A stream that is only watched; with `strip_usage` the usage chunk that the gateway asked for is cut out.
-    pub(super) fn pass(format: ApiFormat, strip_usage: bool) -> Self {
-        Self::Pass(StreamWatcher::new(format, strip_usage))
-    }
-
-    /// A stream that is converted from the provider's format to the client's.
-    pub(super) fn convert(provider: ApiFormat, client: ApiFormat, context: AnswerContext) -> Self {
-        Self::Convert(Box::new(Conversion {
-            watcher: StreamWatcher::new(provider, false),
-            scanner: SseScanner::new(),
-            converter: StreamConverter::new(provider, client, context),
-            out: BytesMut::new(),
-        }))
-    }
-
-    /// Whether the client gets other bytes than the provider sent.
-    pub(super) fn converts(&self) -> bool {
-        matches!(self, Self::Convert(_))
+    pub(super) fn new(plan: Plan) -> Self {
+        match plan {
+            Plan::Pass { format, strip_usage } => Self::Pass(StreamWatcher::new(format, strip_usage)),
+            Plan::Convert { provider, client, context } => Self::Convert(Box::new(Conversion {
+                watcher: StreamWatcher::new(provider, false),
+                scanner: SseScanner::new(),
+                converter: StreamConverter::new(provider, client, *context),
+                out: BytesMut::new(),
+            })),
+        }
     }
 
     /// What the provider has said so far.

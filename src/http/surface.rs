@@ -17,7 +17,7 @@ use axum::body::Body as AxumBody;
 use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tower::ServiceExt as _;
 
@@ -59,7 +59,7 @@ impl Surface {
     /// None.
     pub async fn answer<B>(
         self,
-        request: Request<B>,
+        mut request: Request<B>,
         peer: SocketAddr,
     ) -> Result<Response<SurfaceBody>, Infallible>
     where
@@ -71,7 +71,9 @@ impl Surface {
         if let Some((path, call)) = route
             && request.method() == Method::POST
         {
-            return Ok(inner.infer(path, *call, request).await.map(SurfaceBody::Gateway));
+            let headers = std::mem::take(request.headers_mut());
+            let answer = inner.infer(path, *call, headers, request.into_body()).await;
+            return Ok(answer.map(SurfaceBody::Gateway));
         }
         let mut request = request.map(AxumBody::new);
         // Handlers may ask who the peer is.
@@ -82,7 +84,13 @@ impl Surface {
 }
 
 impl Inner {
-    async fn infer<B>(&self, path: &'static str, call: Call, request: Request<B>) -> Response<GatewayBody>
+    async fn infer<B>(
+        &self,
+        path: &'static str,
+        call: Call,
+        headers: HeaderMap,
+        body: B,
+    ) -> Response<GatewayBody>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<axum::BoxError>,
@@ -90,8 +98,7 @@ impl Inner {
         let gateway = &self.state.gateway;
         let uncounted = Uncounted::new(gateway.telemetry(), path, Method::POST);
         let scope = gateway.open(call);
-        let (head, body) = request.into_parts();
-        let answer = inference::answer(&self.state, scope.clone(), head.headers, body);
+        let answer = inference::answer(&self.state, scope.clone(), headers, body);
         let response = match AssertUnwindSafe(answer).catch_unwind().await {
             Ok(response) => response,
             Err(_) => panicked(call),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 
 use super::bucket::{Bucket, PARTS, Rate};
@@ -19,7 +20,7 @@ const FIRST_SWEEP: usize = 1024;
 pub struct MemoryLimiter {
     burst: Burst,
     started: Instant,
-    keys: HashMap<i64, Mutex<Entry>>,
+    keys: HashMap<i64, Mutex<Entry>, RandomState>,
     sweep_at: AtomicUsize,
 }
 
@@ -54,7 +55,12 @@ impl Owed {
 impl MemoryLimiter {
     /// Every bucket holds `burst` minutes' worth.
     pub fn new(burst: Burst) -> Self {
-        Self { burst, started: Instant::now(), keys: HashMap::new(), sweep_at: AtomicUsize::new(FIRST_SWEEP) }
+        Self {
+            burst,
+            started: Instant::now(),
+            keys: HashMap::default(),
+            sweep_at: AtomicUsize::new(FIRST_SWEEP),
+        }
     }
 
     /// Decides on one request and, if it is allowed, takes it. A refused request takes nothing.

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
+use foldhash::fast::RandomState;
 use http::Uri;
 use url::Url;
 
@@ -77,7 +78,7 @@ pub fn endpoint(
 
 /// Where operations are asked for, each worked out once for a target.
 #[derive(Debug, Default)]
-pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Arc<Destination>)>);
+pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Arc<Destination>), RandomState>);
 
 /// A provider's base URL and the model's name make no URL.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use chrono::{DateTime, Utc};
 use entity::{api_keys, models, providers};
+use foldhash::fast::RandomState;
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
@@ -52,7 +53,7 @@ type KeyMap = HashMap<KeyHash, Arc<ApiKey>, BuildHasherDefault<TakeBytes>>;
 #[derive(Debug)]
 pub struct Snapshot {
     keys: KeyMap,
-    targets: HashMap<Box<str>, Vec<Arc<Target>>>,
+    targets: HashMap<Box<str>, Vec<Arc<Target>>, RandomState>,
     providers: Vec<Arc<Provider>>,
     loaded_at: DateTime<Utc>,
     problems: Vec<String>,
@@ -63,7 +64,7 @@ impl Default for Snapshot {
     fn default() -> Self {
         Self {
             keys: KeyMap::default(),
-            targets: HashMap::new(),
+            targets: HashMap::default(),
             providers: Vec::new(),
             loaded_at: DateTime::UNIX_EPOCH,
             problems: Vec::new(),

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use http::{Method, StatusCode};
 use metrics::{Counter, Gauge};
 
@@ -57,7 +58,7 @@ pub struct Telemetry {
     /// Gauges and counters of the request log, the database and Redis.
     pub operations: OperationGauges,
     providers_up: Mutex<HashMap<LabelValue, RetirableGauge>>,
-    rate_limit_rejections: papaya::HashMap<LabelValue, Arc<RejectionCounters>>,
+    rate_limit_rejections: series::Map<LabelValue, Arc<RejectionCounters>>,
     /// Whether a key's rejections may begin at 0, or a stored count may still have to come first.
     rejections_seeded: AtomicBool,
     runtime: RuntimeCollector,
@@ -79,7 +80,7 @@ impl Telemetry {
             keys: KeyGauges::new(registry.clone()),
             operations: OperationGauges::new(&registry),
             providers_up: Mutex::default(),
-            rate_limit_rejections: papaya::HashMap::new(),
+            rate_limit_rejections: series::Map::default(),
             rejections_seeded: AtomicBool::new(false),
             runtime: RuntimeCollector::new(&registry),
             registry,
@@ -243,7 +244,7 @@ impl SurfaceSeries {
 /// Series of `nexusgate_http_requests_total`, by route, method and code.
 struct HttpSeries {
     registry: Arc<Registry>,
-    held: papaya::HashMap<(Box<str>, &'static str, StatusCode), Counter>,
+    held: papaya::HashMap<(Box<str>, &'static str, StatusCode), Counter, RandomState>,
 }
 
 /// A borrowed key of [`HttpSeries`].
@@ -258,7 +259,7 @@ impl papaya::Equivalent<(Box<str>, &'static str, StatusCode)> for HttpKey<'_> {
 
 impl HttpSeries {
     fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, held: papaya::HashMap::new() }
+        Self { registry, held: papaya::HashMap::default() }
     }
 
     fn get(&self, route: &str, method: &Method, code: StatusCode) -> Counter {

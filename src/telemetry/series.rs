@@ -93,7 +93,7 @@ pub(super) struct SeriesCache {
     upstreams: Map<CallKey, Arc<UpstreamSeries>>,
 }
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<LabelHasher>>;
+pub(super) type Map<K, V> = HashMap<K, V, BuildHasherDefault<LabelHasher>>;
 
 impl SeriesCache {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
