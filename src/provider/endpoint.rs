@@ -78,7 +78,13 @@ pub fn endpoint(
 
 /// Where operations are asked for, each worked out once for a target.
 #[derive(Debug, Default)]
-pub struct Endpoints(papaya::HashMap<(i64, Operation), (Weak<Target>, Arc<Destination>), RandomState>);
+pub struct Endpoints(papaya::HashMap<(i64, Operation), Known, RandomState>);
+
+#[derive(Debug)]
+struct Known {
+    made_for: Weak<Target>,
+    destination: Arc<Destination>,
+}
 
 /// A provider's base URL and the model's name make no URL.
 #[derive(Debug, thiserror::Error)]
@@ -98,14 +104,14 @@ impl Endpoints {
         let known = self.0.pin();
         let place = (target.id, operation);
         // After an administrator's change the target is another one, under the same id.
-        if let Some((made_for, destination)) = known.get(&place)
+        if let Some(Known { made_for, destination }) = known.get(&place)
             && std::ptr::eq(made_for.as_ptr(), Arc::as_ptr(target))
         {
             return Ok(destination.clone());
         }
         let uri = endpoint(&target.provider, operation, &target.remote_id)?;
         let destination = Arc::new(Destination::new(uri)?);
-        known.insert(place, (Arc::downgrade(target), destination.clone()));
+        known.insert(place, Known { made_for: Arc::downgrade(target), destination: destination.clone() });
         Ok(destination)
     }
 }
