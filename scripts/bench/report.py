@@ -176,12 +176,13 @@ def write(data, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     plots = plot(data, path.parent / "bench")
     where = data["machine"]
+    growing = f", {data['growth_s'] / 60:.1f} of them for what grows" if "growth_s" in data else ""
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items() if version)
     left_out = "".join(f"\nLeft out: {name}: {why.splitlines()[0]}.\n" for name, why in data["left_out"].items())
     images = "\n".join(f"![{title}](bench/{file})" for title, file in plots)
     path.write_text(f"""# Benchmarks
 
-Written by `{' '.join(['scripts/bench-gateways.sh', *data['arguments']])}` on {data['date']} (it took {data['took_s'] / 60:.1f} minutes, what it builds and installs not counted); do not edit by hand.
+Written by `{' '.join(['scripts/bench-gateways.sh', *data['arguments']])}` on {data['date']} (it took {data['took_s'] / 60:.1f} minutes{growing}, what it builds and installs not counted); do not edit by hand.
 How the figures came about, what was tried and what it brought: [PERFORMANCE.md](PERFORMANCE.md).
 
 * Machine: {where['cpu']}, {where['memory_gib']} GiB, {where['system']}; {where['rustc']}; nexusgate at commit {where['commit']}.

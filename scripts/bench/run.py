@@ -248,7 +248,9 @@ def main():
     if "nexusgate" in results:
         more["memory"] = bench.memory(1_000_000)
         if options.growth or not options.quick:
+            begun = time.monotonic()
             more["growth"] = bench.growth()
+            more["growth_s"] = time.monotonic() - begun
     data = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "took_s": time.monotonic() - started,

@@ -17,10 +17,10 @@ import gateways
 from run import Bench
 
 
-def arguments():
+def arguments(usage):
     flags = sys.argv[1:]
     more = flags[flags.index("--") + 1 :] if "--" in flags else []
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = argparse.ArgumentParser(usage=usage)
     parser.add_argument("builds", nargs="+", metavar="NAME=BINARY")
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2)
@@ -31,14 +31,24 @@ def arguments():
     return options
 
 
-def main():
-    options = arguments()
+def kinds_of(options):
+    """nginx and the builds, by name."""
     kinds = {"nginx": gateways.Nginx}
     base = gateways.NexusgatePostgres if options.postgres else gateways.Nexusgate
     for given in options.builds:
         name, _, binary = given.partition("=")
         kinds[name] = type(name, (base,), {"binary": pathlib.Path(binary).resolve()})
-    bench = Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
+    return kinds
+
+
+def bench_of_its_own():
+    return Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
+
+
+def main():
+    options = arguments(__doc__)
+    kinds = kinds_of(options)
+    bench = bench_of_its_own()
     found = {name: [] for name in kinds}
     for _ in range(options.turns):
         for name, kind in kinds.items():
