@@ -20,13 +20,13 @@ from turns import arguments, bench_of_its_own, kinds_of
 # The provider answers sooner; the next request comes later.
 SAME_REQUEST_US = 2500
 
-SWITCH = re.compile(r"\]\s+([\d.]+): sched:sched_switch: .*?(?:prev_pid=|:)(\d+) .*==> .*?(?:next_pid=|:)(\d+)[ \n]")
+SWITCH = re.compile(r"\]\s+([\d.]+): sched:sched_switch: .* prev_pid=(\d+) .* next_pid=(\d+) ")
 
 
 def stretches(trace, thread):
     """When `thread` was on a core, in microseconds: pairs of beginning and end."""
     found, since = [], None
-    for line in trace.splitlines(keepends=True):
+    for line in trace.splitlines():
         if not (seen := SWITCH.search(line)):
             continue
         at, leaves, comes = float(seen[1]) * 1e6, int(seen[2]), int(seen[3])

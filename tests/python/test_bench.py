@@ -1,4 +1,5 @@
-"""What the benchmark says of the optimised build (scripts/build-pgo.sh), and that every script can be read by its shell."""
+"""What the benchmark says of the optimised build (scripts/build-pgo.sh), how it reads a trace, and that every script can be read by
+its shell."""
 
 import os
 import pathlib
@@ -13,9 +14,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 import gateways  # noqa: E402
+import oncore  # noqa: E402
 import processes  # noqa: E402
 import report  # noqa: E402
 import source  # noqa: E402
+
+
+def test_time_on_the_core_is_that_of_both_stretches_of_a_request():
+    def switch(ms, leaves, comes):
+        words = f"prev_comm=kworker/0:1 prev_pid={leaves} prev_prio=120 prev_state=S ==> next_comm=n 0:2 next_pid={comes} next_prio=120"
+        return f"  swapper  0/0  [000] {ms / 1000:.9f}: sched:sched_switch: {words}"
+
+    # A request (0.2 and 0.1 ms), a timer (0.05 ms), a request (0.3 and 0.4 ms).
+    times = [(1, 0, 7), (1.2, 7, 0), (1.3, 0, 7), (1.4, 7, 9), (5, 9, 7), (5.05, 7, 0), (11, 0, 7), (11.3, 7, 0), (11.9, 0, 7), (12.3, 7, 0)]
+    found = oncore.stretches("\n".join(switch(*time) for time in times), 7)
+    assert oncore.requests(found) == [pytest.approx((200, 100)), pytest.approx((300, 400))]
 
 
 @pytest.fixture
