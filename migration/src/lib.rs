@@ -10,6 +10,7 @@ use sea_orm_migration::prelude::*;
 
 mod m20261122_000001_accounts;
 mod m20261122_000002_request_log;
+mod m20261126_000003_sqlite_log_index;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261122_000001_accounts::Migration),
             Box::new(m20261122_000002_request_log::Migration),
+            Box::new(m20261126_000003_sqlite_log_index::Migration),
         ]
     }
 }

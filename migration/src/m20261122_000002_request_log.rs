@@ -5,7 +5,8 @@
 //! `jsonb` refuses the escape `\u0000`, which is legal JSON.
 //!
 //! `created_at` is when the request arrived. Lists run by (`created_at`, `id`) backwards, over one index per filter
-//! that an administrator picks; a B-tree is read in both directions, so the indexes are plain ascending ones.
+//! that an administrator picks (until `m20261126_000003` on SQLite); a B-tree is read in both directions, so the indexes are
+//! plain ascending ones.
 //!
 //! `usage_daily` is written in the transaction that writes the rows it sums. Usage stays known after retention has pruned
 //! the rows, and asking for it costs the same after a thousand requests and after a billion.
@@ -157,7 +158,7 @@ fn usage_daily() -> TableCreateStatement {
 }
 
 /// An index named after its table, as index names share one space.
-fn index(table: &'static str, name: &str, columns: &[&'static str]) -> IndexCreateStatement {
+pub(crate) fn index(table: &'static str, name: &str, columns: &[&'static str]) -> IndexCreateStatement {
     let mut index = Index::create().name(format!("{table}_{name}")).table(table).to_owned();
     for column in columns {
         index.col(*column);

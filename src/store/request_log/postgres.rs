@@ -47,7 +47,7 @@ async fn insert(pool: &PgPool, rows: &[LogRow]) -> sqlx::Result<bool> {
             }
         }
     }
-    for statement in usage::additions(rows.iter()) {
+    for statement in usage::statements(&usage::additions(rows.iter())) {
         let (sql, values) = statement.build_sqlx(PostgresQueryBuilder);
         transaction.execute(sqlx::query_with(AssertSqlSafe(sql), values)).await?;
     }

@@ -10,9 +10,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::SecondsFormat;
+use entity::usage_daily;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior};
-use sea_orm::sea_query::{SqliteQueryBuilder, Value};
+use sea_orm::sea_query::SqliteQueryBuilder;
 
 use super::row::LogRow;
 use super::{usage, write};
@@ -131,12 +132,13 @@ fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> r
 
 /// Adds rows to the sums by day.
 fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogRow>) -> rusqlite::Result<()> {
-    for addition in usage::additions(rows) {
-        let (sql, values) = addition.build(SqliteQueryBuilder);
-        let mut statement = transaction.prepare_cached(&sql)?;
-        for (index, value) in values.iter().enumerate() {
-            bind_value(&mut statement, index + 1, value)?;
-        }
+    static TEXT: OnceLock<String> = OnceLock::new();
+    for sum in usage::additions(rows) {
+        // Only the text of the statement is of use, which is the same for all.
+        let text =
+            TEXT.get_or_init(|| usage::statement(std::slice::from_ref(&sum)).build(SqliteQueryBuilder).0);
+        let mut statement = transaction.prepare_cached(text)?;
+        bind_sum(&mut statement, &sum)?;
         statement.raw_execute()?;
     }
     Ok(())
@@ -239,17 +241,29 @@ fn bind_all<const N: usize>(
     Ok(())
 }
 
-/// The kinds of values that sums have.
-fn bind_value(statement: &mut Statement<'_>, index: usize, value: &Value) -> rusqlite::Result<()> {
-    match value {
-        Value::BigInt(Some(number)) => statement.raw_bind_parameter(index, number),
-        Value::Double(Some(number)) => statement.raw_bind_parameter(index, number),
-        Value::String(Some(text)) => statement.raw_bind_parameter(index, text),
-        // As sqlx writes dates.
-        Value::ChronoDate(Some(day)) => statement.raw_bind_parameter(index, day.format("%F").to_string()),
-        other => {
-            debug_assert!(false, "{other:?}");
-            Err(rusqlite::Error::InvalidParameterName(format!("no sum has a value like {other:?}")))
-        }
-    }
+/// Binds what is added to a sum, in the order of the entity's columns.
+fn bind_sum(statement: &mut Statement<'_>, sum: &usage_daily::Model) -> rusqlite::Result<()> {
+    bind_all(
+        statement,
+        0,
+        [
+            // As sqlx writes dates.
+            &sum.day.to_string() as &dyn ToSql,
+            &sum.api_key_id,
+            &sum.model,
+            &sum.provider,
+            &sum.kind,
+            &sum.completed,
+            &sum.failed,
+            &sum.aborted,
+            &sum.cache_hit,
+            &sum.prompt_tokens,
+            &sum.completion_tokens,
+            &sum.cached_tokens,
+            &sum.cache_write_tokens,
+            &sum.reasoning_tokens,
+            &sum.prompt_cost,
+            &sum.completion_cost,
+        ],
+    )
 }

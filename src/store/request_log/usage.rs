@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use entity::usage_daily::{ActiveModel, Column, Entity, Model};
+use entity::usage_daily::{Column, Entity, Model};
 use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, QueryFilter,
@@ -251,9 +251,9 @@ impl From<Model> for Usage {
 /// What the primary key is made of.
 type Place<'a> = (NaiveDate, i64, &'a str, &'a str, &'static str);
 
-/// Statements that add these rows to the sums, in the order of the primary key, so that two replicas never wait for each
-/// other in a circle.
-pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<InsertStatement> {
+/// What these rows add to the sums, in the order of the primary key, so that two replicas never wait for each other in a
+/// circle.
+pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Model> {
     let mut sums: BTreeMap<Place<'a>, Model> = BTreeMap::new();
     for row in rows {
         let place = (
@@ -278,10 +278,18 @@ pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Inser
         sum.prompt_cost += row.prompt_cost;
         sum.completion_cost += row.completion_cost;
     }
-    let sums: Vec<ActiveModel> = sums.into_values().map(|sum| sum.into_active_model().reset_all()).collect();
-    sums.chunks(PAGE)
-        .map(|page| Entity::insert_many(page.to_vec()).on_conflict(add_to_existing()).into_query())
-        .collect()
+    sums.into_values().collect()
+}
+
+/// Statements that add these sums to what is there.
+pub(super) fn statements(sums: &[Model]) -> impl Iterator<Item = InsertStatement> {
+    sums.chunks(PAGE).map(statement)
+}
+
+/// One that adds all of them.
+pub(super) fn statement(sums: &[Model]) -> InsertStatement {
+    let rows = sums.iter().map(|sum| sum.clone().into_active_model().reset_all());
+    Entity::insert_many(rows).on_conflict(add_to_existing()).into_query()
 }
 
 fn zero((day, api_key_id, model, provider, kind): Place<'_>) -> Model {

@@ -64,7 +64,8 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
     }
     let inserted = to_u64(new.len());
     // A row that the batch holds twice is new once.
-    for statement in usage::additions(rows.iter().filter(|row| new.remove(&row.id))) {
+    let sums = usage::additions(rows.iter().filter(|row| new.remove(&row.id)));
+    for statement in usage::statements(&sums) {
         transaction.execute(&statement).await?;
     }
     transaction.commit().await?;
