@@ -22,4 +22,6 @@ pub use write::{delete, insert_batch, prune};
 pub use writer::LogWriter;
 
 #[cfg(test)]
+pub(in crate::store) use read::which;
+#[cfg(test)]
 pub(in crate::store) use write::columns;

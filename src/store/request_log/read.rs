@@ -94,7 +94,18 @@ pub async fn list(
     filter: &LogFilter,
     page: &Page,
 ) -> StoreResult<Vec<LogRow>> {
-    // First which rows, which the indexes alone can tell; then the rows themselves, which are wide.
+    let mut query = columns(table, page.bodies);
+    latest_first(query.and_where(Expr::col("id").in_subquery(which(db, table, filter, page).await?)));
+    rows(db, table, &query).await
+}
+
+/// The ids of a page. Rows are wide, and the indexes alone can tell which are asked for.
+pub(in crate::store) async fn which(
+    db: &impl ConnectionTrait,
+    table: LogTable,
+    filter: &LogFilter,
+    page: &Page,
+) -> StoreResult<SelectStatement> {
     let mut which = Query::select().column("id").from(table.as_str()).to_owned();
     apply(db, &mut which, table, filter).await?;
     if let Some(after) = page.after {
@@ -104,9 +115,7 @@ pub async fn list(
         );
     }
     latest_first(&mut which).limit(page.limit).offset(page.offset);
-    let mut query = columns(table, page.bodies);
-    latest_first(query.and_where(Expr::col("id").in_subquery(which)));
-    rows(db, table, &query).await
+    Ok(which)
 }
 
 fn latest_first(query: &mut SelectStatement) -> &mut SelectStatement {
@@ -214,7 +223,7 @@ async fn apply(
         query.and_where(Expr::col("provider_id").eq(id));
     }
     if let Some(name) = &filter.provider {
-        // The ids first, so that the list below runs along the index by provider id.
+        // The ids first, which are what the indexes have.
         let ids = provider_ids(db, name).await?;
         match ids.as_slice() {
             [id] => query.and_where(Expr::col("provider_id").eq(*id)),

@@ -133,12 +133,13 @@ fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> r
 /// Adds rows to the sums by day.
 fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogRow>) -> rusqlite::Result<()> {
     static TEXT: OnceLock<String> = OnceLock::new();
-    for sum in usage::additions(rows) {
-        // Only the text of the statement is of use, which is the same for all.
-        let text =
-            TEXT.get_or_init(|| usage::statement(std::slice::from_ref(&sum)).build(SqliteQueryBuilder).0);
-        let mut statement = transaction.prepare_cached(text)?;
-        bind_sum(&mut statement, &sum)?;
+    let sums = usage::additions(rows);
+    let Some(first) = sums.first() else { return Ok(()) };
+    // Only the text is of use, which is the same for all.
+    let text = TEXT.get_or_init(|| usage::statement(std::slice::from_ref(first)).build(SqliteQueryBuilder).0);
+    let mut statement = transaction.prepare_cached(text)?;
+    for sum in &sums {
+        bind_sum(&mut statement, sum)?;
         statement.raw_execute()?;
     }
     Ok(())

@@ -4,6 +4,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use chrono::{DateTime, Utc};
+use sea_orm::sea_query::SqliteQueryBuilder;
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use uuid::Uuid;
 
 use super::{TestDb, on_each};
@@ -415,6 +417,41 @@ async fn a_list_is_filtered_and_paged_without_gaps() {
         log::insert_batch(&t.log, &[embedding()]).await.unwrap();
         let filter = LogFilter { api_format: Some(ApiFormat::Anthropic), ..all() };
         assert_eq!(log::list(&t.db, LogTable::Embeddings, &filter, &Page::default()).await.unwrap().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn on_sqlite_a_list_reads_one_index_and_no_rows() {
+    on_each(async |t| {
+        if t.is_postgres() {
+            return;
+        }
+        let all = LogFilter::default;
+        let after = Some(Cursor::from(&row()));
+        for (filter, after) in [
+            (all(), None),
+            (all(), after),
+            (LogFilter { api_key_id: Some(1), ..all() }, None),
+            (LogFilter { model: Some("m".to_owned()), ..all() }, after),
+            (LogFilter { provider_id: Some(1), ..all() }, None),
+            (LogFilter { status: Some(Status::Failed), ..all() }, None),
+            (LogFilter { api_format: Some(ApiFormat::Anthropic), ..all() }, None),
+            (LogFilter { api_key_id: Some(1), from: Some(noon()), to: Some(Utc::now()), ..all() }, None),
+        ] {
+            for table in LogTable::ALL {
+                let page = Page { after, ..Page::default() };
+                let which = log::which(&t.db, *table, &filter, &page).await.unwrap();
+                let plan = format!("EXPLAIN QUERY PLAN {}", which.to_string(SqliteQueryBuilder));
+                let steps =
+                    t.db.query_all_raw(Statement::from_string(DbBackend::Sqlite, &plan)).await.unwrap();
+                let steps: Vec<String> =
+                    steps.iter().map(|step| step.try_get("", "detail").unwrap()).collect();
+                // Above all no sorting of what was found.
+                let [step] = steps.as_slice() else { panic!("{plan}: {steps:?}") };
+                assert!(step.contains(&format!("USING COVERING INDEX {table}_list_idx")), "{plan}: {step}");
+            }
+        }
     })
     .await;
 }

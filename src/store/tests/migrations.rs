@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use super::{on_each_empty, settings};
+use super::{logs, on_each_empty, settings};
+use crate::domain::label::LogTable;
+use crate::store::request_log::{self as log, LogFilter, Page};
 use crate::store::{StoreError, connect, keys, migrate};
 
 #[tokio::test]
@@ -15,11 +17,30 @@ async fn migrations_go_up_down_and_up_again() {
                 assert_eq!(t.number(&format!("SELECT count(*) FROM {table}")).await, 0);
             }
             migrate::down(&t.db, Some(1)).await.unwrap();
-            assert_eq!(migrate::status(&t.db).await.unwrap().iter().filter(|m| m.applied).count(), 1);
+            assert_eq!(migrate::status(&t.db).await.unwrap().iter().filter(|m| m.applied).count(), 2);
             migrate::down(&t.db, None).await.unwrap();
             let error = keys::list(&t.db, &keys::KeyFilter::default()).await.unwrap_err();
             assert!(matches!(error, StoreError::Database(_)), "the tables are gone");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_stay_when_their_indexes_change() {
+    on_each_empty(async |t| {
+        let listed = async || {
+            let (filter, page) = (LogFilter::default(), Page { bodies: true, ..Page::default() });
+            log::list(&t.db, LogTable::Completions, &filter, &page).await.unwrap()
+        };
+        let (first, second) = (logs::row(), logs::row());
+        migrate::up(&t.db).await.unwrap();
+        log::insert_batch(&t.log, std::slice::from_ref(&first)).await.unwrap();
+        migrate::down(&t.db, Some(1)).await.unwrap();
+        assert_eq!(listed().await, [first.clone()]);
+        log::insert_batch(&t.log, std::slice::from_ref(&second)).await.unwrap();
+        migrate::up(&t.db).await.unwrap();
+        assert_eq!(listed().await, [second, first]);
     })
     .await;
 }
