@@ -173,32 +173,28 @@ class Bench:
                 )
         return {name: found for name, found in results.items() if found}, failed
 
+    def grown(self, kind, keys, models, in_turn, mode, seconds, *flags):
+        """One run on a gateway with so many keys and models, of which ten and one are used, or all in turn."""
+        sized = type(kind.__name__, (kind,), {"models": models, "headers": lambda self: []})
+        with self.one(sized) as gateway:
+            gateway.start()
+            further = [f"sk-bench-{n:032x}" for n in range(keys)]
+            gateway.add_keys(further)
+            file = gateway.folder / "keys"
+            file.write_text("\n".join(further if in_turn else further[:10]))
+            asked = models if in_turn else 1
+            figures = self.load(gateway, mode, seconds, "--keys", file, "--models", asked, *flags)
+            figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
+            self.check("nexusgate", figures)
+            return figures
+
     def growth(self):
-        """What a request costs with more keys and more models: when ten keys and one model are used, and when all are, in turn."""
-
-        class Sized(gateways.Nexusgate):
-            def headers(self):
-                return []
-
-        def run(keys, models, in_turn):
-            Sized.models = models
-            with self.one(Sized) as gateway:
-                gateway.start()
-                further = [f"sk-bench-{n:032x}" for n in range(keys)]
-                gateway.add_keys(further)
-                file = gateway.folder / "keys"
-                file.write_text("\n".join(further if in_turn else further[:10]))
-                asked = models if in_turn else 1
-                figures = self.load(gateway, "closed", self.seconds["growth"], "--keys", file, "--models", asked)
-                figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
-                self.check("nexusgate", figures)
-                return figures
-
+        """What a request costs with more keys and more models."""
         sizes = [(10, 1, True), (100_000, 1, False), (10, 200, False), (100_000, 1, True), (10, 200, True)]
         found = {size: [] for size in sizes}
         for _ in range(self.options.repeats):
             for size in sizes:
-                found[size].append(run(*size))
+                found[size].append(self.grown(gateways.Nexusgate, *size, "closed", self.seconds["growth"]))
         return [
             {
                 "keys": keys,

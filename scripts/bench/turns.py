@@ -2,6 +2,7 @@
 
     python3 scripts/bench/turns.py before=/tmp/nexusgate-before after=target/release/nexusgate
     python3 scripts/bench/turns.py --mode rate --seconds 12 a=… b=… -- --rate 100
+    python3 scripts/bench/turns.py --keys 100000 before=… after=…      # that many, used in turn; nginx has none
 
 Needs what scripts/bench-gateways.sh builds (`cargo build --release --package bench-gateway`). Prints a line for each run, and at
 the end the median and the lowest of each.
@@ -17,7 +18,7 @@ import gateways
 from run import Bench
 
 
-def arguments(usage):
+def arguments(usage, *further):
     flags = sys.argv[1:]
     more = flags[flags.index("--") + 1 :] if "--" in flags else []
     parser = argparse.ArgumentParser(usage=usage)
@@ -26,6 +27,8 @@ def arguments(usage):
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--mode", choices=["closed", "rate"], default="closed")
     parser.add_argument("--postgres", action="store_true", help="PostgreSQL and Redis instead of SQLite")
+    for name in further:
+        parser.add_argument(name, type=int, default=1)
     options = parser.parse_args(flags[: len(flags) - len(more) - bool(more)])
     options.more = more
     return options
@@ -46,15 +49,18 @@ def bench_of_its_own():
 
 
 def main():
-    options = arguments(__doc__)
+    options = arguments(__doc__, "--keys", "--models")
     kinds = kinds_of(options)
     bench = bench_of_its_own()
     found = {name: [] for name in kinds}
     for _ in range(options.turns):
         for name, kind in kinds.items():
-            with bench.one(kind) as gateway:
-                gateway.start()
-                run = bench.load(gateway, options.mode, options.seconds, *options.more)
+            if options.keys * options.models > 1 and kind is not gateways.Nginx:
+                run = bench.grown(kind, options.keys, options.models, True, options.mode, options.seconds, *options.more)
+            else:
+                with bench.one(kind) as gateway:
+                    gateway.start()
+                    run = bench.load(gateway, options.mode, options.seconds, *options.more)
             found[name].append(run["cpu_us"])
             latency = run["latency_us"]
             print(f"{name:12} {run['per_second']:8.0f}/s {run['cpu_us']:7.1f} µs CPU  p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} µs", flush=True)
