@@ -142,6 +142,7 @@ async fn measure() {
     assert_eq!(first.len(), 100);
     let filters = [
         ("key", LogFilter { api_key_id: Some(7), ..all() }),
+        ("key, none", LogFilter { api_key_id: Some(999), ..all() }),
         ("model", LogFilter { model: Some("model-3".to_owned()), ..all() }),
         ("provider", LogFilter { provider_id: Some(2), ..all() }),
         ("failed", LogFilter { status: Some(Status::Failed), ..all() }),
