@@ -1,10 +1,11 @@
-//! On SQLite one index for every list of the request log, instead of one for each filter.
+//! On SQLite one index for the lists of the request log, instead of one for each filter.
 //!
-//! SQLite is part of the gateway, so what a row costs there each request pays: seven B-trees, and with many keys or models in
-//! use, a page of two of them for nearly each row. The one index begins as the others end, with the list's
-//! order, so it grows at its end alone, and holds what filters ask for: a list reads it backwards from the latest row and
-//! touches no other (docs/PERFORMANCE.md has what both ways cost). PostgreSQL, which has its own CPU and is for the
-//! larger logs, keeps an index for each filter.
+//! SQLite runs inside the gateway, so every request pays for its row. Seven B-trees took part in each, and with many
+//! keys or models in use, two of them at a place of its own. The one index begins with the list's order, as time goes, so
+//! it grows at its end alone; behind that it holds what lists are filtered by, so that a filter reads it backwards from
+//! the latest row, and no rows but those that it shows. (Errors have an index of their own, as before.)
+//! docs/PERFORMANCE.md has what both ways cost. PostgreSQL runs elsewhere and is for the larger logs: there each filter
+//! keeps its index.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;

@@ -118,6 +118,8 @@ class Nexusgate(Gateway):
     name, title = "nexusgate", "**nexusgate**, SQLite (key, limits, metrics, request log)"
     binary = pathlib.Path("target/release/nexusgate").resolve()
     models = 1
+    # A limit that is far away still has to be looked at, and its headers written.
+    RPM_LIMIT, TPM_LIMIT = 1_000_000_000, 2_000_000_000
 
     @classmethod
     def missing(cls):
@@ -131,8 +133,7 @@ class Nexusgate(Gateway):
         models = ["bench", *(f"other-{n}" for n in range(1, self.models))]
         lines = [f'[[providers]]\nname = "fake"\ntype = "openai"\nbase_url = "http://127.0.0.1:{self.provider}/v1"\napi_key = "sk-upstream"\n']
         lines += [f'[[models]]\nname = "{name}"\nprovider = "fake"\ninput_price = 2.5\noutput_price = 10.0\n' for name in models]
-        # A limit that is far away still has to be looked at, and its headers written.
-        lines.append(f'[[api_keys]]\nkey = "{KEY}"\ncomment = "bench"\nrpm_limit = 1000000000\ntpm_limit = 2000000000\n')
+        lines.append(f'[[api_keys]]\nkey = "{KEY}"\ncomment = "bench"\nrpm_limit = {self.RPM_LIMIT}\ntpm_limit = {self.TPM_LIMIT}\n')
         return "\n".join(lines)
 
     def environment(self):
@@ -191,8 +192,8 @@ class Nexusgate(Gateway):
         with sqlite3.connect(self.folder / "nexusgate.db") as database:
             (sealed,) = database.execute("SELECT key_encrypted FROM api_keys LIMIT 1").fetchone()
             database.executemany(
-                "INSERT INTO api_keys (key_hash, key_encrypted, key_prefix, comment, revoked, source, created_at, updated_at)"
-                " VALUES (?, ?, 'sk-other', ?, 0, 'manual', '2026-11-01T00:00:00+00:00', '2026-11-01T00:00:00+00:00')",
+                "INSERT INTO api_keys (key_hash, key_encrypted, key_prefix, comment, rpm_limit, tpm_limit, revoked, source, created_at, updated_at)"
+                f" VALUES (?, ?, 'sk-other', ?, {self.RPM_LIMIT}, {self.TPM_LIMIT}, 0, 'manual', '2026-11-01T00:00:00+00:00', '2026-11-01T00:00:00+00:00')",
                 ((hashlib.sha256(key.encode()).digest(), sealed, f"team-{n % 50}") for n, key in enumerate(keys)),
             )
         self.launch()

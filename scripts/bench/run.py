@@ -185,7 +185,7 @@ class Bench:
             asked = models if in_turn else 1
             figures = self.load(gateway, mode, seconds, "--keys", file, "--models", asked, *flags)
             figures["counts"] = {"generator": figures["ok"], **gateway.counted()}
-            self.check("nexusgate", figures)
+            self.check(kind.__name__, figures)
             return figures
 
     def growth(self):

@@ -2,7 +2,7 @@
 
     python3 scripts/bench/turns.py before=/tmp/nexusgate-before after=target/release/nexusgate
     python3 scripts/bench/turns.py --mode rate --seconds 12 a=… b=… -- --rate 100
-    python3 scripts/bench/turns.py --keys 100000 before=… after=…      # that many, used in turn; nginx has none
+    python3 scripts/bench/turns.py --keys 100000 --models 200 before=… after=…     # so many on SQLite, used in turn
 
 Needs what scripts/bench-gateways.sh builds (`cargo build --release --package bench-gateway`). Prints a line for each run, and at
 the end the median and the lowest of each.
@@ -28,7 +28,7 @@ def arguments(usage, *further):
     parser.add_argument("--mode", choices=["closed", "rate"], default="closed")
     parser.add_argument("--postgres", action="store_true", help="PostgreSQL and Redis instead of SQLite")
     for name in further:
-        parser.add_argument(name, type=int, default=1)
+        parser.add_argument(name, type=int, default=1, help="so many, used in turn, with SQLite")
     options = parser.parse_args(flags[: len(flags) - len(more) - bool(more)])
     options.more = more
     return options
@@ -50,6 +50,8 @@ def bench_of_its_own():
 
 def main():
     options = arguments(__doc__, "--keys", "--models")
+    if options.postgres and options.keys * options.models > 1:
+        sys.exit("--keys and --models are put into a SQLite file")
     kinds = kinds_of(options)
     bench = bench_of_its_own()
     found = {name: [] for name in kinds}

@@ -81,13 +81,15 @@ fn command() -> Command {
             .subcommand_required(true)
             .subcommand(Command::new("up").about("Apply what is missing"))
             .subcommand(
-                Command::new("down").about("Take migrations back; their tables and rows are lost").arg(
-                    Arg::new("steps")
-                        .long("steps")
-                        .value_parser(clap::value_parser!(u32).range(1..))
-                        .default_value("1")
-                        .help("How many"),
-                ),
+                Command::new("down")
+                    .about("Take migrations back; tables that they made are lost with their rows")
+                    .arg(
+                        Arg::new("steps")
+                            .long("steps")
+                            .value_parser(clap::value_parser!(u32).range(1..))
+                            .default_value("1")
+                            .help("How many"),
+                    ),
             )
             .subcommand(Command::new("status").about("Show which are applied")),
     );

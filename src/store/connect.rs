@@ -27,9 +27,9 @@ const SQLITE_PAGE_SIZE: u32 = 16 << 10;
 /// were written often meanwhile (of indexes, mostly) are moved once.
 const SQLITE_CHECKPOINT_PAGES: u32 = 1024;
 
-/// What the connection of the request log may keep in memory, in KiB: the pages that one batch changes (4.7 MB of rows, and those
-/// of the indexes that they go into: one for each key and model, if there are many), so that none is written to the
-/// write-ahead log before the batch is whole, and again after.
+/// What the connection of the request log may keep in memory, in KiB: the pages that one batch changes (8 MiB of bodies at most,
+/// their rows and index entries, and the sums by day of many keys), so that none is written to the write-ahead log before
+/// the batch is whole, and again after.
 const SQLITE_WRITER_CACHE_KIB: u32 = 12 << 10;
 
 /// Which database, and how many connections to it.

@@ -34,7 +34,7 @@ pub async fn up(db: &DatabaseConnection) -> StoreResult<()> {
     transaction.commit().await.map_err(explain)
 }
 
-/// Reverts the last `steps` migrations (`None`: all of them). **Their tables and data are dropped.**
+/// Reverts the last `steps` migrations (`None`: all of them). **Tables that they made are dropped with their rows.**
 ///
 /// # Errors
 /// As [`up`].

@@ -98,8 +98,8 @@ pub(super) struct LogParams {
     /// At most so many.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// `next` of an earlier page: goes on behind it, as fast on the last page as on the first, and skips nothing when new
-    /// requests arrive meanwhile.
+    /// `next` of an earlier page: goes on behind it without reading that again, and skips nothing when new requests arrive
+    /// meanwhile.
     after: Option<String>,
 }
 

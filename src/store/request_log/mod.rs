@@ -22,6 +22,6 @@ pub use write::{delete, insert_batch, prune};
 pub use writer::LogWriter;
 
 #[cfg(test)]
-pub(in crate::store) use read::which;
+pub(in crate::store) use read::{counting, listing};
 #[cfg(test)]
 pub(in crate::store) use write::columns;

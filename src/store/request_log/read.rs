@@ -39,8 +39,8 @@ pub struct Page {
     pub limit: u64,
     /// Rows to skip; slow when large. See `after`.
     pub offset: u64,
-    /// Continue after this row: as fast on the last page as on the first, and no row is skipped or shown twice when new
-    /// ones arrive meanwhile.
+    /// Continue after this row: nothing before it is read again, and no row is skipped or shown twice when new ones arrive
+    /// meanwhile.
     pub after: Option<Cursor>,
     /// Whether the rows come with their bodies.
     pub bodies: bool,
@@ -94,28 +94,29 @@ pub async fn list(
     filter: &LogFilter,
     page: &Page,
 ) -> StoreResult<Vec<LogRow>> {
-    let mut query = columns(table, page.bodies);
-    latest_first(query.and_where(Expr::col("id").in_subquery(which(db, table, filter, page).await?)));
-    rows(db, table, &query).await
+    rows(db, table, &listing(db, table, filter, page).await?).await
 }
 
-/// The ids of a page. Rows are wide, and the indexes alone can tell which are asked for.
-pub(in crate::store) async fn which(
+pub(in crate::store) async fn listing(
     db: &impl ConnectionTrait,
     table: LogTable,
     filter: &LogFilter,
     page: &Page,
 ) -> StoreResult<SelectStatement> {
+    // First which rows, which the indexes alone can tell; then the rows themselves, which are wide.
     let mut which = Query::select().column("id").from(table.as_str()).to_owned();
-    apply(db, &mut which, table, filter).await?;
     if let Some(after) = page.after {
+        // Before the filter's own bounds: of several upper ones SQLite goes by the first.
         which.and_where(
             Expr::tuple([Expr::col("created_at"), Expr::col("id")])
                 .lt(Expr::tuple([Expr::val(after.created_at), Expr::val(after.id)])),
         );
     }
+    apply(db, &mut which, table, filter).await?;
     latest_first(&mut which).limit(page.limit).offset(page.offset);
-    Ok(which)
+    let mut query = columns(table, page.bodies);
+    latest_first(query.and_where(Expr::col("id").in_subquery(which)));
+    Ok(query)
 }
 
 fn latest_first(query: &mut SelectStatement) -> &mut SelectStatement {
@@ -133,11 +134,20 @@ pub async fn count(
     filter: &LogFilter,
     at_most: u64,
 ) -> StoreResult<u64> {
-    let mut rows = Query::select().expr(Expr::cust("1")).from(table.as_str()).limit(at_most).to_owned();
-    apply(db, &mut rows, table, filter).await?;
-    let query = Query::select().expr(Expr::cust("count(*)")).from_subquery(rows, "counted").to_owned();
+    let query = counting(db, table, filter, at_most).await?;
     let row = db.query_one(&query).await?.ok_or(StoreError::NotFound)?;
     Ok(u64::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(0))
+}
+
+pub(in crate::store) async fn counting(
+    db: &impl ConnectionTrait,
+    table: LogTable,
+    filter: &LogFilter,
+    at_most: u64,
+) -> StoreResult<SelectStatement> {
+    let mut rows = Query::select().expr(Expr::cust("1")).from(table.as_str()).limit(at_most).to_owned();
+    apply(db, &mut rows, table, filter).await?;
+    Ok(Query::select().expr(Expr::cust("count(*)")).from_subquery(rows, "counted").to_owned())
 }
 
 /// One row with its bodies.

@@ -13,6 +13,7 @@ use chrono::SecondsFormat;
 use entity::usage_daily;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior};
+use sea_orm::Iterable as _;
 use sea_orm::sea_query::SqliteQueryBuilder;
 
 use super::row::LogRow;
@@ -20,8 +21,8 @@ use super::{usage, write};
 use crate::domain::label::LogTable;
 use crate::store::error::StoreResult;
 
-/// Rows of one statement: its cursors stay where they are from row to row, and what follows in an index is found without a
-/// search from its root.
+/// Rows of one statement, and sums: its cursors stay where they are from row to row, and what follows in an index is found
+/// without a search from its root.
 const ROWS: usize = 32;
 
 /// How long closing waits for a batch.
@@ -132,17 +133,23 @@ fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> r
 
 /// Adds rows to the sums by day.
 fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogRow>) -> rusqlite::Result<()> {
-    static TEXT: OnceLock<String> = OnceLock::new();
     let sums = usage::additions(rows);
-    let Some(first) = sums.first() else { return Ok(()) };
-    // Only the text is of use, which is the same for all.
-    let text = TEXT.get_or_init(|| usage::statement(std::slice::from_ref(first)).build(SqliteQueryBuilder).0);
-    let mut statement = transaction.prepare_cached(text)?;
-    for sum in &sums {
-        bind_sum(&mut statement, sum)?;
+    let (many, rest) = sums.as_chunks::<ROWS>();
+    for sums in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
+        let mut statement = transaction.prepare_cached(sums_text(sums))?;
+        for (index, sum) in sums.iter().enumerate() {
+            bind_sum(&mut statement, index, sum)?;
+        }
         statement.raw_execute()?;
     }
     Ok(())
+}
+
+/// Adds one sum or [`ROWS`]. The text is the same for all of a number; the values are bound.
+fn sums_text(sums: &[usage_daily::Model]) -> &'static str {
+    static TEXTS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+    debug_assert!(sums.len() == 1 || sums.len() == ROWS);
+    TEXTS[usize::from(sums.len() > 1)].get_or_init(|| usage::statement(sums).build(SqliteQueryBuilder).0)
 }
 
 /// Inserts one row or [`ROWS`] into `table`, passing over ids that are there.
@@ -242,11 +249,11 @@ fn bind_all<const N: usize>(
     Ok(())
 }
 
-/// Binds what is added to a sum, in the order of the entity's columns.
-fn bind_sum(statement: &mut Statement<'_>, sum: &usage_daily::Model) -> rusqlite::Result<()> {
+/// Binds what is added to the sum at `index` of a statement, in the order of the entity's columns.
+fn bind_sum(statement: &mut Statement<'_>, index: usize, sum: &usage_daily::Model) -> rusqlite::Result<()> {
     bind_all(
         statement,
-        0,
+        index * usage_daily::Column::iter().len(),
         [
             // As sqlx writes dates.
             &sum.day.to_string() as &dyn ToSql,

@@ -11,7 +11,7 @@ mod sums;
 
 use std::sync::Arc;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, TryGetable};
 use tempfile::TempDir;
 use url::Url;
 
@@ -39,6 +39,15 @@ impl TestDb {
 
     /// The first column of the first row, as a number.
     async fn number(&self, sql: &str) -> i64 {
+        self.value(sql).await
+    }
+
+    /// The same as a text.
+    async fn text(&self, sql: &str) -> String {
+        self.value(sql).await
+    }
+
+    async fn value<T: TryGetable>(&self, sql: &str) -> T {
         let statement = sea_orm::Statement::from_string(self.db.get_database_backend(), sql);
         self.db.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
     }

@@ -92,6 +92,57 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
 }
 
 #[tokio::test]
+async fn each_part_of_a_sum_is_its_own() {
+    on_each(async |t| {
+        let day = noon().date_naive();
+        let filter = UsageFilter { from: Some(day), to: Some(day), ..UsageFilter::default() };
+        for writer in [&t.log, &log::LogWriter::shared(t.db.clone())] {
+            t.sql("DELETE FROM usage_daily").await;
+            for times in 1..=2_u32 {
+                // More sums than one statement adds.
+                let batch: Vec<LogRow> = (1..=40_u32)
+                    .map(|key| LogRow {
+                        api_key_id: key.into(),
+                        prompt_tokens: Some(10_000),
+                        completion_tokens: Some(2_000),
+                        cached_tokens: Some(300),
+                        cache_write_tokens: Some(40),
+                        reasoning_tokens: Some(5),
+                        prompt_cost: key.into(),
+                        completion_cost: 0.25,
+                        ..row()
+                    })
+                    .collect();
+                log::insert_batch(writer, &batch).await.unwrap();
+                let count = u64::from(times);
+                let expected: Vec<_> = (1..=40_u32)
+                    .map(|key| log::Usage {
+                        day,
+                        api_key_id: key.into(),
+                        model: batch[0].model.to_string(),
+                        provider: batch[0].provider.as_deref().map(str::to_owned),
+                        table: LogTable::Completions,
+                        completed: count,
+                        failed: 0,
+                        aborted: 0,
+                        cache_hit: 0,
+                        prompt_tokens: count * 10_000,
+                        completion_tokens: count * 2_000,
+                        cached_tokens: count * 300,
+                        cache_write_tokens: count * 40,
+                        reasoning_tokens: count * 5,
+                        prompt_cost: f64::from(times) * f64::from(key),
+                        completion_cost: f64::from(times) * 0.25,
+                    })
+                    .collect();
+                assert_eq!(log::usage(&t.db, &filter).await.unwrap(), expected);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_overview_sums_up_every_range() {
     on_each(async |t| {
         let now: DateTime<Utc> = "2026-03-04T12:00:59.9996Z".parse().unwrap();
