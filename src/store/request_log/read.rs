@@ -97,6 +97,7 @@ pub async fn list(
     rows(db, table, &listing(db, table, filter, page).await?).await
 }
 
+/// The query of [`list`].
 pub(in crate::store) async fn listing(
     db: &impl ConnectionTrait,
     table: LogTable,
@@ -139,6 +140,7 @@ pub async fn count(
     Ok(u64::try_from(row.try_get_by_index::<i64>(0)?).unwrap_or(0))
 }
 
+/// The query of [`count`].
 pub(in crate::store) async fn counting(
     db: &impl ConnectionTrait,
     table: LogTable,

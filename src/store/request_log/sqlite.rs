@@ -95,8 +95,7 @@ fn insert_all_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Res
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for table in LogTable::ALL {
         let rows = write::in_order(*table, rows);
-        let (many, rest) = rows.as_chunks::<ROWS>();
-        for rows in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
+        for rows in statements(&rows) {
             if insert(&transaction, *table, rows)? != rows.len() {
                 // Dropping the transaction rolls it back.
                 return Ok(false);
@@ -131,14 +130,19 @@ fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> r
     statement.raw_execute()
 }
 
+/// Cuts into statements of [`ROWS`], and what is left into single ones: two texts for all.
+fn statements<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
+    let (many, rest) = all.as_chunks::<ROWS>();
+    many.iter().map(<[T; ROWS]>::as_slice).chain(rest.chunks(1))
+}
+
 /// Adds rows to the sums by day.
 fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogRow>) -> rusqlite::Result<()> {
     let sums = usage::additions(rows);
-    let (many, rest) = sums.as_chunks::<ROWS>();
-    for sums in many.iter().map(<[_; ROWS]>::as_slice).chain(rest.chunks(1)) {
+    for sums in statements(&sums) {
         let mut statement = transaction.prepare_cached(sums_text(sums))?;
         for (index, sum) in sums.iter().enumerate() {
-            bind_sum(&mut statement, index, sum)?;
+            bind_sum(&mut statement, index * usage_daily::Column::iter().len(), sum)?;
         }
         statement.raw_execute()?;
     }
@@ -249,11 +253,11 @@ fn bind_all<const N: usize>(
     Ok(())
 }
 
-/// Binds what is added to the sum at `index` of a statement, in the order of the entity's columns.
-fn bind_sum(statement: &mut Statement<'_>, index: usize, sum: &usage_daily::Model) -> rusqlite::Result<()> {
+/// Binds what is added to a sum, in the order of the entity's columns, to the variables after the first `before`.
+fn bind_sum(statement: &mut Statement<'_>, before: usize, sum: &usage_daily::Model) -> rusqlite::Result<()> {
     bind_all(
         statement,
-        index * usage_daily::Column::iter().len(),
+        before,
         [
             // As sqlx writes dates.
             &sum.day.to_string() as &dyn ToSql,

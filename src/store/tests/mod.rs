@@ -5,6 +5,7 @@ mod accounts;
 mod drivers;
 mod logs;
 mod migrations;
+mod plans;
 mod secrets;
 mod snapshots;
 mod sums;
