@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
 
 use super::active::Disk;
 use super::backlog::{Backlog, PerTable, Run, Segment};
@@ -103,6 +104,8 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
         }
         let Some(shared) = weak.upgrade() else { return };
         let Some(disk) = &shared.disk else { return };
+        // What could not be read before.
+        shared.count_leftovers(signal);
         if synced.elapsed() >= sync_interval {
             shared.sync(disk);
             synced = Instant::now();
@@ -129,7 +132,8 @@ fn forget_old_records(disk: &Disk, begun: &mut Option<SegmentId>) {
 }
 
 impl<R: Row> Shared<R> {
-    /// Learns how many rows an earlier process left, so that `pending` is right before they are replayed.
+    /// Learns how many rows an earlier process left, so that `pending` is right before they are replayed. Returns early when a
+    /// file cannot be read now.
     fn count_leftovers(&self, signal: &Signal) {
         let Some(disk) = &self.disk else { return };
         while !signal.stopped() {
@@ -155,10 +159,13 @@ impl<R: Row> Shared<R> {
                     }
                     scan.damaged
                 }
+                Err(error) if is_passing(&error) => {
+                    tracing::warn!(%error, "the journal cannot be read: trying again");
+                    return;
+                }
                 Err(error) => {
-                    tracing::error!(%error, ?id, "a segment of the journal cannot be read: it is set aside");
-                    // Best effort: if even this fails the next start tries again.
-                    let _ = disk.directory.set_aside(id);
+                    self.set_aside(disk, id, &error);
+                    end = from;
                     1
                 }
             };
@@ -172,6 +179,18 @@ impl<R: Row> Shared<R> {
             self.work.notify_one();
             self.tell_if_drained();
         }
+    }
+
+    /// Takes a file that cannot be read out of the way. Nothing more is appended to it.
+    pub(super) fn set_aside(&self, disk: &Disk, id: SegmentId, error: &io::Error) {
+        tracing::error!(%error, ?id, "a segment of the journal cannot be read: it is set aside");
+        let mut active = disk.active.lock();
+        if active.current() == Some(id) {
+            active.close();
+        }
+        drop(active);
+        // Best effort: the file may be gone; if it is not, the next start tries again.
+        let _ = disk.directory.set_aside(id);
     }
 
     fn sync(&self, disk: &Disk) {
@@ -365,6 +384,14 @@ impl<R: Row> Shared<R> {
             disk.sealed_bytes.store(sealed, Ordering::Relaxed);
         }
     }
+}
+
+/// The process or the machine is short of something: that says nothing of the file, which can be read later.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR | Errno::BUSY | Errno::TIMEDOUT)
+    )
 }
 
 pub(super) fn offset(at: usize) -> u64 {

@@ -8,7 +8,7 @@ use super::active::Disk;
 use super::backlog::{DiskRun, Entry, Position, Run, Tag};
 use super::directory::SegmentId;
 use super::frame::{self, Frame};
-use super::keeper::offset;
+use super::keeper::{is_passing, offset};
 use super::{Journal, LogEvent, Payloads, Row, Shared};
 use crate::domain::label::LogTable;
 
@@ -86,7 +86,7 @@ impl<R: Row> Journal<R> {
     /// Reads the next rows from the disk. `None`: there were only damaged ones. Blocks.
     ///
     /// # Errors
-    /// Of the file system; worth another attempt, and after [`READ_ATTEMPTS`] given up.
+    /// Of the file system; worth another attempt. The file is given up after [`READ_ATTEMPTS`], unless it is not to blame.
     pub(in crate::gateway) fn read_disk(&self) -> io::Result<Option<Batch<R>>> {
         let shared = &*self.shared;
         let Some(disk) = &shared.disk else { return Ok(None) };
@@ -178,7 +178,7 @@ impl<R: Row> Journal<R> {
 }
 
 impl<R: Row> Shared<R> {
-    fn first_disk_run(&self) -> Option<(DiskRun, SegmentId)> {
+    pub(super) fn first_disk_run(&self) -> Option<(DiskRun, SegmentId)> {
         let backlog = self.backlog.lock();
         match backlog.runs.front() {
             Some(Run::Disk(run)) if run.counted => Some((run.clone(), backlog.segments.get(&run.seq)?.id)),
@@ -213,7 +213,11 @@ impl<R: Row> Shared<R> {
         self.lost(run.rows, "their records in the journal are damaged");
     }
 
-    fn read_failed(&self, disk: &Disk, read: &DiskRun, id: SegmentId, error: &io::Error) {
+    /// Gives the file up when it is to blame and has failed often enough.
+    pub(super) fn read_failed(&self, disk: &Disk, read: &DiskRun, id: SegmentId, error: &io::Error) {
+        if is_passing(error) {
+            return;
+        }
         let mut backlog = self.backlog.lock();
         let Some(Run::Disk(run)) = backlog.runs.front_mut() else { return };
         run.failures += 1;
@@ -225,9 +229,7 @@ impl<R: Row> Shared<R> {
         backlog.lose(&run);
         drop(backlog);
         debug_assert_eq!(run.seq, read.seq);
-        tracing::error!(%error, ?id, "a segment of the journal cannot be read: it is set aside");
-        // Best effort: the file may be gone.
-        let _ = disk.directory.set_aside(id);
+        self.set_aside(disk, id, error);
         self.lost(run.rows, "their segment of the journal cannot be read");
         self.tell_if_drained();
     }

@@ -1,4 +1,6 @@
-//! Files that are used again.
+//! Files that are used again, that vanish, and that cannot be read.
+
+use rustix::io::Errno;
 
 use super::*;
 
@@ -50,4 +52,48 @@ fn what_a_killed_process_left_of_a_file_s_last_use_is_no_damage() {
     let (journal, told) = open(config(copy.path()));
     assert_eq!((pending(&journal), told.damaged(), spares(copy.path())), (3, 0, false));
     assert_eq!(numbers(&drain(&journal)), [300, 301, 302]);
+}
+
+#[test]
+fn a_segment_that_vanished_is_not_appended_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(JournalConfig { memory_rows: 2, ..config(dir.path()) });
+    (0..5).for_each(|n| journal.append(TestRow::new(n)));
+    fs::remove_file(segments(dir.path()).remove(0)).unwrap();
+    assert_eq!(numbers(&drain(&journal)), [0, 1]);
+    (5..8).for_each(|n| journal.append(TestRow::new(n)));
+    drop(journal);
+    let (journal, _) = open(config(dir.path()));
+    assert_eq!(numbers(&drain(&journal)), [5, 6, 7]);
+}
+
+#[test]
+fn a_shortage_of_the_process_is_not_the_fault_of_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, told) = open(JournalConfig { memory_rows: 2, ..config(dir.path()) });
+    (0..5).for_each(|n| journal.append(TestRow::new(n)));
+    let memory = next(&journal).unwrap();
+    journal.settle(&memory);
+    let disk = journal.shared.disk.as_ref().unwrap();
+    for _ in 0..10 {
+        let (run, id) = journal.shared.first_disk_run().unwrap();
+        journal.shared.read_failed(disk, &run, id, &Errno::MFILE.into());
+    }
+    assert_eq!(numbers(&drain(&journal)), [2, 3, 4]);
+    assert_eq!(told.rows_dropped(), 0);
+}
+
+#[test]
+fn a_segment_left_behind_that_cannot_be_read_is_set_aside_and_blocks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(JournalConfig { segment_size: 1, ..config(dir.path()) });
+    (0..3).for_each(|n| journal.append(TestRow::new(n)));
+    drop(journal);
+    let bad = segments(dir.path()).remove(1);
+    fs::remove_file(&bad).unwrap();
+    fs::create_dir(&bad).unwrap();
+    let (journal, told) = open(config(dir.path()));
+    assert_eq!(told.damaged(), 1);
+    assert_eq!(numbers(&drain(&journal)), [0, 2]);
+    assert!(journal.is_drained() && bad.with_extension("unreadable").exists());
 }
