@@ -31,6 +31,13 @@ impl Attempt {
         }
     }
 
+    /// A stream has begun well. Whether it also ends well is told by its outcome.
+    pub(super) fn answers(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            permit.answers();
+        }
+    }
+
     /// Ends the call.
     pub(super) fn finish(&mut self, outcome: Outcome) {
         if std::mem::replace(&mut self.finished, true) {

@@ -73,33 +73,30 @@ impl Health {
     /// better than refusing. `None`: its breaker is open or its concurrency limit is reached.
     pub(super) fn admit(&self, provider: &Provider, now: Instant, force: bool) -> Option<Permit> {
         let health = self.of(provider);
-        {
-            let mut state = health.lock();
-            if !state.has_room(provider) || !(force || state.lets_through(now)) {
-                return None;
-            }
-            if let Some(open) = state.open.as_mut().filter(|open| now >= open.until) {
-                open.probing = true;
-            }
-            state.active += 1;
+        let mut state = health.lock();
+        if !state.has_room(provider) || !(force || state.lets_through(now)) {
+            return None;
         }
-        Some(Permit { health: Some(health) })
+        state.active += 1;
+        let probe = state.begin_probe(now);
+        drop(state);
+        Some(Permit { health: Some(health), probe })
     }
 
     fn of(&self, provider: &Provider) -> Arc<ProviderHealth> {
-        let guard = self.providers.guard();
-        if let Some(health) =
-            self.providers.get(&provider.id, &guard).filter(|health| health.name == provider.name)
-        {
+        let new = || {
+            let (telemetry, name) = (self.telemetry.clone(), provider.name.clone());
+            Arc::new(ProviderHealth { telemetry, name, state: Mutex::default() })
+        };
+        let providers = self.providers.pin();
+        let health = providers.get_or_insert_with(provider.id, new);
+        if health.name == provider.name {
             return health.clone();
         }
-        let health = Arc::new(ProviderHealth {
-            telemetry: self.telemetry.clone(),
-            name: provider.name.clone(),
-            state: Mutex::default(),
-        });
-        self.providers.insert(provider.id, health.clone(), &guard);
-        health
+        // It has another name now, and so another series.
+        let renamed = new();
+        providers.insert(provider.id, renamed.clone());
+        renamed
     }
 }
 
@@ -112,8 +109,20 @@ impl State {
         self.open.as_ref().is_none_or(|open| now >= open.until && !open.probing)
     }
 
-    /// Takes in an outcome; returns whether the provider is up now, if that changed.
-    fn report(&mut self, outcome: Outcome, now: Instant) -> Option<bool> {
+    /// Whether the call that is let through now is the probe of an open breaker.
+    fn begin_probe(&mut self, now: Instant) -> bool {
+        let waits = self.open.as_mut().filter(|open| now >= open.until && !open.probing);
+        waits.map(|open| open.probing = true).is_some()
+    }
+
+    /// The probe is being answered; returns whether the provider is up now, if that changed. It may go on for minutes.
+    fn probe_answers(&mut self) -> Option<bool> {
+        self.failures = 0;
+        self.open.take().map(|_| true)
+    }
+
+    /// Takes in the outcome of a call; returns whether the provider is up now, if that changed.
+    fn report(&mut self, outcome: Outcome, probe: bool, now: Instant) -> Option<bool> {
         match outcome {
             Outcome::Connect
             | Outcome::Timeout
@@ -123,7 +132,7 @@ impl State {
                 self.failures += 1;
                 let reopened = match &mut self.open {
                     // Calls from before the breaker opened say nothing new.
-                    Some(open) if !open.probing => return None,
+                    Some(_) if !probe => return None,
                     Some(open) => Some((open.lasts * 2).min(LONGEST_OPEN)),
                     None => None,
                 };
@@ -136,7 +145,7 @@ impl State {
             }
             Outcome::Cancelled => {
                 // The probe told nothing, so the next call may be one.
-                if let Some(open) = &mut self.open {
+                if let Some(open) = self.open.as_mut().filter(|_| probe) {
                     open.probing = false;
                 }
                 None
@@ -153,11 +162,18 @@ impl ProviderHealth {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn tell(&self, changed: Option<bool>) {
+        if let Some(up) = changed {
+            ProviderUpChanged { telemetry: &self.telemetry, provider: &self.name, up }.emit();
+        }
+    }
 }
 
 /// The right to make one call; give it back with what came of it.
 pub(super) struct Permit {
     health: Option<Arc<ProviderHealth>>,
+    probe: bool,
 }
 
 impl Permit {
@@ -165,16 +181,22 @@ impl Permit {
         self.give_back(outcome);
     }
 
+    /// A good answer has begun. The outcome is still to come.
+    pub(super) fn answers(&mut self) {
+        if let Some(health) = self.health.as_ref().filter(|_| std::mem::take(&mut self.probe)) {
+            let changed = health.lock().probe_answers();
+            health.tell(changed);
+        }
+    }
+
     fn give_back(&mut self, outcome: Outcome) {
         let Some(health) = self.health.take() else { return };
         let changed = {
             let mut state = health.lock();
             state.active = state.active.saturating_sub(1);
-            state.report(outcome, Instant::now())
+            state.report(outcome, self.probe, Instant::now())
         };
-        if let Some(up) = changed {
-            ProviderUpChanged { telemetry: &health.telemetry, provider: &health.name, up }.emit();
-        }
+        health.tell(changed);
     }
 }
 
@@ -188,32 +210,62 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn opened(at: Instant) -> State {
+        let mut state = State::default();
+        for _ in 1..FAILURES_TO_OPEN {
+            assert_eq!(state.report(Outcome::Http5xx, false, at), None);
+        }
+        assert!(state.lets_through(at));
+        assert_eq!(state.report(Outcome::Connect, false, at), Some(false));
+        assert!(!state.lets_through(at));
+        state
+    }
+
     #[test]
     fn a_breaker_opens_probes_and_closes() {
-        let mut state = State::default();
         let start = Instant::now();
-        for _ in 1..FAILURES_TO_OPEN {
-            assert_eq!(state.report(Outcome::Http5xx, start), None);
-        }
-        assert!(state.lets_through(start));
-        assert_eq!(state.report(Outcome::Connect, start), Some(false));
-        assert!(!state.lets_through(start));
+        let mut state = opened(start);
+        assert!(!state.begin_probe(start));
         let later = start + FIRST_OPEN;
-        assert!(state.lets_through(later));
-        state.open.as_mut().expect("open").probing = true;
-        assert!(!state.lets_through(later), "one probe at a time");
-        assert_eq!(state.report(Outcome::Timeout, later), None);
+        assert!(state.lets_through(later) && state.begin_probe(later));
+        assert!(!state.lets_through(later) && !state.begin_probe(later), "one probe at a time");
+        assert_eq!(state.report(Outcome::Timeout, true, later), None);
         assert!(!state.lets_through(later + FIRST_OPEN), "a failed probe doubles the wait");
-        state.open.as_mut().expect("open").probing = true;
-        assert_eq!(state.report(Outcome::Ok, later), Some(true));
+        let later = later + 2 * FIRST_OPEN;
+        assert!(state.begin_probe(later));
+        assert_eq!(state.report(Outcome::Ok, true, later), Some(true));
         assert!(state.lets_through(later));
+    }
+
+    #[test]
+    fn only_the_probe_speaks_for_itself() {
+        let start = Instant::now();
+        let mut state = opened(start);
+        let later = start + FIRST_OPEN;
+        assert!(state.begin_probe(later));
+        assert_eq!(state.report(Outcome::Cancelled, false, later), None);
+        assert_eq!(state.report(Outcome::Timeout, false, later), None);
+        assert!(!state.lets_through(later + LONGEST_OPEN), "the probe is still under way");
+        assert_eq!(state.report(Outcome::Cancelled, true, later), None);
+        assert!(state.lets_through(later), "it told nothing, so the next call may");
+    }
+
+    #[test]
+    fn a_probe_that_begins_to_answer_lets_the_others_through() {
+        let start = Instant::now();
+        let mut state = opened(start);
+        let later = start + FIRST_OPEN;
+        assert!(state.begin_probe(later));
+        assert_eq!(state.probe_answers(), Some(true));
+        assert!(state.lets_through(later));
+        assert_eq!(state.report(Outcome::Ok, false, later), None);
     }
 
     #[test]
     fn a_provider_that_answers_429_is_healthy() {
         let mut state = State::default();
         for _ in 0..100 {
-            assert_eq!(state.report(Outcome::Http429, Instant::now()), None);
+            assert_eq!(state.report(Outcome::Http429, false, Instant::now()), None);
         }
         assert!(state.lets_through(Instant::now()));
     }
