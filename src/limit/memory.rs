@@ -221,7 +221,8 @@ impl MemoryLimiter {
         let keys = self.keys.pin();
         for (key_id, entry) in &keys {
             let mut entry = lock(entry);
-            if entry.is_idle(self.burst, now) {
+            // Swept by another thread: what is under this key now is a new entry.
+            if !entry.swept && entry.is_idle(self.burst, now) {
                 entry.swept = true;
                 drop(entry);
                 keys.remove(key_id);

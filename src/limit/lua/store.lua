@@ -7,15 +7,18 @@
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
 local fresh = tonumber(ARGV[1]) > last
 
+-- First: should anything below fail, what was added must not be added again.
+if fresh then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3]) end
+
 for i = 4, #ARGV, 4 do
   local field, add, least, hidden = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if fresh and add ~= '0' then redis.call('HINCRBY', KEYS[1], field, add) end
-  local stored = tonumber(redis.call('HGET', KEYS[1], field) or '0')
-  if stored < tonumber(least) then redis.call('HSET', KEYS[1], field, least) end
+  local stored = string.match(redis.call('HGET', KEYS[1], field) or '0', '^%d+$')
+  if stored and fresh and add ~= '0' then stored = redis.call('HINCRBY', KEYS[1], field, add) end
+  -- What is no count is replaced.
+  if not stored or tonumber(stored) < tonumber(least) then redis.call('HSET', KEYS[1], field, least) end
   if hidden ~= '0' then redis.call('HSET', KEYS[3], field, hidden) end
 end
 
-if fresh then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
 return redis.status_reply('OK')

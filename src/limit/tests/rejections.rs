@@ -76,6 +76,41 @@ async fn a_rejection_is_exposed_when_it_is_stored_and_seeded_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_field_that_is_no_count_spoils_no_other() {
+    let server = RedisServer::start();
+    let own = format!("{REFERENCE}:a");
+    server.run::<u64>(&["HSET", &own, "rpm:bad", "many"]);
+    let replica = Replica::start(server.url(), "a").await;
+    for round in 1..=3 {
+        replica.reject("good", 2);
+        replica.reject("bad", 1);
+        replica.services.flush().await;
+        assert_eq!((replica.exposed("good"), replica.exposed("bad")), (2 * round, round));
+        assert_eq!(
+            hash(&server, "a"),
+            HashMap::from([("rpm:good".into(), 2 * round), ("rpm:bad".into(), round)])
+        );
+    }
+}
+
+/// What a batch has added before it failed is not added again with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_fails_half_way_is_added_once() {
+    let server = RedisServer::start();
+    let replica = Replica::start(server.url(), "a").await;
+    let hidden = format!("{{{REFERENCE}:a}}:hidden");
+    server.run::<String>(&["SET", &hidden, "no hash"]);
+    server.run::<u64>(&["HSET", &format!("{REFERENCE}:a"), "rpm:big", &(i64::MAX - 1).to_string()]);
+    replica.reject("good", 5);
+    replica.reject("big", 5);
+    for _ in 0..5 {
+        replica.services.flush().await;
+        assert!(stored(&server, "a", "rpm:good") <= 5);
+    }
+    assert_eq!(replica.exposed("good"), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exposed_never_exceeds_stored_while_redis_is_well() {
     let server = RedisServer::start();
     let replica = Replica::start(server.url(), "a").await;
