@@ -4,6 +4,7 @@ mod background;
 mod check;
 mod retention;
 mod serve;
+mod unread;
 mod wiring;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use crate::http::{self, Admin, AdminParts, HttpState, Surface};
 use crate::limit::{InvalidRedisUrl, LimitServices, Subscription};
 use crate::provider::{InvalidCaFile, Trust};
 use crate::store::request_log::{LogRow, LogWriter};
-use crate::store::{self, Cipher, SnapshotStore, StoreError};
+use crate::store::{self, Cipher, Snapshot, SnapshotStore, StoreError};
 use crate::telemetry::{Telemetry, registry};
 
 pub use check::check;
@@ -35,6 +36,9 @@ const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long requests that are ended may take to end.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the end waits for what runs beside the requests.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the gateway did not start. Displays as one line.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,8 @@ impl RunningApp {
         let (database, cipher) = open_store(settings).await?;
         let log_writer = Arc::new(store::log_writer(&store_settings(settings), &database)?);
         let snapshots = Arc::new(SnapshotStore::new(cipher.clone()));
-        let snapshot = snapshots.refresh(&database).await?;
+        snapshots.replace(Snapshot::load(&database, &cipher).await?);
+        let snapshot = snapshots.load_full();
         for problem in snapshot.problems() {
             tracing::warn!("{problem}");
         }
@@ -250,7 +255,10 @@ impl RunningApp {
         self.limits.flush().await;
         self.stop_tasks.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        // An administrator's change may hang in a database that does.
+        if tokio::time::timeout(TASKS_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("background work did not end in time");
+        }
         self.log_writer.close();
         // A connection on which a database hangs is never given back.
         if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, self.database.close()).await.is_err() {

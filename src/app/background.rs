@@ -141,13 +141,11 @@ impl Background {
 
     /// Reads keys and routes again.
     pub(super) async fn refresh_snapshot(&self) {
-        let failed = |error: &dyn std::fmt::Display| {
-            tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use");
-        };
-        match tokio::time::timeout(REFRESH_TIMEOUT, self.snapshots.refresh(&self.database)).await {
-            Ok(Ok(_)) => self.gateway.announce(),
-            Ok(Err(error)) => failed(&error),
-            Err(late) => failed(&late),
+        match self.snapshots.refresh(&self.database).await {
+            Ok(_) => self.gateway.announce(),
+            Err(error) => {
+                tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use")
+            }
         }
     }
 

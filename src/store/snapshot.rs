@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use chrono::{DateTime, Utc};
@@ -27,6 +28,9 @@ use crate::domain::key::{ApiKey, KeyHash, Limits};
 use crate::domain::label::{LabelValue, ModelType};
 use crate::domain::model::Target;
 use crate::domain::provider::Provider;
+
+/// How long a reading may take. A connection whose server has vanished would wait for a quarter of an hour.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Hashes a [`KeyHash`] by taking eight of its bytes: it is a SHA-256 already.
 #[derive(Default)]
@@ -306,7 +310,7 @@ impl SnapshotStore {
     /// for another's reading share the next one: fifty changes at once are read twice, not fifty times.
     ///
     /// # Errors
-    /// As [`Snapshot::load`]; the current snapshot stays.
+    /// As [`Snapshot::load`], and when the database does not answer within [`LOAD_TIMEOUT`]; the current snapshot stays.
     pub async fn refresh(&self, db: &DatabaseConnection) -> StoreResult<Arc<Snapshot>> {
         let mine = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut answered = self.answered.lock().await;
@@ -315,13 +319,17 @@ impl SnapshotStore {
         }
         // Whoever asked until now had committed before.
         let asked = self.asked.load(Ordering::SeqCst);
-        let snapshot = Arc::new(Snapshot::load(db, &self.cipher).await?);
+        // Everybody else waits for this one.
+        let loading = tokio::time::timeout(LOAD_TIMEOUT, Snapshot::load(db, &self.cipher));
+        let late = || format!("no answer within {}", humantime::format_duration(LOAD_TIMEOUT));
+        let loaded = loading.await.map_err(|_| StoreError::Database(DbErr::Custom(late())))?;
+        let snapshot = Arc::new(loaded?);
         self.current.store(Arc::clone(&snapshot));
         *answered = asked;
         Ok(snapshot)
     }
 
-    /// Puts a snapshot in; for tests and for a start without a database.
+    /// Puts a snapshot in: the first one, and those of tests.
     pub fn replace(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
     }

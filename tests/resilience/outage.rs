@@ -155,8 +155,14 @@ async fn a_shutdown_while_the_database_hangs_ends() {
     assert_eq!(site.http.get(replica.url("/readyz")).send().await.expect("an answer").status(), 503);
     let without = site.http.get(replica.url("/readyz?exclude=database")).send().await.expect("an answer");
     assert_eq!(without.status(), 200, "inference goes on");
+    // Nor does an administrator who waits for it.
+    let change = replica
+        .admin(reqwest::Method::POST, "/api/admin/apiKey")
+        .json(&serde_json::json!({ "comment": "late" }));
+    let change = tokio::spawn(change.send());
     load.more(CALLS / 4).await;
     let seen = load.stop().await;
+    assert!(!change.is_finished());
     let told = Instant::now();
     let status = replica.terminate().await;
     let took = told.elapsed();

@@ -113,13 +113,14 @@ impl Admin {
 
     /// Something was written: the next request of this process sees it, the other replicas hear of it.
     async fn changed(&self) {
+        // First, because it must not depend on whether this process can read the database now.
+        if let Some(coordination) = self.0.limits.coordination.clone() {
+            self.0.tasks.spawn(async move { coordination.announce().await });
+        }
         match self.0.snapshots.refresh(self.db()).await {
             Ok(_) => self.0.gateway.announce(),
             // The change stands. The timer reads it when the database is back.
             Err(error) => tracing::warn!(%error, "a change is made, but not yet in use"),
-        }
-        if let Some(coordination) = self.0.limits.coordination.clone() {
-            self.0.tasks.spawn(async move { coordination.announce().await });
         }
     }
 }
