@@ -135,16 +135,22 @@ impl Coordination {
             me: Uuid::now_v7().to_string().into(),
             ..self.lease("", LOCK_TIME_TO_LIVE)
         };
-        match holder.take(Op::Lock, self.link.timeout()).await {
-            Ok(false) => Lock::Busy,
-            // If Redis carried it out after all, the lock expires by itself.
-            Err(_) => Lock::Unavailable,
-            Ok(true) => {
-                let (guard, dropped) = oneshot::channel();
-                self.holders.spawn(holder.keep_until(dropped));
-                Lock::Held(LockGuard { _drop: guard })
+        // In a task of its own: when the caller leaves meanwhile, what was taken is released.
+        let (tell, told) = oneshot::channel();
+        let patience = self.link.timeout();
+        self.holders.spawn(async move {
+            match holder.take(Op::Lock, patience).await {
+                Ok(true) => {
+                    let (guard, dropped) = oneshot::channel();
+                    drop(tell.send(Lock::Held(LockGuard { _drop: guard })));
+                    holder.keep_until(dropped).await;
+                }
+                Ok(false) => drop(tell.send(Lock::Busy)),
+                // If Redis carried it out after all, the lock expires by itself.
+                Err(_) => drop(tell.send(Lock::Unavailable)),
             }
-        }
+        });
+        told.await.unwrap_or(Lock::Unavailable)
     }
 
     /// A lease called `name`, good for `time_to_live` after each [`Lease::hold`].

@@ -49,6 +49,20 @@ async fn announcements_reach_the_others_and_survive_a_restart_of_redis() {
     at_least(&heard_by_other, before + 1).await;
 }
 
+/// A client that leaves while its id is being locked may come back at once.
+#[tokio::test]
+async fn a_lock_whose_caller_has_left_is_released() {
+    let server = RedisServer::start();
+    let (one, other) = (replica(&server).await, replica(&server).await);
+    let before = server.calls("set");
+    let mut lock = Box::pin(one.lock(LogTable::Completions, 1, "request"));
+    assert!(futures_util::poll!(&mut lock).is_pending());
+    drop(lock);
+    one.flush().await;
+    assert_eq!(server.calls("set"), before + 1, "it had been taken");
+    assert!(matches!(other.lock(LogTable::Completions, 1, "request").await, Lock::Held(_)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_is_locked_for_one_replica_at_a_time() {
     let server = RedisServer::start();
