@@ -148,16 +148,14 @@ impl<R: Row> Shared<R> {
             };
             let Some((id, from, to)) = next else { return };
             let (mut rows, mut oldest) = (PerTable::default(), u64::MAX);
-            let mut end = to;
-            let damaged = match disk.directory.read(id, from, to) {
+            let (end, damaged) = match disk.directory.read(id, from, to) {
                 Ok(bytes) => {
                     let scan = frame::scan(&bytes, id, true, usize::MAX);
-                    end = from + offset(scan.consumed);
                     for frame in &scan.frames {
                         rows[frame.table as usize] += 1;
                         oldest = oldest.min(frame.time_ms);
                     }
-                    scan.damaged
+                    (from + offset(scan.consumed), scan.damaged)
                 }
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(%error, "the journal cannot be read: trying again");
@@ -165,8 +163,7 @@ impl<R: Row> Shared<R> {
                 }
                 Err(error) => {
                     self.set_aside(disk, id, &error);
-                    end = from;
-                    1
+                    (from, 1)
                 }
             };
             let finished = {
@@ -390,7 +387,15 @@ impl<R: Row> Shared<R> {
 pub(super) fn is_passing(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR | Errno::BUSY | Errno::TIMEDOUT)
+        Some(
+            Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::AGAIN
+                | Errno::INTR
+                | Errno::BUSY
+                | Errno::TIMEDOUT
+        )
     )
 }
 
