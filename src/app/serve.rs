@@ -1,5 +1,6 @@
 //! A listener and its connections.
 
+use std::convert::Infallible;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -8,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::BoxError;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,6 +22,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::unread::{Held, Unread};
 use crate::http::{ClientBody, Surface};
 
 /// After an error that is not one connection's (out of file descriptors, mostly) accepting rests for so long.
@@ -87,14 +91,22 @@ async fn attend(
     }
     let builder = auto::Builder::new(TokioExecutor::new());
     let activity = Arc::<Activity>::default();
-    let seen = activity.clone();
+    let unread = Arc::<Unread<_>>::default();
+    let (seen, held) = (activity.clone(), unread.clone());
     let service = service_fn(move |request| {
         let answering = seen.clone().begin();
         let surface = surface.clone();
+        let held = (request.version() == Version::HTTP_2).then(|| held.clone());
         async move {
             let request = request.map(|body: Incoming| ClientBody::new(body, patience));
             let response = surface.answer(request, peer).await?;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Answer { body, _answering: answering }))
+            Ok::<_, Infallible>(response.map(|body| {
+                let answer = Answer { body, _answering: answering };
+                match held {
+                    Some(held) => Outgoing::Held(held.hold(answer)),
+                    None => Outgoing::Plain(answer),
+                }
+            }))
         }
     });
     let stream = Watched { stream: TokioIo::new(stream), activity: activity.clone(), patience, pause: None };
@@ -104,6 +116,7 @@ async fn attend(
         served = connection.as_mut() => Some(served),
         () = stop.cancelled() => None,
         () = activity.ceased(IDLE_TIMEOUT) => None,
+        never = unread.take_away(patience) => match never {},
     };
     if served.is_none() {
         connection.as_mut().graceful_shutdown();
@@ -112,6 +125,7 @@ async fn attend(
             served = connection => Some(served),
             () = activity.ceased(LINGER) => None,
             () = cut.cancelled() => None,
+            never = unread.take_away(patience) => match never {},
         };
     }
     if let Some(Err(error)) = served {
@@ -230,6 +244,42 @@ impl Drop for Answering {
 struct Answer<B> {
     body: B,
     _answering: Answering,
+}
+
+/// An answer as hyper has it.
+enum Outgoing<B> {
+    Plain(Answer<B>),
+    /// Over HTTP/2.
+    Held(Held<Answer<B>>),
+}
+
+impl<B: Body<Error = BoxError> + Unpin> Body for Outgoing<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        match self.get_mut() {
+            Self::Plain(body) => Pin::new(body).poll_frame(cx),
+            Self::Held(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(body) => body.is_end_stream(),
+            Self::Held(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(body) => body.size_hint(),
+            Self::Held(body) => body.size_hint(),
+        }
+    }
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {

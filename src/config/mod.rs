@@ -141,7 +141,7 @@ settings! {
     upstream_ca_file: Option<PathBuf> = "UPSTREAM_CA_FILE";
     /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
-    /// How long a client may pause while it sends a request's body, or take nothing of its answer (over HTTP/2: of any answer).
+    /// How long a client may pause while it sends a request's body, or take nothing of its answer.
     client_timeout: Span = "CLIENT_TIMEOUT", "60s";
     /// How long to go on reading an answer whose client has left, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";

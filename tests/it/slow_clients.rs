@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use nexusgate::demo::provider::Reply;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -105,6 +109,43 @@ async fn an_answer_that_nobody_takes_is_given_up() {
     let mut read = Vec::new();
     let _ = connection.read_to_end(&mut read).await;
     assert!(read.len() < 40 << 20, "the rest was not kept for it");
+}
+
+/// Over HTTP/2 a client that gives no window takes nothing of one answer, and may take all of another.
+#[tokio::test]
+async fn over_http_2_an_answer_that_nobody_takes_is_given_up_and_no_other() {
+    let app = TestApp::builder().setting("CLIENT_TIMEOUT", "500ms").spawn().await;
+    let address = app.running().address();
+    let stream = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
+    let mut handshake = http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) =
+        handshake.initial_stream_window_size(65_535).handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let mut ask = |body: String| {
+        let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
+            .header("authorization", format!("Bearer {}", app.key))
+            .body(Full::<Bytes>::from(body));
+        sender.send_request(request.expect("a request"))
+    };
+
+    app.provider().always(more_than_sockets_hold());
+    let unread = ask(app.chat(MODEL).streamed().body.to_string()).await.expect("headers").into_body();
+    app.provider().always(Reply::text("read"));
+    let mut read = async || {
+        let answer = ask(app.chat(MODEL).body.to_string()).await.expect("headers").into_body();
+        String::from_utf8(answer.collect().await.expect("an answer").to_bytes().into()).expect("UTF-8")
+    };
+    assert!(read().await.contains("read"));
+    app.eventually("it is given up", |scrape| {
+        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0)
+    })
+    .await;
+    assert!(read().await.contains("read"), "the connection goes on");
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(2.0));
+    assert!(unread.collect().await.is_err(), "nobody takes it for whole");
+    drop(sender);
+    connection.await.expect("joined").expect("a good end");
 }
 
 /// A client's time is not the provider's: what it takes over reading is no stall.

@@ -1,0 +1,101 @@
+//! Answers over HTTP/2 whose client reads no further.
+//!
+//! hyper asks a body for more only when the client's window has room. Over HTTP/1.1 the connection's writes show that a client
+//! takes nothing; here the connection goes on, for pings and for other answers, and a body that is never asked would hold its
+//! request for ever. So it can be taken away from hyper.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::BoxError;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The bodies that hyper has of one connection.
+pub(super) struct Unread<B> {
+    places: Mutex<Vec<Weak<Place<B>>>>,
+    begun: Notify,
+}
+
+/// A body that can be taken away.
+pub(super) struct Held<B>(Arc<Place<B>>);
+
+struct Place<B>(Mutex<State<B>>);
+
+struct State<B> {
+    /// `None`: it has been taken away.
+    body: Option<B>,
+    /// When hyper got a piece, unless it has asked for the next one since.
+    given: Option<Instant>,
+}
+
+impl<B> Default for Unread<B> {
+    fn default() -> Self {
+        Self { places: Mutex::default(), begun: Notify::new() }
+    }
+}
+
+impl<B> Unread<B> {
+    pub(super) fn hold(&self, body: B) -> Held<B> {
+        let place = Arc::new(Place(Mutex::new(State { body: Some(body), given: None })));
+        self.places.lock().push(Arc::downgrade(&place));
+        self.begun.notify_one();
+        Held(place)
+    }
+
+    /// Takes every body away that is not asked for more for `patience` to twice as long. Idle until there is one.
+    pub(super) async fn take_away(&self, patience: Duration) -> Infallible {
+        loop {
+            if self.places.lock().is_empty() {
+                self.begun.notified().await;
+            }
+            tokio::time::sleep(patience).await;
+            let places: Vec<_> = {
+                let mut places = self.places.lock();
+                places.retain(|place| place.strong_count() > 0);
+                places.iter().filter_map(Weak::upgrade).collect()
+            };
+            for place in places {
+                let mut state = place.0.lock();
+                let waits = state.given.is_some_and(|at| at.elapsed() >= patience);
+                let body = state.body.take_if(|_| waits);
+                drop(state);
+                // Here its request ends.
+                drop(body);
+            }
+        }
+    }
+}
+
+impl<B: Body<Error = BoxError> + Unpin> Body for Held<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut state = self.0.0.lock();
+        state.given = None;
+        let Some(body) = &mut state.body else {
+            return Poll::Ready(Some(Err("the client took nothing of its answer".into())));
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            state.given = Some(Instant::now());
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.0.lock().body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.0.lock().body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
