@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use entity::{completions, embeddings};
-use sea_orm::{EntityTrait, PaginatorTrait, QueryOrder};
+use sea_orm::{
+    ConnectionTrait, DbBackend, EntityTrait, PaginatorTrait, QueryOrder, Statement, TransactionTrait,
+};
 
 use crate::support::database::{connect, rows_by_marker};
 use crate::support::gateway::{KEY, MODEL};
@@ -155,14 +157,8 @@ async fn a_shutdown_while_the_database_hangs_ends() {
     assert_eq!(site.http.get(replica.url("/readyz")).send().await.expect("an answer").status(), 503);
     let without = site.http.get(replica.url("/readyz?exclude=database")).send().await.expect("an answer");
     assert_eq!(without.status(), 200, "inference goes on");
-    // Nor does an administrator who waits for it.
-    let change = replica
-        .admin(reqwest::Method::POST, "/api/admin/apiKey")
-        .json(&serde_json::json!({ "comment": "late" }));
-    let change = tokio::spawn(change.send());
     load.more(CALLS / 4).await;
     let seen = load.stop().await;
-    assert!(!change.is_finished());
     let told = Instant::now();
     let status = replica.terminate().await;
     let took = told.elapsed();
@@ -182,6 +178,36 @@ async fn a_shutdown_while_the_database_hangs_ends() {
         took.as_secs_f64(),
         seen.len()
     );
+}
+
+/// Nor does a change that hangs in it, half way through a statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_while_a_change_hangs_in_the_database_ends() {
+    let _machine = machine().await;
+    let postgres = PostgresServer::start().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::over(folder, postgres.url(), &[]).await;
+    let mut replica = site.replica("a").setting("SHUTDOWN_GRACE", "1s").started().await;
+    let database = connect(&postgres.url()).await;
+    let other = database.begin().await.expect("a transaction");
+    other.execute_unprepared("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let change = replica.admin(reqwest::Method::POST, "/api/admin/apiKey");
+    let change = tokio::spawn(change.json(&serde_json::json!({ "comment": "late" })).send());
+    eventually("the change waits for the lock", async || {
+        let waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO \"api_keys\"%'";
+        let waiting = Statement::from_string(DbBackend::Postgres, waiting);
+        database.query_one_raw(waiting).await.expect("an answer").is_some()
+    })
+    .await;
+    let family = postgres.pause();
+    let told = Instant::now();
+    let status = replica.terminate().await;
+    let took = told.elapsed();
+    assert!(!status.success(), "a request was still running:\n{}", replica.output());
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(!change.await.expect("joined").is_ok_and(|answer| answer.status().is_success()));
+    postgres.resume(&family);
+    println!("SIGTERM while a change hangs in PostgreSQL: ended after {:.1} s", took.as_secs_f64());
 }
 
 /// With little room the oldest bodies go, and every row stays, over a crash too.
