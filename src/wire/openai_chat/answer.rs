@@ -22,7 +22,8 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
     let parts = parts(&mut message);
     let has_calls = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
     let has_refusal = parts.iter().any(|part| matches!(part, Part::Refusal(_)));
-    let stop = stop_reason(take_string(&mut choice, "finish_reason").as_deref(), has_calls, has_refusal);
+    let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
+    let stop = stop_reason(reason.as_deref(), has_calls, has_refusal);
     Ok(ChatAnswer { id, parts, stop, usage })
 }
 

@@ -171,7 +171,9 @@ fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
         }
     }
     for (key, value) in new {
-        if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !value.is_null() {
+        // Some providers say an empty reason until there is one, or after it.
+        let says_nothing = value.is_null() || (key == "finish_reason" && is_blank(&value));
+        if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !says_nothing {
             choice.insert(key, value);
         }
     }

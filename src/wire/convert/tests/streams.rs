@@ -1,8 +1,9 @@
 //! Streams say what whole answers say.
 
 use bytes::BytesMut;
+use proptest::collection::vec;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::strategy::answer;
 use super::{answer_of, context, encode_answer, events, grammar, stream_of};
@@ -56,6 +57,45 @@ fn replayed(format: ApiFormat, answer: &ChatAnswer) {
     assert_eq!(sorted(folded), sorted(whole));
 }
 
+/// Puts a text of the `delta` in halves: the first into the result, the second stays.
+fn first_half(delta: &mut Value) -> Option<Value> {
+    for place in ["/content", "/refusal", "/tool_calls/0/function/arguments", "/tool_calls/0/custom/input"] {
+        let Some(Value::String(text)) = delta.pointer(place) else { continue };
+        let middle = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+        let (first, second) = (json!(text[..middle]), json!(text[middle..]));
+        let mut other = delta.clone();
+        *other.pointer_mut(place)? = first;
+        *delta.pointer_mut(place)? = second;
+        return Some(other);
+    }
+    None
+}
+
+/// The chat stream with its texts in halves, and with one of `reasons` to have stopped in every chunk, as some front ends send
+/// them: the first chunk has the first one, and so on, over and over.
+fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String {
+    let mut reasons = reasons.iter().cycle();
+    let mut written = String::new();
+    for (_, data) in events(stream) {
+        let Ok(mut chunk) = serde_json::from_str::<Value>(data) else {
+            written.push_str(if done { "data: [DONE]\n\n" } else { "" });
+            continue;
+        };
+        let half = chunk.pointer_mut("/choices/0/delta").filter(|delta| delta["role"].is_null());
+        if let Some(first) = half.and_then(first_half) {
+            let mut before = chunk.clone();
+            before["choices"][0]["delta"] = first;
+            before["choices"][0]["finish_reason"] = json!(reasons.next());
+            written += &format!("data: {before}\n\n");
+        }
+        if let Some(choice) = chunk.pointer_mut("/choices/0") {
+            choice["finish_reason"] = json!(reasons.next());
+        }
+        written += &format!("data: {chunk}\n\n");
+    }
+    written
+}
+
 proptest! {
     #[test]
     fn a_kept_answer_comes_back_from_its_own_stream(
@@ -73,6 +113,32 @@ proptest! {
         for to in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
             same_streamed_or_not(ApiFormat::OpenAiChat, to, &answer);
         }
+    }
+
+    #[test]
+    fn a_reason_to_stop_ends_no_chat_stream(
+        answer in answer(ApiFormat::OpenAiChat),
+        first in prop::sample::select(&["stop", "length", "tool_calls", "content_filter", "odd"][..]),
+        others in vec(prop::sample::select(&[None, Some(""), Some("stop"), Some("tool_calls")][..]), 0..4),
+        done: bool,
+    ) {
+        let reasons = [&[Some(first)], &others[..]].concat();
+        let body = encode_answer(ApiFormat::OpenAiChat, &answer);
+        let stream = stream_of(ApiFormat::OpenAiChat, &body).unwrap();
+        let stream = always_stopping(&stream, &reasons, done);
+        let mut told = answer_of(ApiFormat::OpenAiChat, &stream).unwrap();
+        for to in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
+            let whole = convert_answer(ApiFormat::OpenAiChat, to, told.to_string().as_bytes(), &context(to));
+            let whole: Value = serde_json::from_slice(&whole.unwrap()).unwrap();
+            let folded = answer_of(to, &convert(ApiFormat::OpenAiChat, to, &stream)).unwrap();
+            prop_assert_eq!(sorted(folded), sorted(whole), "{}", &stream);
+        }
+        // The reason aside, that is what the provider had said.
+        let mut said: Value = serde_json::from_slice(&body).unwrap();
+        for answer in [&mut said, &mut told] {
+            answer["choices"][0]["finish_reason"] = Value::Null;
+        }
+        prop_assert_eq!(sorted(told), sorted(said));
     }
 
     #[test]

@@ -11,7 +11,9 @@ use crate::wire::openai_chat::{answer, usage};
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     started: bool,
-    stopped: bool,
+    /// Why the model stops, as it was said last. Some providers say it in every chunk, so it ends nothing: the end of the
+    /// stream does.
+    reason: Option<String>,
     next_key: u32,
     /// The text that is being generated: what it is, and its key.
     speaking: Option<(Block, u32)>,
@@ -42,7 +44,7 @@ impl Decoder {
             return;
         }
         if data == "[DONE]" {
-            self.stop(None, events);
+            self.stop(events);
             events.push(StreamEvent::End);
             return;
         }
@@ -51,6 +53,13 @@ impl Decoder {
             // Nothing of the format; a heartbeat of some proxy.
             Ok(_) => {}
             Err(_) => events.push(StreamEvent::Failed(failure::garbage())),
+        }
+    }
+
+    /// The stream has ended without `[DONE]`, as that of some providers does. It is whole if the model said why it stopped.
+    pub(crate) fn finish(&mut self, events: &mut Vec<StreamEvent>) {
+        if self.reason.is_some() {
+            self.stop(events);
         }
     }
 
@@ -66,14 +75,11 @@ impl Decoder {
                 self.started = true;
                 events.push(StreamEvent::Start { id: take_string(&mut chunk, "id").unwrap_or_default() });
             }
-            if let Some(delta) = take_object(&mut choice, "delta").filter(|_| !self.stopped) {
+            if let Some(delta) = take_object(&mut choice, "delta") {
                 self.delta(delta, events);
             }
-            if let Some(reason) =
-                take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty())
-            {
-                self.stop(Some(&reason), events);
-            }
+            let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
+            self.reason = reason.or(self.reason.take());
         }
         let groq = || chunk.get("x_groq").and_then(|groq| groq.get("usage"));
         if let Some(reported) = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq) {
@@ -231,12 +237,8 @@ impl Decoder {
         self.calls.len() - 1
     }
 
-    /// The model has stopped: ends what is open and says why, once.
-    fn stop(&mut self, reason: Option<&str>, events: &mut Vec<StreamEvent>) {
-        if self.stopped {
-            return;
-        }
-        self.stopped = true;
+    /// The model has stopped: ends what is open and says why.
+    fn stop(&mut self, events: &mut Vec<StreamEvent>) {
         self.close_text(events);
         for call in self.calls.iter_mut().filter(|call| !call.closed) {
             if let Some(key) = call.key {
@@ -245,7 +247,8 @@ impl Decoder {
             }
         }
         let has_calls = self.calls.iter().any(|call| call.key.is_some());
-        events.push(StreamEvent::Stop(answer::stop_reason(reason, has_calls, self.has_refusal)));
+        let reason = answer::stop_reason(self.reason.as_deref(), has_calls, self.has_refusal);
+        events.push(StreamEvent::Stop(reason));
     }
 }
 
