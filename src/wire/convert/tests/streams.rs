@@ -57,6 +57,31 @@ fn replayed(format: ApiFormat, answer: &ChatAnswer) {
     assert_eq!(sorted(folded), sorted(whole));
 }
 
+#[test]
+fn the_first_choice_is_the_one_that_is_told() {
+    let choice = |index: u64, text: &str, reason: &str| {
+        let said = json!({"role": "assistant", "content": text});
+        json!({"index": index, "message": said, "delta": said, "finish_reason": reason})
+    };
+    let body = json!({"choices": [choice(1, "b", "length"), choice(0, "a", "stop")]}).to_string();
+    let whole = convert_answer(
+        ApiFormat::OpenAiChat,
+        ApiFormat::Anthropic,
+        body.as_bytes(),
+        &context(ApiFormat::Anthropic),
+    );
+    let whole: Value = serde_json::from_slice(&whole.unwrap()).unwrap();
+    let stream = format!("data: {body}\n\ndata: [DONE]\n\n");
+    let folded =
+        answer_of(ApiFormat::Anthropic, &convert(ApiFormat::OpenAiChat, ApiFormat::Anthropic, &stream));
+    for answer in [whole, folded.unwrap()] {
+        assert_eq!(
+            (&answer["content"][0]["text"], &answer["stop_reason"]),
+            (&json!("a"), &json!("end_turn"))
+        );
+    }
+}
+
 /// Puts a text of the `delta` in halves: the first into the result, the second stays.
 fn first_half(delta: &mut Value) -> Option<Value> {
     for place in ["/content", "/refusal", "/tool_calls/0/function/arguments", "/tool_calls/0/custom/input"] {
