@@ -9,7 +9,9 @@ use super::strategy::answer;
 use super::{answer_of, context, encode_answer, events, grammar, stream_of};
 use crate::domain::chat::ChatAnswer;
 use crate::domain::label::ApiFormat;
-use crate::wire::convert::{StreamConverter, convert_answer};
+use crate::domain::usage::Usage;
+use crate::wire::convert::{StreamConverter, add_usage, answer_to_stream, convert_answer};
+use crate::wire::openai_chat;
 
 /// Converts a stream; each event alone, as it comes.
 pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
@@ -119,6 +121,31 @@ fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String
         written += &format!("data: {chunk}\n\n");
     }
     written
+}
+
+/// Of a stream without the usage, which is known from elsewhere.
+#[test]
+fn an_answer_gets_its_usage_back() {
+    let told = json!({
+        "prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1},
+    });
+    let choice =
+        json!({"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"});
+    let whole = json!({"id": "x", "object": "chat.completion", "choices": [choice], "usage": told});
+    let mut stream = BytesMut::new();
+    answer_to_stream(ApiFormat::OpenAiChat, whole.to_string().as_bytes(), false, &mut stream).unwrap();
+    let folded = answer_of(ApiFormat::OpenAiChat, std::str::from_utf8(&stream).unwrap()).unwrap();
+    let folded = folded.to_string();
+    let added = |usage: &Usage, answer: &str| -> Value {
+        let answer = add_usage(ApiFormat::OpenAiChat, answer.as_bytes(), usage).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    let usage = openai_chat::usage::decode(&told);
+    assert_eq!(sorted(added(&usage, &folded)), sorted(whole.clone()));
+    assert!(added(&Usage::default(), &folded)["usage"].is_null(), "unknown is not 0");
+    let other = Usage { prompt: Some(900), ..usage };
+    assert_eq!(added(&other, &whole.to_string())["usage"], told, "what the answer tells stays");
 }
 
 proptest! {
