@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
 use crate::domain::label::ApiFormat;
 
@@ -107,7 +108,7 @@ pub(crate) fn anthropic(error: &ProviderError) -> Value {
 /// body will do: what cannot be read becomes a sentence about the status.
 pub fn convert_error(_from: ApiFormat, to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
     // The shapes tell themselves apart, and proxies before a provider answer in whatever shape they like.
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value: Value = read_lossy(body).unwrap_or_default();
     let value = match value {
         Value::Array(mut items) if items.len() == 1 => items.remove(0),
         value => value,

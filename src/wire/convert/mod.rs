@@ -19,6 +19,7 @@ pub(crate) mod seal;
 mod sequence;
 pub(crate) mod sse;
 mod stream;
+pub(crate) mod surrogates;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use failure::convert_error;
 pub use stream::StreamConverter;
 
 use self::dropped::Dropped;
+use self::surrogates::read_lossy;
 use super::{anthropic, openai_chat, openai_responses};
 use crate::domain::label::ApiFormat;
 use crate::domain::usage::Usage;
@@ -155,7 +157,7 @@ pub fn answer_to_stream(
     include_usage: bool,
     out: &mut BytesMut,
 ) -> Result<(), ConvertError> {
-    let answer = serde_json::from_slice(answer)
+    let answer = read_lossy(answer)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     match format {
         ApiFormat::OpenAiChat => openai_chat::replay::to_stream(answer, include_usage, out),
@@ -193,7 +195,7 @@ pub fn add_usage(format: ApiFormat, answer: &[u8], usage: &Usage) -> Result<Vec<
     if format != ApiFormat::OpenAiChat || !usage.is_known() {
         return Ok(answer.to_vec());
     }
-    let mut answer: fields::Object = serde_json::from_slice(answer)
+    let mut answer: fields::Object = read_lossy(answer)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     if !answer.get("usage").is_some_and(serde_json::Value::is_object) {
         answer.insert("usage".into(), openai_chat::usage::encode(usage));

@@ -8,10 +8,11 @@ use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
 use crate::wire::convert::ids;
+use crate::wire::convert::surrogates::read_lossy;
 
 /// Reads a provider's answer.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
-    let mut answer: Object = serde_json::from_slice(body)
+    let mut answer: Object = read_lossy(body)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     let usage = answer.get("usage").map(usage::decode).unwrap_or_default();
     let id = take_string(&mut answer, "id").unwrap_or_default();

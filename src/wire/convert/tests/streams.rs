@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::strategy::answer;
 use super::{answer_of, context, encode_answer, events, grammar, stream_of};
-use crate::domain::chat::ChatAnswer;
+use crate::domain::chat::{ChatAnswer, Part, StopReason, ToolCall, ToolKind};
 use crate::domain::label::ApiFormat;
 use crate::domain::usage::Usage;
 use crate::wire::convert::{StreamConverter, add_usage, answer_to_stream, convert_answer};
@@ -121,6 +121,33 @@ fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String
         written += &format!("data: {chunk}\n\n");
     }
     written
+}
+
+/// As servers write it that cut texts between UTF-16 units.
+#[test]
+fn half_a_character_breaks_no_answer() {
+    let call = ToolCall {
+        id: "call_1".into(),
+        name: "f".into(),
+        arguments: json!({"x": "HALF."}).to_string(),
+        kind: ToolKind::Function,
+    };
+    let parts = vec![Part::Text("HALF!".into()), Part::ToolCall(call)];
+    let answer = ChatAnswer { id: "1".into(), parts, stop: StopReason::ToolUse, usage: Usage::default() };
+    for from in ApiFormat::ALL.iter().copied() {
+        let body = String::from_utf8(encode_answer(from, &answer)).unwrap();
+        let stream = stream_of(from, body.as_bytes()).unwrap();
+        let [body, stream] = [body, stream].map(|text| text.replace("HALF", "\\ud83d"));
+        for to in ApiFormat::ALL.iter().copied().filter(|to| *to != from) {
+            let whole = convert_answer(from, to, body.as_bytes(), &context(to)).unwrap();
+            let whole: Value = serde_json::from_slice(&whole).unwrap();
+            let folded = answer_of(to, &convert(from, to, &stream)).unwrap();
+            assert_eq!(sorted(folded), sorted(whole.clone()));
+            let whole = whole.to_string();
+            assert!(whole.contains("\u{fffd}!") && whole.contains("\u{fffd}."), "{whole}");
+        }
+        assert!(answer_of(from, &stream).unwrap().to_string().contains("\u{fffd}!"));
+    }
 }
 
 /// Of a stream without the usage, which is known from elsewhere.

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::domain::chat::{Block, StreamEvent, ToolKind};
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{failure, ids};
 use crate::wire::openai_chat::{answer, usage};
 
@@ -48,7 +49,7 @@ impl Decoder {
             events.push(StreamEvent::End);
             return;
         }
-        match serde_json::from_str::<Value>(data) {
+        match read_lossy::<Value>(data.as_bytes()) {
             Ok(Value::Object(chunk)) => self.chunk(chunk, events),
             // Nothing of the format; a heartbeat of some proxy.
             Ok(_) => {}
