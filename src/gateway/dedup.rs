@@ -18,9 +18,10 @@ use uuid::Uuid;
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason, Status};
 use crate::domain::record::{Call, RequestRecord};
+use crate::domain::usage::Usage;
 use crate::limit::{Lock, LockGuard};
 use crate::store::request_log::{self, LogRow};
-use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer};
+use crate::wire::convert::{AnswerContext, add_usage, answer_to_stream, convert_answer};
 
 use super::Gateway;
 use super::body::GatewayBody;
@@ -93,6 +94,8 @@ struct Kept {
     format: Option<ApiFormat>,
     stream: bool,
     body: Option<Bytes>,
+    /// What the provider reported. The body need not tell it: a chat stream does so only when its client asks.
+    usage: Usage,
 }
 
 /// What an id stands for.
@@ -169,7 +172,7 @@ impl Claim {
             Call::Embedding => None,
         };
         let body = record.response_body.clone();
-        let answer = Kept { id: record.id, format, stream: record.stream, body };
+        let answer = Kept { id: record.id, format, stream: record.stream, body, usage: record.usage };
         let finished = Finished { answer, at: Instant::now(), _lock: self.lock.take() };
         self.ids.lock().insert(key, State::Finished(finished));
     }
@@ -283,11 +286,20 @@ impl Gateway {
 
 impl From<LogRow> for Kept {
     fn from(row: LogRow) -> Self {
+        let tokens = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
+        let usage = Usage {
+            prompt: tokens(row.prompt_tokens),
+            completion: tokens(row.completion_tokens),
+            cached: tokens(row.cached_tokens),
+            cache_write: tokens(row.cache_write_tokens),
+            reasoning: tokens(row.reasoning_tokens),
+        };
         Self {
             id: row.id,
             format: row.api_format.as_deref().and_then(ApiFormat::parse),
             stream: row.stream,
             body: row.response_body.map(ByteString::into_bytes),
+            usage,
         }
     }
 }
@@ -307,7 +319,8 @@ fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
     if asked == format && streamed == job.stream && (!streamed || asked != ApiFormat::OpenAiChat) {
         return Some(body);
     }
-    let mut answer = if streamed { fold(format, &body)? } else { body };
+    let mut answer =
+        if streamed { add_usage(format, &fold(format, &body)?, &kept.usage).ok()?.into() } else { body };
     if asked != format {
         let context = AnswerContext::new(asked, &job.body, &job.head.model, &kept.id.simple().to_string(), 0);
         answer = convert_answer(format, asked, &answer, &context).ok()?.into();
@@ -330,7 +343,8 @@ mod tests {
         for (age, size) in all {
             let at = Instant::now().checked_sub(Duration::from_secs(age)).expect("a time");
             let body = Some(vec![b'x'; size].into());
-            let answer = Kept { id: Uuid::now_v7(), format: None, stream: false, body };
+            let usage = Usage::default();
+            let answer = Kept { id: Uuid::now_v7(), format: None, stream: false, body, usage };
             let state = State::Finished(Finished { answer, at, _lock: None });
             ids.lock().insert((1, Call::Embedding, age.to_string()), state);
         }

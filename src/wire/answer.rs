@@ -53,7 +53,7 @@ pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> 
 fn observe_chat(body: &[u8]) -> Result<Observed, NotAnAnswer> {
     let answer: ChatAnswer = read_json(body).map_err(|_| NotAnAnswer)?;
     let choices = answer.choices.0.ok_or(NotAnAnswer)?;
-    Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason, error: None })
+    Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason(), error: None })
 }
 
 fn observe_anthropic(body: &[u8]) -> Result<Observed, NotAnAnswer> {

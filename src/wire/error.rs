@@ -226,7 +226,7 @@ impl<'de> Fold<'de> for First<'de> {
 const MESSAGE_MAX_CHARS: usize = 2000;
 
 /// Reads an error that a provider sent, as the body of an answer with `status` or as an event of a stream (then `status`
-/// is a success, and the error's type decides), so that it can be told in another shape. Whatever the bytes are, there is an
+/// is a success, and a status in the error decides, or else its type), so that it can be told in another shape. Whatever the bytes are, there is an
 /// answer: what cannot be read has a general message.
 pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     let text = String::from_utf8_lossy(body);
@@ -250,10 +250,10 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
         status
     } else {
         let known = |text: &Option<Cow<'_, str>>| text.as_deref().and_then(status_of_type);
-        // OpenRouter's code is the status.
+        // OpenRouter's code is the status. It is more precise than a type: every 5xx is a `server_error`.
         let numbers = [inner.code, inner.status, outer.code, outer.status];
-        let number = || numbers.into_iter().find_map(error_status);
-        known(&kind).or_else(|| known(&code)).or_else(number).unwrap_or(500)
+        let number = numbers.into_iter().find_map(error_status);
+        number.or_else(|| known(&kind)).or_else(|| known(&code)).unwrap_or(500)
     };
     ApiError {
         status,
@@ -394,7 +394,7 @@ mod tests {
     fn errors_of_many_providers_are_understood() {
         // (status, body) → (status, type, code, message)
         type Told = (u16, &'static str, Option<&'static str>, &'static str);
-        let cases: [(u16, &str, Told); 17] = [
+        let cases: [(u16, &str, Told); 19] = [
             (
                 404,
                 r#"{"error":"model 'x' not found"}"#,
@@ -461,6 +461,17 @@ mod tests {
                 200,
                 r#"{"error":{"message":"odd","code":7},"status":404}"#,
                 (404, "invalid_request_error", Some("7"), "odd"),
+            ),
+            // A status says more than a type.
+            (
+                200,
+                r#"{"error":{"message":"busy","type":"server_error","code":503}}"#,
+                (503, "server_error", Some("503"), "busy"),
+            ),
+            (
+                200,
+                r#"{"error":{"message":"odd","type":"server_error","code":200}}"#,
+                (500, "server_error", Some("200"), "odd"),
             ),
         ];
         for (status, body, expected) in cases {

@@ -337,7 +337,7 @@ async fn a_stream_that_begins_with_an_error() {
         }
         provider(&app, "second").always(reply());
         let response = app.ask(ApiFormat::OpenAiChat, MODEL).streamed().send().await;
-        assert_eq!(response.status(), if kind == ProviderKind::Anthropic { 529 } else { 500 });
+        assert_eq!(response.status(), if kind == ProviderKind::Anthropic { 529 } else { 503 });
         let told: Value = response.json().await.expect("JSON");
         assert_eq!(told["error"]["message"], "Overloaded");
         app.settled().await;

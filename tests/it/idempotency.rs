@@ -2,6 +2,7 @@
 
 use nexusgate::demo::provider::{Answer, Gate, Reply, ToolCall};
 use nexusgate::domain::label::ApiFormat;
+use nexusgate::domain::usage::Usage;
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
@@ -145,6 +146,63 @@ async fn every_format_is_answered_in_its_own_way() {
         assert_eq!(tokens.is(0.0), restarted, "a hit costs nothing");
     }
     assert_eq!(app.provider().calls().len(), 6);
+}
+
+/// A chat stream whose client had not asked for the usage: who asks again is told it all the same, also after a restart.
+#[tokio::test]
+async fn a_repeated_stream_tells_the_usage() {
+    let mut app = TestApp::spawn().await;
+    let usage = Usage {
+        prompt: Some(50),
+        completion: Some(7),
+        cached: Some(20),
+        cache_write: None,
+        reasoning: Some(4),
+    };
+    app.provider().always(Reply::answer(Answer::text("counted").usage(usage)));
+    let first = app.chat(MODEL).streamed().header("x-nexusgate-reqid", "counted").send().await;
+    assert!(!first.text().await.expect("text").contains("prompt_tokens"), "it was not asked for");
+    for restarted in [false, true] {
+        if restarted {
+            app.restart().await;
+        }
+        let again = |format| app.ask(format, MODEL).header("x-nexusgate-reqid", "counted");
+        let answer = async |format| again(format).send().await.json::<Value>().await.expect("JSON");
+        let chat = answer(ApiFormat::OpenAiChat).await["usage"].take();
+        assert_eq!((&chat["prompt_tokens"], &chat["completion_tokens"]), (&json!(50), &json!(7)), "{chat}");
+        assert_eq!(chat["prompt_tokens_details"]["cached_tokens"], 20);
+        assert_eq!(chat["completion_tokens_details"]["reasoning_tokens"], 4);
+        let anthropic = answer(ApiFormat::Anthropic).await["usage"].take();
+        assert_eq!(
+            (&anthropic["input_tokens"], &anthropic["cache_read_input_tokens"], &anthropic["output_tokens"]),
+            (&json!(30), &json!(20), &json!(7)),
+            "{anthropic}"
+        );
+        let responses = answer(ApiFormat::OpenAiResponses).await["usage"].take();
+        assert_eq!((&responses["input_tokens"], &responses["output_tokens"]), (&json!(50), &json!(7)));
+
+        let stream = async |asked: bool| {
+            let call = again(ApiFormat::OpenAiChat).streamed();
+            let call = call.with("stream_options", json!({ "include_usage": asked }));
+            call.send().await.text().await.expect("text")
+        };
+        assert!(stream(true).await.contains(r#""prompt_tokens":50"#));
+        assert!(!stream(false).await.contains("prompt_tokens"));
+    }
+    assert_eq!(app.provider().calls().len(), 1);
+}
+
+/// Unknown is not 0: what no format requires is left out.
+#[tokio::test]
+async fn a_usage_that_nobody_knows_is_not_told() {
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::answer(Answer::text("uncounted").without_usage()));
+    let call = || app.chat(MODEL).header("x-nexusgate-reqid", "uncounted");
+    call().streamed().send().await.text().await.expect("text");
+    let whole: Value = call().send().await.json().await.expect("JSON");
+    assert!(whole["usage"].is_null(), "{whole}");
+    let stream = call().streamed().with("stream_options", json!({ "include_usage": true })).send().await;
+    assert!(!stream.text().await.expect("text").contains("prompt_tokens"));
 }
 
 /// A client that left before its answer came may ask again.

@@ -7,11 +7,12 @@ use crate::domain::chat::{ChatAnswer, Part, Reasoning, Seal, StopReason, ToolCal
 use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{ids, seal};
 
 /// Reads a provider's answer.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
-    let mut answer: Object = serde_json::from_slice(body)
+    let mut answer: Object = read_lossy(body)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     if !answer.get("content").is_some_and(Value::is_array) {
         return Err(ConvertError::new("The answer has no `content`"));

@@ -7,6 +7,7 @@ use super::stream::send;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 
 /// Fields that are known only in the end, and come with `message_delta`.
 const LATE: [&str; 3] = ["stop_reason", "stop_sequence", "stop_details"];
@@ -86,7 +87,7 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
     let mut answer: Option<Object> = None;
     let mut blocks: Vec<Block> = Vec::new();
     for data in events.map(str::trim_ascii).filter(|data| !data.is_empty()) {
-        let mut event: Object = serde_json::from_str(data).map_err(|error| {
+        let mut event: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
         let kind = take_string(&mut event, "type").unwrap_or_default();
@@ -166,7 +167,7 @@ impl Block {
 
     fn finish(mut self) -> Result<Value, ConvertError> {
         if !self.input.is_empty() {
-            let input: Value = serde_json::from_str(&self.input)
+            let input: Value = read_lossy(self.input.as_bytes())
                 .map_err(|error| ConvertError::new(format!("A tool's input is not valid JSON: {error}")))?;
             self.block.insert("input".into(), input);
         }

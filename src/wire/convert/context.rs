@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Object, take_objects};
+use super::surrogates::read_lossy;
 use crate::domain::label::ApiFormat;
 
 /// What the client's request says about the answer's form.
@@ -26,7 +27,7 @@ pub struct AnswerContext {
 impl AnswerContext {
     /// For the answer to `request`, which the client sent in `format`.
     pub fn new(format: ApiFormat, request: &[u8], model: &str, id: &str, created: i64) -> Self {
-        let mut request: Object = serde_json::from_slice(request).unwrap_or_default();
+        let mut request: Object = read_lossy(request).unwrap_or_default();
         let include_usage = format == ApiFormat::OpenAiChat
             && request.get("stream_options").is_some_and(|options| options["include_usage"] == true);
         let custom_tools = match format {

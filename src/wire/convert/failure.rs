@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
 use crate::domain::label::ApiFormat;
 
@@ -63,11 +64,13 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
     };
     let code = word("code");
     let said = [code.as_deref(), error["type"].as_str()];
+    // Within a success the code may be the status that the error would have had.
+    let number =
+        || code.as_deref()?.parse().ok().filter(|code| status.is_none() && (400..600).contains(code));
     // The code is more precise than the type, and the status than a type that nobody knows.
-    let kind = said
-        .iter()
-        .flatten()
-        .find_map(|word| kind_of_word(word))
+    let kind = number()
+        .map(kind_of_status)
+        .or_else(|| said.iter().flatten().find_map(|word| kind_of_word(word)))
         .unwrap_or_else(|| status.map_or(ErrorKind::Api, kind_of_status));
     let message = error.as_str().map(str::to_owned).or_else(|| word("message")).or_else(|| word("detail"));
     let message = message.unwrap_or_else(|| match status {
@@ -105,7 +108,7 @@ pub(crate) fn anthropic(error: &ProviderError) -> Value {
 /// body will do: what cannot be read becomes a sentence about the status.
 pub fn convert_error(_from: ApiFormat, to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
     // The shapes tell themselves apart, and proxies before a provider answer in whatever shape they like.
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value: Value = read_lossy(body).unwrap_or_default();
     let value = match value {
         Value::Array(mut items) if items.len() == 1 => items.remove(0),
         value => value,
@@ -146,6 +149,20 @@ mod tests {
             converted(ApiFormat::OpenAiResponses, 429, limited)["error"]["code"],
             "rate_limit_exceeded"
         );
+    }
+
+    #[test]
+    fn the_code_of_an_error_in_a_stream_may_be_a_status() {
+        let error = |code: Value| json!({"error": {"type": "server_error", "code": code, "message": "m"}});
+        for (code, kind) in [
+            (json!(503), ErrorKind::Overloaded),
+            (json!("429"), ErrorKind::RateLimit),
+            (json!(200), ErrorKind::Api),
+            (json!("invalid_prompt"), ErrorKind::InvalidRequest),
+        ] {
+            assert_eq!(decode(&error(code.clone()), None).kind, kind, "{code}");
+        }
+        assert_eq!(decode(&error(json!(429)), Some(500)).kind, ErrorKind::Api, "the answer's own status");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::dropped::Dropped;
 use super::error::ConvertError;
+use super::surrogates::read_lossy;
 
 /// A JSON object, in the order in which it was written.
 pub(crate) type Object = Map<String, Value>;
@@ -65,7 +66,7 @@ pub(crate) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Reads a whole body.
     pub(crate) fn parse(body: &[u8]) -> Result<Fields<'static>, ConvertError> {
-        let value = serde_json::from_slice(body)
+        let value = read_lossy(body)
             .map_err(|error| ConvertError::new(format!("The body is not valid JSON: {error}")))?;
         Fields::new(value, At::Root)
     }

@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use super::AnswerContext;
+use super::surrogates::read_lossy;
 use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
 use crate::wire::anthropic::request::FREE_INPUT;
 
 /// The text in `{"input": text}`; the whole arguments if they are something else.
 fn text_of(arguments: &str) -> String {
-    match serde_json::from_str::<Value>(arguments) {
+    match read_lossy::<Value>(arguments.as_bytes()) {
         Ok(Value::Object(mut object)) => match object.get_mut(FREE_INPUT).map(Value::take) {
             Some(Value::String(text)) => text,
             _ => arguments.to_owned(),

@@ -19,6 +19,7 @@ pub(crate) mod seal;
 mod sequence;
 pub(crate) mod sse;
 mod stream;
+pub(crate) mod surrogates;
 #[cfg(test)]
 mod tests;
 
@@ -30,8 +31,10 @@ pub use failure::convert_error;
 pub use stream::StreamConverter;
 
 use self::dropped::Dropped;
+use self::surrogates::read_lossy;
 use super::{anthropic, openai_chat, openai_responses};
 use crate::domain::label::ApiFormat;
+use crate::domain::usage::Usage;
 
 /// What a request is written with besides what the client said.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +157,7 @@ pub fn answer_to_stream(
     include_usage: bool,
     out: &mut BytesMut,
 ) -> Result<(), ConvertError> {
-    let answer = serde_json::from_slice(answer)
+    let answer = read_lossy(answer)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     match format {
         ApiFormat::OpenAiChat => openai_chat::replay::to_stream(answer, include_usage, out),
@@ -179,5 +182,23 @@ pub fn stream_to_answer<'a>(
         ApiFormat::OpenAiResponses => openai_responses::replay::to_answer(events)?,
         ApiFormat::Anthropic => anthropic::replay::to_answer(events)?,
     };
+    serde_json::to_vec(&answer).map_err(|error| ConvertError::new(error.to_string()))
+}
+
+/// Puts `usage` into the whole answer `answer` of `format`, if it is known and the answer does not tell any. For an answer that
+/// was folded from a stream whose client had not asked for the usage (chat only; the other formats always tell).
+///
+/// # Errors
+///
+/// If `answer` is not a JSON object.
+pub fn add_usage(format: ApiFormat, answer: &[u8], usage: &Usage) -> Result<Vec<u8>, ConvertError> {
+    if format != ApiFormat::OpenAiChat || !usage.is_known() {
+        return Ok(answer.to_vec());
+    }
+    let mut answer: fields::Object = read_lossy(answer)
+        .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
+    if !answer.get("usage").is_some_and(serde_json::Value::is_object) {
+        answer.insert("usage".into(), openai_chat::usage::encode(usage));
+    }
     serde_json::to_vec(&answer).map_err(|error| ConvertError::new(error.to_string()))
 }

@@ -91,6 +91,13 @@ impl StreamConverter {
     /// The provider's stream has ended. Completes the client's: as it should be if the model had stopped, else as a broken
     /// one.
     pub fn finish(&mut self, out: &mut BytesMut) {
+        if let Decoder::Chat(decoder) = &mut self.decoder {
+            let mut events = Vec::new();
+            decoder.finish(&mut events);
+            for event in events {
+                self.write(event, out);
+            }
+        }
         if self.stopped {
             self.write(StreamEvent::End, out);
         } else {

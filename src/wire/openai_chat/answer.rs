@@ -8,22 +8,30 @@ use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
 use crate::wire::convert::ids;
+use crate::wire::convert::surrogates::read_lossy;
 
 /// Reads a provider's answer.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
-    let mut answer: Object = serde_json::from_slice(body)
+    let mut answer: Object = read_lossy(body)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     let usage = answer.get("usage").map(usage::decode).unwrap_or_default();
     let id = take_string(&mut answer, "id").unwrap_or_default();
-    let mut choice = take_objects(&mut answer, "choices")
-        .next()
+    let mut choice = first_choice(take_objects(&mut answer, "choices").collect())
         .ok_or_else(|| ConvertError::new("The answer has no `choices`"))?;
     let mut message = take_object(&mut choice, "message").unwrap_or_default();
     let parts = parts(&mut message);
     let has_calls = parts.iter().any(|part| matches!(part, Part::ToolCall(_)));
     let has_refusal = parts.iter().any(|part| matches!(part, Part::Refusal(_)));
-    let stop = stop_reason(take_string(&mut choice, "finish_reason").as_deref(), has_calls, has_refusal);
+    let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
+    let stop = stop_reason(reason.as_deref(), has_calls, has_refusal);
     Ok(ChatAnswer { id, parts, stop, usage })
+}
+
+/// The choice that a client is told of: number 0, wherever it stands, as in a stream.
+fn first_choice(mut choices: Vec<Object>) -> Option<Object> {
+    let is_first = |choice: &Object| choice.get("index").is_none_or(|index| index.as_u64() == Some(0));
+    let position = choices.iter().position(is_first).unwrap_or(0);
+    (position < choices.len()).then(|| choices.swap_remove(position))
 }
 
 fn parts(message: &mut Object) -> Vec<Part> {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{failure, sse};
 
 /// Appends the chunks of `answer`.
@@ -107,7 +108,7 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
         if data.is_empty() {
             continue;
         }
-        let mut chunk: Object = serde_json::from_str(data).map_err(|error| {
+        let mut chunk: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
         if chunk.get("error").is_some_and(|error| !error.is_null()) {
@@ -171,7 +172,9 @@ fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
         }
     }
     for (key, value) in new {
-        if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !value.is_null() {
+        // Some providers say an empty reason until there is one, or after it.
+        let says_nothing = value.is_null() || (key == "finish_reason" && is_blank(&value));
+        if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !says_nothing {
             choice.insert(key, value);
         }
     }

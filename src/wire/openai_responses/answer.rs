@@ -8,11 +8,12 @@ use crate::domain::usage::Usage;
 use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{ids, seal};
 
 /// Reads a provider's answer. One with the status `failed` is an error with the provider's message.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
-    let mut answer: Object = serde_json::from_slice(body)
+    let mut answer: Object = read_lossy(body)
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     if let Some(mut error) = take_object(&mut answer, "error") {
         let message = take_string(&mut error, "message").unwrap_or_else(|| "The response failed".into());

@@ -7,6 +7,7 @@ use super::stream::send;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_object, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 
 /// Appends the events of `answer`.
 pub(crate) fn to_stream(answer: Object, out: &mut BytesMut) -> Result<(), ConvertError> {
@@ -169,7 +170,7 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
 pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Value, ConvertError> {
     let mut items: Vec<(u64, Value)> = Vec::new();
     for data in events.map(str::trim_ascii).filter(|data| !data.is_empty() && *data != "[DONE]") {
-        let mut event: Object = serde_json::from_str(data).map_err(|error| {
+        let mut event: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
         match take_string(&mut event, "type").as_deref() {

@@ -86,8 +86,6 @@ pub(crate) struct Choices {
     count: usize,
     says_something: bool,
     progress: Progress,
-    /// Of the last choice that has one.
-    pub(crate) finish_reason: Option<FinishReason>,
 }
 
 /// Which choices have said something, and which have finished: a bit for each.
@@ -95,18 +93,37 @@ pub(crate) struct Choices {
 pub(super) struct Progress {
     begun: u64,
     finished: u64,
+    /// Of the lowest choice that has one, with its index. A client that is told of one choice is told of the first.
+    finish_reason: Option<(u64, FinishReason)>,
 }
 
 impl Progress {
-    fn add(&mut self, index: Option<u64>, spoke: bool, finished: bool) {
-        let bit = 1 << index.unwrap_or(0).min(63);
+    fn add(&mut self, index: Option<u64>, spoke: bool, reason: Option<FinishReason>) {
+        let index = index.unwrap_or(0);
+        let bit = 1 << index.min(63);
         self.begun |= if spoke { bit } else { 0 };
-        self.finished |= if finished { bit } else { 0 };
+        self.finished |= if reason.is_some() { bit } else { 0 };
+        // Of several with one index, and of those without any, the first one is told of.
+        if let Some(reason) = reason
+            && self.finish_reason.is_none_or(|(lowest, _)| index < lowest)
+        {
+            self.finish_reason = Some((index, reason));
+        }
     }
 
+    /// Takes in a later chunk, whose word on a choice replaces an earlier one.
     fn merge(&mut self, later: &Self) {
         self.begun |= later.begun;
         self.finished |= later.finished;
+        if let Some((index, _)) = later.finish_reason
+            && self.finish_reason.is_none_or(|(lowest, _)| index <= lowest)
+        {
+            self.finish_reason = later.finish_reason;
+        }
+    }
+
+    fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish_reason.map(|(_, reason)| reason)
     }
 
     fn is_complete(&self) -> bool {
@@ -123,8 +140,14 @@ impl<'de> Fold<'de> for Choices {
         let spoke = choice.delta.says_something();
         self.says_something |= spoke;
         let reason = choice.finish_reason.text().as_deref().map(finish_reason);
-        self.progress.add(choice.index.0, spoke, reason.is_some());
-        self.finish_reason = reason.or(self.finish_reason);
+        self.progress.add(choice.index.0, spoke, reason);
+    }
+}
+
+impl Choices {
+    /// That of the first choice; if it has none, of any.
+    pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
+        self.progress.finish_reason()
     }
 }
 
@@ -156,11 +179,11 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
             seen.first_token = true;
             kind = Kind::Content;
         }
-        if choices.finish_reason.is_some() {
-            seen.finish_reason = choices.finish_reason;
+        if choices.finish_reason().is_some() {
             kind = Kind::Telling;
         }
         progress.merge(&choices.progress);
+        seen.finish_reason = progress.finish_reason();
         seen.terminal = seen.done || progress.is_complete();
         usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
     }

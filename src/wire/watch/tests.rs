@@ -467,3 +467,31 @@ fn a_chat_is_complete_when_every_choice_that_began_is() {
     assert!(!after(choice(2, None)), "one that begins late");
     assert!(after(Bytes::from_static(b"data: [DONE]\n\n")));
 }
+
+#[test]
+fn the_first_choice_tells_why_a_chat_finished() {
+    use FinishReason::{ContentFilter, Length, Stop};
+    // (index, reason), as they arrive
+    type Choices = &'static [(u64, &'static str)];
+    let cases: [(Choices, Option<FinishReason>); 5] = [
+        (&[(0, "stop"), (1, "length")], Some(Stop)),
+        (&[(1, "length"), (0, "stop"), (2, "content_filter")], Some(Stop)),
+        (&[(1, "length"), (0, ""), (2, "content_filter")], Some(Length)),
+        (&[(2, "content_filter"), (0, "")], Some(ContentFilter)),
+        (&[(0, ""), (1, "")], None),
+    ];
+    for (choices, expected) in cases {
+        let written: Vec<String> = (choices.iter())
+            .map(|(index, reason)| {
+                format!(r#"{{"index":{index},"delta":{{"content":"a"}},"finish_reason":"{reason}"}}"#)
+            })
+            .collect();
+        let mut watcher = StreamWatcher::new(ApiFormat::OpenAiChat, false);
+        for choice in &written {
+            watcher.feed(format!("data: {{\"choices\":[{choice}]}}\n\n").into());
+        }
+        let whole = format!("{{\"choices\":[{}]}}", written.join(","));
+        let whole = observe_answer(Call::Completion(ApiFormat::OpenAiChat), whole.as_bytes()).unwrap();
+        assert_eq!((watcher.seen().finish_reason, whole.finish_reason), (expected, expected), "{choices:?}");
+    }
+}

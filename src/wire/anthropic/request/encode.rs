@@ -16,6 +16,7 @@ use crate::wire::convert::RequestOptions;
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
+use crate::wire::convert::surrogates::read_lossy;
 
 /// Writes `request`, noting what this format has no word for.
 pub(crate) fn encode(
@@ -220,7 +221,7 @@ pub(crate) const FREE_INPUT: &str = "input";
 pub(crate) fn input(call: &ToolCall) -> Value {
     match (call.kind, call.arguments.trim()) {
         (ToolKind::Function, "") => json!({}),
-        (ToolKind::Function, text) => match serde_json::from_str(text) {
+        (ToolKind::Function, text) => match read_lossy(text.as_bytes()) {
             Ok(Value::Object(object)) => Value::Object(object),
             _ => json!({FREE_INPUT: call.arguments}),
         },

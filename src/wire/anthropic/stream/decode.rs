@@ -6,6 +6,7 @@ use crate::domain::chat::{Block, Seal, StopReason, StreamEvent, ToolKind};
 use crate::wire::anthropic::answer;
 use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_object, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::usage::{AnthropicUsage, read};
 
 /// What to remember between events.
@@ -37,7 +38,7 @@ impl Decoder {
         if data.is_empty() {
             return;
         }
-        let mut event = match serde_json::from_str::<Value>(data) {
+        let mut event = match read_lossy::<Value>(data.as_bytes()) {
             Ok(Value::Object(event)) => event,
             Ok(_) => return,
             Err(_) => {

@@ -1,14 +1,17 @@
 //! Streams say what whole answers say.
 
 use bytes::BytesMut;
+use proptest::collection::vec;
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::strategy::answer;
 use super::{answer_of, context, encode_answer, events, grammar, stream_of};
-use crate::domain::chat::ChatAnswer;
+use crate::domain::chat::{ChatAnswer, Part, StopReason, ToolCall, ToolKind};
 use crate::domain::label::ApiFormat;
-use crate::wire::convert::{StreamConverter, convert_answer};
+use crate::domain::usage::Usage;
+use crate::wire::convert::{StreamConverter, add_usage, answer_to_stream, convert_answer};
+use crate::wire::openai_chat;
 
 /// Converts a stream; each event alone, as it comes.
 pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
@@ -56,6 +59,122 @@ fn replayed(format: ApiFormat, answer: &ChatAnswer) {
     assert_eq!(sorted(folded), sorted(whole));
 }
 
+#[test]
+fn the_first_choice_is_the_one_that_is_told() {
+    let choice = |index: u64, text: &str, reason: &str| {
+        let said = json!({"role": "assistant", "content": text});
+        json!({"index": index, "message": said, "delta": said, "finish_reason": reason})
+    };
+    let body = json!({"choices": [choice(1, "b", "length"), choice(0, "a", "stop")]}).to_string();
+    let whole = convert_answer(
+        ApiFormat::OpenAiChat,
+        ApiFormat::Anthropic,
+        body.as_bytes(),
+        &context(ApiFormat::Anthropic),
+    );
+    let whole: Value = serde_json::from_slice(&whole.unwrap()).unwrap();
+    let stream = format!("data: {body}\n\ndata: [DONE]\n\n");
+    let folded =
+        answer_of(ApiFormat::Anthropic, &convert(ApiFormat::OpenAiChat, ApiFormat::Anthropic, &stream));
+    for answer in [whole, folded.unwrap()] {
+        assert_eq!(
+            (&answer["content"][0]["text"], &answer["stop_reason"]),
+            (&json!("a"), &json!("end_turn"))
+        );
+    }
+}
+
+/// Puts a text of the `delta` in halves: the first into the result, the second stays.
+fn first_half(delta: &mut Value) -> Option<Value> {
+    for place in ["/content", "/refusal", "/tool_calls/0/function/arguments", "/tool_calls/0/custom/input"] {
+        let Some(Value::String(text)) = delta.pointer(place) else { continue };
+        let middle = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+        let (first, second) = (json!(text[..middle]), json!(text[middle..]));
+        let mut other = delta.clone();
+        *other.pointer_mut(place)? = first;
+        *delta.pointer_mut(place)? = second;
+        return Some(other);
+    }
+    None
+}
+
+/// The chat stream with its texts in halves, and with one of `reasons` to have stopped in every chunk, as some front ends send
+/// them: the first chunk has the first one, and so on, over and over.
+fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String {
+    let mut reasons = reasons.iter().cycle();
+    let mut written = String::new();
+    for (_, data) in events(stream) {
+        let Ok(mut chunk) = serde_json::from_str::<Value>(data) else {
+            written.push_str(if done { "data: [DONE]\n\n" } else { "" });
+            continue;
+        };
+        let half = chunk.pointer_mut("/choices/0/delta").filter(|delta| delta["role"].is_null());
+        if let Some(first) = half.and_then(first_half) {
+            let mut before = chunk.clone();
+            before["choices"][0]["delta"] = first;
+            before["choices"][0]["finish_reason"] = json!(reasons.next());
+            written += &format!("data: {before}\n\n");
+        }
+        if let Some(choice) = chunk.pointer_mut("/choices/0") {
+            choice["finish_reason"] = json!(reasons.next());
+        }
+        written += &format!("data: {chunk}\n\n");
+    }
+    written
+}
+
+/// As servers write it that cut texts between UTF-16 units.
+#[test]
+fn half_a_character_breaks_no_answer() {
+    let call = ToolCall {
+        id: "call_1".into(),
+        name: "f".into(),
+        arguments: json!({"x": "HALF."}).to_string(),
+        kind: ToolKind::Function,
+    };
+    let parts = vec![Part::Text("HALF!".into()), Part::ToolCall(call)];
+    let answer = ChatAnswer { id: "1".into(), parts, stop: StopReason::ToolUse, usage: Usage::default() };
+    for from in ApiFormat::ALL.iter().copied() {
+        let body = String::from_utf8(encode_answer(from, &answer)).unwrap();
+        let stream = stream_of(from, body.as_bytes()).unwrap();
+        let [body, stream] = [body, stream].map(|text| text.replace("HALF", "\\ud83d"));
+        for to in ApiFormat::ALL.iter().copied().filter(|to| *to != from) {
+            let whole = convert_answer(from, to, body.as_bytes(), &context(to)).unwrap();
+            let whole: Value = serde_json::from_slice(&whole).unwrap();
+            let folded = answer_of(to, &convert(from, to, &stream)).unwrap();
+            assert_eq!(sorted(folded), sorted(whole.clone()));
+            let whole = whole.to_string();
+            assert!(whole.contains("\u{fffd}!") && whole.contains("\u{fffd}."), "{whole}");
+        }
+        assert!(answer_of(from, &stream).unwrap().to_string().contains("\u{fffd}!"));
+    }
+}
+
+/// Of a stream without the usage, which is known from elsewhere.
+#[test]
+fn an_answer_gets_its_usage_back() {
+    let told = json!({
+        "prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 1},
+    });
+    let choice =
+        json!({"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"});
+    let whole = json!({"id": "x", "object": "chat.completion", "choices": [choice], "usage": told});
+    let mut stream = BytesMut::new();
+    answer_to_stream(ApiFormat::OpenAiChat, whole.to_string().as_bytes(), false, &mut stream).unwrap();
+    let folded = answer_of(ApiFormat::OpenAiChat, std::str::from_utf8(&stream).unwrap()).unwrap();
+    let folded = folded.to_string();
+    let added = |usage: &Usage, answer: &str| -> Value {
+        let answer = add_usage(ApiFormat::OpenAiChat, answer.as_bytes(), usage).unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    };
+    let usage = openai_chat::usage::decode(&told);
+    assert_eq!(sorted(added(&usage, &folded)), sorted(whole.clone()));
+    assert!(added(&Usage::default(), &folded)["usage"].is_null(), "unknown is not 0");
+    let other = Usage { prompt: Some(900), ..usage };
+    assert_eq!(added(&other, &whole.to_string())["usage"], told, "what the answer tells stays");
+}
+
 proptest! {
     #[test]
     fn a_kept_answer_comes_back_from_its_own_stream(
@@ -73,6 +192,32 @@ proptest! {
         for to in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
             same_streamed_or_not(ApiFormat::OpenAiChat, to, &answer);
         }
+    }
+
+    #[test]
+    fn a_reason_to_stop_ends_no_chat_stream(
+        answer in answer(ApiFormat::OpenAiChat),
+        first in prop::sample::select(&["stop", "length", "tool_calls", "content_filter", "odd"][..]),
+        others in vec(prop::sample::select(&[None, Some(""), Some("stop"), Some("tool_calls")][..]), 0..4),
+        done: bool,
+    ) {
+        let reasons = [&[Some(first)], &others[..]].concat();
+        let body = encode_answer(ApiFormat::OpenAiChat, &answer);
+        let stream = stream_of(ApiFormat::OpenAiChat, &body).unwrap();
+        let stream = always_stopping(&stream, &reasons, done);
+        let mut told = answer_of(ApiFormat::OpenAiChat, &stream).unwrap();
+        for to in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
+            let whole = convert_answer(ApiFormat::OpenAiChat, to, told.to_string().as_bytes(), &context(to));
+            let whole: Value = serde_json::from_slice(&whole.unwrap()).unwrap();
+            let folded = answer_of(to, &convert(ApiFormat::OpenAiChat, to, &stream)).unwrap();
+            prop_assert_eq!(sorted(folded), sorted(whole), "{}", &stream);
+        }
+        // The reason aside, that is what the provider had said.
+        let mut said: Value = serde_json::from_slice(&body).unwrap();
+        for answer in [&mut said, &mut told] {
+            answer["choices"][0]["finish_reason"] = Value::Null;
+        }
+        prop_assert_eq!(sorted(told), sorted(said));
     }
 
     #[test]

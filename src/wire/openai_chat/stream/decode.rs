@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::domain::chat::{Block, StreamEvent, ToolKind};
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{failure, ids};
 use crate::wire::openai_chat::{answer, usage};
 
@@ -11,7 +12,9 @@ use crate::wire::openai_chat::{answer, usage};
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     started: bool,
-    stopped: bool,
+    /// Why the model stops, as it was said last. Some providers say it in every chunk, so it ends nothing: the end of the
+    /// stream does.
+    reason: Option<String>,
     next_key: u32,
     /// The text that is being generated: what it is, and its key.
     speaking: Option<(Block, u32)>,
@@ -42,15 +45,22 @@ impl Decoder {
             return;
         }
         if data == "[DONE]" {
-            self.stop(None, events);
+            self.stop(events);
             events.push(StreamEvent::End);
             return;
         }
-        match serde_json::from_str::<Value>(data) {
+        match read_lossy::<Value>(data.as_bytes()) {
             Ok(Value::Object(chunk)) => self.chunk(chunk, events),
             // Nothing of the format; a heartbeat of some proxy.
             Ok(_) => {}
             Err(_) => events.push(StreamEvent::Failed(failure::garbage())),
+        }
+    }
+
+    /// The stream has ended without `[DONE]`, as that of some providers does. It is whole if the model said why it stopped.
+    pub(crate) fn finish(&mut self, events: &mut Vec<StreamEvent>) {
+        if self.reason.is_some() {
+            self.stop(events);
         }
     }
 
@@ -66,14 +76,11 @@ impl Decoder {
                 self.started = true;
                 events.push(StreamEvent::Start { id: take_string(&mut chunk, "id").unwrap_or_default() });
             }
-            if let Some(delta) = take_object(&mut choice, "delta").filter(|_| !self.stopped) {
+            if let Some(delta) = take_object(&mut choice, "delta") {
                 self.delta(delta, events);
             }
-            if let Some(reason) =
-                take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty())
-            {
-                self.stop(Some(&reason), events);
-            }
+            let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
+            self.reason = reason.or(self.reason.take());
         }
         let groq = || chunk.get("x_groq").and_then(|groq| groq.get("usage"));
         if let Some(reported) = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq) {
@@ -231,12 +238,8 @@ impl Decoder {
         self.calls.len() - 1
     }
 
-    /// The model has stopped: ends what is open and says why, once.
-    fn stop(&mut self, reason: Option<&str>, events: &mut Vec<StreamEvent>) {
-        if self.stopped {
-            return;
-        }
-        self.stopped = true;
+    /// The model has stopped: ends what is open and says why.
+    fn stop(&mut self, events: &mut Vec<StreamEvent>) {
         self.close_text(events);
         for call in self.calls.iter_mut().filter(|call| !call.closed) {
             if let Some(key) = call.key {
@@ -245,7 +248,8 @@ impl Decoder {
             }
         }
         let has_calls = self.calls.iter().any(|call| call.key.is_some());
-        events.push(StreamEvent::Stop(answer::stop_reason(reason, has_calls, self.has_refusal)));
+        let reason = answer::stop_reason(self.reason.as_deref(), has_calls, self.has_refusal);
+        events.push(StreamEvent::Stop(reason));
     }
 }
 

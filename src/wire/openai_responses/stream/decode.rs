@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::domain::chat::{Block, StreamEvent, ToolKind};
 use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::openai_responses::{answer, usage};
 
 /// What to remember between events.
@@ -47,7 +48,7 @@ impl Decoder {
         if data.is_empty() || data == "[DONE]" {
             return;
         }
-        let mut event = match serde_json::from_str::<Value>(data) {
+        let mut event = match read_lossy::<Value>(data.as_bytes()) {
             Ok(Value::Object(event)) => event,
             Ok(_) => return,
             Err(_) => {
