@@ -20,6 +20,10 @@ use super::attempt::Attempt;
 use super::finish::FinishGuard;
 use super::transform::Transform;
 
+/// How long the provider may take to end its HTTP answer after the last event. The end nearly always comes along with that
+/// event, and then the connection can be used again; some servers never send it, and the client would wait for nothing.
+const END_GRACE: Duration = Duration::from_secs(1);
+
 /// A stream from a provider to a client.
 pub(super) struct Relay {
     /// `None` once the client has left and the rest is read elsewhere.
@@ -135,10 +139,24 @@ impl Inner {
     /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
+        let over = self.transform.is_over();
+        let idle = if over { self.idle.min(END_GRACE) } else { self.idle };
+        if over {
+            // The timer was set for the longer silence that is allowed in the middle of an answer.
+            let until = tokio::time::Instant::from_std(since + idle);
+            if self.idle_timer.deadline() > until {
+                self.idle_timer.as_mut().reset(until);
+            }
+        }
         loop {
             ready!(self.idle_timer.as_mut().poll(cx));
             let silent = since.elapsed();
-            if silent >= self.idle {
+            if silent >= idle {
+                if over {
+                    self.guard.client_has_it_all(since);
+                    self.upstream_ended();
+                    return Poll::Ready(());
+                }
                 self.break_off(
                     Outcome::Timeout,
                     "stream_idle_timeout",
@@ -146,7 +164,7 @@ impl Inner {
                 );
                 return Poll::Ready(());
             }
-            let next = tokio::time::Instant::now() + (self.idle - silent);
+            let next = tokio::time::Instant::now() + (idle - silent);
             self.idle_timer.as_mut().reset(next);
         }
     }
@@ -258,7 +276,7 @@ impl Drop for Relay {
             }
             Status::Aborted => inner.guard.scope().client_left(),
             // What comes after that is read for the provider's sake; the client has its answer.
-            Status::Completed => inner.guard.client_has_it_all(),
+            Status::Completed => inner.guard.client_has_it_all(Instant::now()),
             _ => {}
         }
         let runtime = tokio::runtime::Handle::try_current();

@@ -344,3 +344,31 @@ async fn a_whole_answer_is_whole_however_its_connection_ends() {
         assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(2.0));
     }
 }
+
+/// A server that sends neither HTTP's last chunk nor a close after the last event: the answer ends all the same, and it ends
+/// well, however often that happens.
+#[tokio::test]
+async fn an_answer_ends_with_its_last_event_though_its_connection_does_not() {
+    for kind in KINDS {
+        let events = recorded(kind, true).await;
+        let never = Gate::new();
+        let app = behind(kind).await;
+        let never_ended = Reply::raw_stream([events, Bytes::from_static(b": never\n\n")]);
+        app.provider().always(never_ended.stalled_after(1, &never));
+        // Twice each, because a breaker opens after five failures.
+        let formats = ApiFormat::ALL.iter().chain(ApiFormat::ALL).copied();
+        let answers = futures_util::future::join_all(formats.map(|format| {
+            let answer = app.ask(format, MODEL).streamed();
+            async move { (format, answer.send().await.text().await.expect("a whole answer")) }
+        }));
+        for (format, stream) in answers.await {
+            assert!(ends_well(format, &stream) && !stream.contains("\"error\":{"), "{kind:?}: {stream}");
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0));
+        assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(6.0));
+        assert!(scrape.metric("nexusgate_provider_up").is(1.0));
+        assert!(scrape.metric("nexusgate_tokens_wasted_total").is(0.0));
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0));
+    }
+}
