@@ -186,6 +186,26 @@ async fn client_gone_in_the_middle() {
     );
 }
 
+/// SDKs leave as soon as they have read an error, which is not their doing.
+#[tokio::test]
+async fn client_gone_after_an_error() {
+    let events = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}]}\n\n",
+        "data: {\"error\":{\"message\":\"Slow down.\",\"code\":\"rate_limit_exceeded\"}}\n\n",
+    );
+    for drain in ["0s", "100ms"] {
+        let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", drain).spawn().await;
+        let never = Gate::new();
+        app.provider().always(Reply::raw_stream([events, "data: [DONE]\n\n"]).stalled_after(1, &never));
+        let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+        let chunk = chunks.next().await.expect("a chunk").expect("bytes");
+        assert!(chunk.ends_with(b"}}\n\n"), "both events");
+        drop(chunks);
+        check(&app, Expected { status: "failed", outcome: Some("http_429"), error: Some("upstream_error") })
+            .await;
+    }
+}
+
 #[tokio::test]
 async fn client_gone_and_no_drain() {
     let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "0s").spawn().await;
