@@ -104,6 +104,11 @@ impl Failure {
         Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
     }
 
+    /// The same, of an answer that says that it cost `usage`.
+    pub(super) fn costing(self, usage: &Usage) -> Self {
+        Self { usage: usage.is_known().then(|| Box::new(*usage)), ..self }
+    }
+
     /// Whether a provider was called at all.
     pub(super) fn was_sent(&self) -> bool {
         self.code.is_none()

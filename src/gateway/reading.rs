@@ -35,13 +35,12 @@ pub(super) fn read_whole(
         return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
     };
     let (Call::Completion(client), Some(context)) = (job.call, context) else { return Ok((body, observed)) };
-    let usage = Some(Box::new(observed.usage));
     if observed.error.is_some() {
-        return Err(Failure { usage, ..Failure::told(job.call, &parse_error(200, &body)) });
+        return Err(Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage));
     }
     match convert_answer(target.provider.kind.chat_format(), client, &body, context) {
         Ok(converted) => Ok((converted.into(), observed)),
-        Err(_) => Err(Failure { usage, ..protocol() }),
+        Err(_) => Err(protocol().costing(&observed.usage)),
     }
 }
 
@@ -83,10 +82,11 @@ pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Opt
     if seen.first_token {
         return None;
     }
-    if let Some(error) = watcher.failure() {
-        return Some(Failure::told(call, error)).filter(|failure| failure.retriable);
-    }
-    seen.malformed.then(|| Failure::new(Outcome::Protocol, true))
+    let failure = match watcher.failure() {
+        Some(error) => Some(Failure::told(call, error)).filter(|failure| failure.retriable),
+        None => seen.malformed.then(|| Failure::new(Outcome::Protocol, true)),
+    };
+    failure.map(|failure| failure.costing(&seen.usage))
 }
 
 impl Failure {

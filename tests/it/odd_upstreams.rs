@@ -307,15 +307,25 @@ async fn an_absurd_usage_is_unknown() {
 
 /// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
 #[tokio::test]
-async fn the_usage_of_a_last_answer_that_cannot_be_converted_counts() {
+async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
-    for (kind, body, status) in [
-        (ProviderKind::OpenAiResponses, failed, 500),
-        (ProviderKind::OpenAi, r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#, 502),
+    let at_once = format!("data: {{\"type\":\"response.failed\",\"response\":{failed}}}\n\n");
+    let garbage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"cho\n\n";
+    for (kind, reply, stream, status) in [
+        (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500),
+        (
+            ProviderKind::OpenAi,
+            Reply::raw_json(r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#),
+            false,
+            502,
+        ),
+        (ProviderKind::OpenAiResponses, Reply::raw_stream([at_once]), true, 500),
+        (ProviderKind::OpenAi, Reply::raw_stream([garbage]), true, 502),
     ] {
         let app = behind(kind).await;
-        app.provider().always(Reply::raw_json(body));
-        assert_eq!(app.ask(ApiFormat::Anthropic, MODEL).send().await.status(), status);
+        app.provider().always(reply);
+        let call = app.ask(ApiFormat::Anthropic, MODEL);
+        assert_eq!(if stream { call.streamed() } else { call }.send().await.status(), status);
         let scrape = app.settled().await;
         assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0), "{kind:?}:\n{}", scrape.text);
         let rows = app.log_rows().await;
