@@ -26,7 +26,7 @@ use super::finish::FinishGuard;
 use super::gather::gather;
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
-use super::reading::{as_stream, fails_at_once, fold, read_whole};
+use super::reading::{as_stream, fails_at_once, fold, not_folded, read_whole};
 use super::refusal::error_format;
 use super::transform::Plan;
 
@@ -254,7 +254,7 @@ impl Gateway {
         let mut body = gather(upstream, MAX_ANSWER, None).await.map_err(|_| cut())?;
         if events && job.call != Call::Embedding {
             // Some providers can only stream, whatever they are asked.
-            body = fold(format, &body).ok_or(Failure::new(Outcome::Protocol, true))?;
+            body = fold(format, &body).ok_or_else(|| not_folded(job.call, format, &body))?;
             head.headers.insert(header::CONTENT_TYPE, JSON);
         }
         Ok(Received::Whole { head, body })

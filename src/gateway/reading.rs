@@ -73,6 +73,18 @@ pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     stream_to_answer(format, events).ok().map(Bytes::from)
 }
 
+/// Why an event stream of `format` brought no whole answer: an error that the provider tells of, or it makes no sense.
+pub(super) fn not_folded(call: Call, format: ApiFormat, events: &Bytes) -> Failure {
+    let mut watcher = StreamWatcher::new(format, false);
+    watcher.feed(events.clone());
+    watcher.finish();
+    let failure = match watcher.failure() {
+        Some(error) => Failure::told(call, error),
+        None => Failure::new(Outcome::Protocol, true),
+    };
+    failure.costing(&watcher.seen().usage)
+}
+
 /// Whether a stream is over before it began: its first bytes are an error that another provider may not make, or no events of
 /// its format. The client has seen nothing yet.
 pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Option<Failure> {

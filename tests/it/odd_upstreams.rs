@@ -255,6 +255,30 @@ async fn errors_in_disguise() {
     assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
 }
 
+/// The same in a stream that nobody asked for.
+#[tokio::test]
+async fn errors_in_a_stream_instead_of_a_whole_answer() {
+    let response = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"Slow down\"},\"usage\":{\"input_tokens\":5000,\"output_tokens\":3}}}\n\n";
+    let chat = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"error\":{\"message\":\"Slow down\",\"type\":\"rate_limit_error\"}}\n\ndata: [DONE]\n\n";
+    let message = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":5000,\"output_tokens\":3}}}\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"Slow down\"}}\n\n";
+    for (kind, events) in KINDS.into_iter().zip([chat, response, message]) {
+        let app = behind(kind).await;
+        app.provider().always(Reply::raw_stream([events]));
+        for format in ApiFormat::ALL.iter().copied() {
+            let response = app.ask(format, MODEL).send().await;
+            assert_eq!(response.status(), 429, "{kind:?} {format:?}");
+            let told: Value = response.json().await.expect("JSON");
+            assert_eq!(told["error"]["message"], "Slow down", "{kind:?} {format:?}");
+        }
+        let scrape = app.settled().await;
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total");
+        assert!(attempts.value() > 0.0, "{kind:?}");
+        let limited = scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_429");
+        assert!(limited.is(attempts.value()), "{kind:?}:\n{}", scrape.text);
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(15000.0), "{kind:?}:\n{}", scrape.text);
+    }
+}
+
 /// Each piece of a converted stream goes on as soon as it is there.
 #[tokio::test]
 async fn converted_streams_are_not_held_back() {
