@@ -357,6 +357,22 @@ async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     }
 }
 
+/// The last provider is asked twice, and the second answer takes nothing away from the first.
+#[tokio::test]
+async fn the_usage_of_an_answer_before_the_last_try_counts() {
+    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
+    for again in [Reply::status(StatusCode::SERVICE_UNAVAILABLE), Reply::raw_json("{}")] {
+        let app = behind(ProviderKind::OpenAiResponses).await;
+        app.provider().next(Reply::raw_json(failed));
+        app.provider().always(again);
+        assert!(app.ask(ApiFormat::Anthropic, MODEL).send().await.status().is_server_error());
+        let scrape = app.settled().await;
+        assert_eq!(app.provider().calls().len(), 2);
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0), "{}", scrape.text);
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0));
+    }
+}
+
 /// A server that closes without HTTP's last chunk, after an answer that is whole.
 #[tokio::test]
 async fn a_whole_answer_is_whole_however_its_connection_ends() {
