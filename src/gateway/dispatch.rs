@@ -103,7 +103,9 @@ impl Gateway {
                 match self.exchange(job, target, permit, now, None, guard).await {
                     Ok(answer) => return Ok((answer, target.clone())),
                     Err(again) => {
-                        failure = again;
+                        // What the first answer cost stays owed when the second says nothing of it.
+                        let usage = again.usage.or(failure.usage);
+                        failure = Failure { usage, ..again };
                         guard.blame(failure.code());
                         last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
                     }

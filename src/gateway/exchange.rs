@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 
@@ -17,22 +17,25 @@ use crate::provider::{
 use crate::telemetry::events::FailedOver;
 use crate::wire::convert::{ConvertError, convert_error};
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
+use crate::wire::sse::begins_as_events;
 
 use super::Gateway;
 use super::attempt::Attempt;
 use super::body::GatewayBody;
 use super::dispatch::Job;
 use super::finish::FinishGuard;
-use super::gather::gather;
+use super::gather::{gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
-use super::reading::{as_stream, fails_at_once, fold, read_whole};
+use super::reading::{as_stream, fails_at_once, fold, not_folded, read_whole};
 use super::refusal::error_format;
 use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
 pub(super) const MAX_ERROR: usize = 1 << 20;
+/// White space that goes on for longer than this is not the beginning of a stream.
+const MAX_PEEK: usize = 1 << 10;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
@@ -102,6 +105,11 @@ impl Failure {
         let body = render_error(error_format(call), &told).into();
         let answer = Box::new(UpstreamAnswer { head, body, format: None });
         Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
+    }
+
+    /// The same, of an answer that says that it cost `usage`.
+    pub(super) fn costing(self, usage: &Usage) -> Self {
+        Self { usage: usage.is_known().then(|| Box::new(*usage)), ..self }
     }
 
     /// Whether a provider was called at all.
@@ -227,7 +235,8 @@ impl Gateway {
         let (mut head, mut upstream) = response.into_parts();
         let retry_after = classify::retry_after(&head.headers);
         let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
-        let events = is_event_stream(&head.headers);
+        let mut events = is_event_stream(&head.headers);
+        let untold = job.stream && !events && !is_json(&head.headers);
         headers::keep_for_client(&mut head.headers);
         head.extensions = http::Extensions::new();
         head.version = http::Version::HTTP_11;
@@ -240,17 +249,24 @@ impl Gateway {
         }
         let cut = || Failure::new(Outcome::StreamCut, true);
         let format = target.provider.kind.chat_format();
+        let mut begun = Bytes::new();
+        if untold {
+            (begun, events) = Box::pin(peek(&mut upstream)).await.ok_or_else(cut)?;
+            if events {
+                head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
+            }
+        }
         if events && job.stream {
-            let first = first_chunk(&mut upstream).await.ok_or_else(cut)?;
+            let first = if untold { begun } else { first_chunk(&mut upstream).await.ok_or_else(cut)? };
             return match fails_at_once(job.call, format, &first) {
                 Some(failure) => Err(failure),
                 None => Ok(Received::Stream { head, first, upstream }),
             };
         }
-        let mut body = gather(upstream, MAX_ANSWER, None).await.map_err(|_| cut())?;
+        let mut body = gather_after(begun, upstream, MAX_ANSWER, None).await.map_err(|_| cut())?;
         if events && job.call != Call::Embedding {
             // Some providers can only stream, whatever they are asked.
-            body = fold(format, &body).ok_or(Failure::new(Outcome::Protocol, true))?;
+            body = fold(format, &body).ok_or_else(|| not_folded(job.call, format, &body))?;
             head.headers.insert(header::CONTENT_TYPE, JSON);
         }
         Ok(Received::Whole { head, body })
@@ -295,6 +311,29 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.trim_start().get(..EVENTS.len()))
         .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENTS))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
+}
+
+/// As many bytes of an answer as it takes to tell whether it is a stream that does not say so, and whether it is; `None` when
+/// it breaks off.
+async fn peek(upstream: &mut UpstreamBody) -> Option<(Bytes, bool)> {
+    let mut begun = BytesMut::new();
+    loop {
+        let events = begins_as_events(&begun);
+        if events.is_some() || begun.len() > MAX_PEEK {
+            return Some((begun.freeze(), events == Some(true)));
+        }
+        let Some(frame) = upstream.frame().await else { return Some((begun.freeze(), false)) };
+        if let Ok(data) = frame.ok()?.into_data() {
+            begun.extend_from_slice(&data);
+        }
+    }
 }
 
 /// The first bytes of a stream; `None` when it ends before any.

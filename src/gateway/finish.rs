@@ -1,7 +1,7 @@
 //! The one place where a request ends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -182,9 +182,9 @@ impl FinishGuard {
         self.record.target = None;
     }
 
-    /// The client has the whole answer, though the provider has not ended it yet.
-    pub(super) fn client_has_it_all(&mut self) {
-        self.answered_after = Some(self.scope.arrived.elapsed());
+    /// The client has had the whole answer since `at`, though the provider has not ended it yet.
+    pub(super) fn client_has_it_all(&mut self, at: Instant) {
+        self.answered_after.get_or_insert(at.saturating_duration_since(self.scope.arrived));
     }
 
     /// Ends the request. A failure after the client left is an abort: the client left first.

@@ -26,12 +26,25 @@ pub async fn gather<B>(body: B, max: usize, announced: Option<usize>) -> Result<
 where
     B: Body<Data = Bytes>,
 {
+    gather_after(Bytes::new(), body, max, announced).await
+}
+
+/// The same, of a body whose beginning was read before.
+pub(super) async fn gather_after<B>(
+    begun: Bytes,
+    body: B,
+    max: usize,
+    announced: Option<usize>,
+) -> Result<Bytes, NotGathered<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
     let announced = announced.or(body.size_hint().exact().and_then(|length| usize::try_from(length).ok()));
     if announced.is_some_and(|length| length > max) {
         return Err(NotGathered::TooLarge);
     }
     let mut body = pin!(body);
-    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    let (mut first, mut rest) = (begun, BytesMut::new());
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(NotGathered::Broken)?.into_data() else { continue };
         if first.len().max(rest.len()) + data.len() > max {
@@ -82,6 +95,8 @@ mod tests {
         assert_eq!(pieces(&[b"", b"abc"], 3, Some(1)).await, Ok("abc".into()), "more than it announced");
         assert_eq!(pieces(&[b"a"], 3, Some(4)).await, Err(NotGathered::TooLarge), "not read at all");
         assert_eq!(gather(Full::new(Bytes::from_static(b"four")), 3, None).await, Err(NotGathered::TooLarge));
+        let more = gather_after("ab".into(), Full::new(Bytes::from_static(b"cd")), 4, None);
+        assert_eq!(more.await, Ok("abcd".into()));
         let broken = stream::iter([Ok(Frame::data(Bytes::from_static(b"a"))), Err(std::fmt::Error)]);
         assert_eq!(gather(StreamBody::new(broken), 9, None).await, Err(NotGathered::Broken(std::fmt::Error)));
     }

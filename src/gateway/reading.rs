@@ -35,13 +35,12 @@ pub(super) fn read_whole(
         return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
     };
     let (Call::Completion(client), Some(context)) = (job.call, context) else { return Ok((body, observed)) };
-    let usage = Some(Box::new(observed.usage));
     if observed.error.is_some() {
-        return Err(Failure { usage, ..Failure::told(job.call, &parse_error(200, &body)) });
+        return Err(Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage));
     }
     match convert_answer(target.provider.kind.chat_format(), client, &body, context) {
         Ok(converted) => Ok((converted.into(), observed)),
-        Err(_) => Err(Failure { usage, ..protocol() }),
+        Err(_) => Err(protocol().costing(&observed.usage)),
     }
 }
 
@@ -74,6 +73,18 @@ pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     stream_to_answer(format, events).ok().map(Bytes::from)
 }
 
+/// Why an event stream of `format` brought no whole answer: an error that the provider tells of, or it makes no sense.
+pub(super) fn not_folded(call: Call, format: ApiFormat, events: &Bytes) -> Failure {
+    let mut watcher = StreamWatcher::new(format, false);
+    watcher.feed(events.clone());
+    watcher.finish();
+    let failure = match watcher.failure() {
+        Some(error) => Failure::told(call, error),
+        None => Failure::new(Outcome::Protocol, true),
+    };
+    failure.costing(&watcher.seen().usage)
+}
+
 /// Whether a stream is over before it began: its first bytes are an error that another provider may not make, or no events of
 /// its format. The client has seen nothing yet.
 pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Option<Failure> {
@@ -83,10 +94,11 @@ pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Opt
     if seen.first_token {
         return None;
     }
-    if let Some(error) = watcher.failure() {
-        return Some(Failure::told(call, error)).filter(|failure| failure.retriable);
-    }
-    seen.malformed.then(|| Failure::new(Outcome::Protocol, true))
+    let failure = match watcher.failure() {
+        Some(error) => Some(Failure::told(call, error)).filter(|failure| failure.retriable),
+        None => seen.malformed.then(|| Failure::new(Outcome::Protocol, true)),
+    };
+    failure.map(|failure| failure.costing(&seen.usage))
 }
 
 impl Failure {

@@ -20,6 +20,10 @@ use super::attempt::Attempt;
 use super::finish::FinishGuard;
 use super::transform::Transform;
 
+/// How long the provider may take to end its HTTP answer after the last event. The end nearly always comes along with that
+/// event, and then the connection can be used again; some servers never send it, and the client would wait for nothing.
+const END_GRACE: Duration = Duration::from_secs(1);
+
 /// A stream from a provider to a client.
 pub(super) struct Relay {
     /// `None` once the client has left and the rest is read elsewhere.
@@ -135,10 +139,24 @@ impl Inner {
     /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
+        let over = self.transform.is_over();
+        let idle = if over { self.idle.min(END_GRACE) } else { self.idle };
+        if over {
+            // The timer was set for the longer silence that is allowed in the middle of an answer.
+            let until = tokio::time::Instant::from_std(since + idle);
+            if self.idle_timer.deadline() > until {
+                self.idle_timer.as_mut().reset(until);
+            }
+        }
         loop {
             ready!(self.idle_timer.as_mut().poll(cx));
             let silent = since.elapsed();
-            if silent >= self.idle {
+            if silent >= idle {
+                if over {
+                    self.guard.client_has_it_all(since);
+                    self.upstream_ended();
+                    return Poll::Ready(());
+                }
                 self.break_off(
                     Outcome::Timeout,
                     "stream_idle_timeout",
@@ -146,7 +164,7 @@ impl Inner {
                 );
                 return Poll::Ready(());
             }
-            let next = tokio::time::Instant::now() + (self.idle - silent);
+            let next = tokio::time::Instant::now() + (idle - silent);
             self.idle_timer.as_mut().reset(next);
         }
     }
@@ -169,23 +187,34 @@ impl Inner {
     }
 
     fn upstream_ended(&mut self) {
+        let Some(ending) = self.verdict() else {
+            return self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+        };
         let from = self.queue.len();
+        self.transform.finish(&mut self.queue);
+        self.put_aside(from);
+        // Asked again, because it may be the very end that cannot be converted.
+        self.end(self.verdict().unwrap_or(ending));
+    }
+
+    /// What the answer is worth, as soon as that is certain.
+    fn verdict(&self) -> Option<Ending> {
         let seen = self.transform.seen();
-        let ending = if seen.malformed {
+        let (outcome, error) = if seen.malformed {
             // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
-            Ending { outcome: Outcome::Protocol, error: Some("malformed_stream"), told: true }
+            (Outcome::Protocol, Some("malformed_stream"))
         } else if let Some(error) = self.transform.failure() {
             // A limit, or a request that it finds wrong, is not the provider's failure, whichever way it is told.
             let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            Ending { outcome: outcome_of_status(status), error: Some("upstream_error"), told: true }
+            (outcome_of_status(status), Some("upstream_error"))
+        } else if self.transform.has_failed() {
+            (Outcome::Protocol, Some("conversion_failed"))
         } else if seen.terminal {
-            Ending { outcome: Outcome::Ok, error: None, told: true }
+            (Outcome::Ok, None)
         } else {
-            return self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+            return None;
         };
-        self.transform.finish(&mut self.queue);
-        self.put_aside(from);
-        self.end(ending);
+        Some(Ending { outcome, error, told: true })
     }
 
     /// The upstream is gone or useless: the client is told by an event of its own format.
@@ -223,13 +252,25 @@ impl Inner {
         self.guard.finish(status);
     }
 
-    /// How the request stands for a client that leaves now: with the end of the answer in hand it was served. SDKs close
-    /// the connection as soon as they have read it.
+    /// How the request stands for a client that leaves now: with the end of the answer in hand, or an error, it has all that
+    /// it waited for. SDKs close the connection as soon as they have read either.
     fn status_for_leaver(&self) -> Status {
-        match self.ending {
+        if matches!(self.ending, Some(Ending { error: Some(_), .. })) {
+            return Status::Failed;
+        }
+        match self.verdict().filter(|_| self.queue.is_empty()) {
             Some(Ending { error: Some(_), .. }) => Status::Failed,
-            _ if self.transform.seen().terminal && self.queue.is_empty() => Status::Completed,
-            _ => Status::Aborted,
+            Some(_) => Status::Completed,
+            None => Status::Aborted,
+        }
+    }
+
+    /// Counts the answer for what it is worth, though the provider has not ended it.
+    fn settle(&mut self) {
+        if self.ending.is_none()
+            && let Some(ending) = self.verdict()
+        {
+            self.end(ending);
         }
     }
 
@@ -250,6 +291,7 @@ impl Drop for Relay {
         }
         let gateway = inner.guard.gateway().clone();
         let mut status = inner.status_for_leaver();
+        let told = status != Status::Aborted;
         match status {
             // At the end of a shutdown it is the gateway that leaves.
             Status::Aborted if gateway.abandoned().is_cancelled() => {
@@ -258,13 +300,12 @@ impl Drop for Relay {
             }
             Status::Aborted => inner.guard.scope().client_left(),
             // What comes after that is read for the provider's sake; the client has its answer.
-            Status::Completed => inner.guard.client_has_it_all(),
-            _ => {}
+            _ => inner.guard.client_has_it_all(Instant::now()),
         }
         let runtime = tokio::runtime::Handle::try_current();
         if inner.ending.is_some() || !gateway.is_patient() || runtime.is_err() {
-            if status == Status::Completed {
-                inner.attempt.finish(Outcome::Ok);
+            if told {
+                inner.settle();
             }
             return inner.finish(status);
         }
@@ -275,8 +316,8 @@ impl Drop for Relay {
                 () = gateway.patience() => false,
             };
             // Past the deadline the attempt counts as cancelled, unless all that mattered had come.
-            if !ended && status == Status::Completed {
-                inner.attempt.finish(Outcome::Ok);
+            if !ended && told {
+                inner.settle();
             }
             inner.finish(status);
         });

@@ -85,6 +85,15 @@ impl Transform {
         }
     }
 
+    /// Whether the client was told of an error. The converter reads more closely than the watcher, and may find one that the
+    /// provider does not know of.
+    pub(super) fn has_failed(&self) -> bool {
+        match self {
+            Self::Pass(_) => false,
+            Self::Convert(conversion) => conversion.converter.has_failed(),
+        }
+    }
+
     /// Takes a chunk from the provider in; what the client gets goes to `out`.
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         match self {

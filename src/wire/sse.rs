@@ -15,6 +15,9 @@ pub const MAX_EVENT_BYTES: usize = 16 << 20;
 /// A buffer for cut events that grew past this many bytes is given back once its event is read.
 const KEEP_BUFFER_BYTES: usize = 64 << 10;
 
+/// What may stand before the first event.
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
 /// One event that has at least one `data` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SseEvent<'a> {
@@ -179,7 +182,7 @@ impl SseScanner {
 fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<'_>)) {
     let mut rest = raw;
     if range.start == 0 {
-        rest = rest.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(rest);
+        rest = rest.strip_prefix(BOM).unwrap_or(rest);
     }
     let mut event: Option<&[u8]> = None;
     let mut data: Option<Cow<'_, [u8]>> = None;
@@ -255,6 +258,19 @@ pub fn write_event(buf: &mut BytesMut, event: Option<&str>, data: &str) {
     buf.put_u8(b'\n');
 }
 
+/// Whether a body is an event stream by how it begins, whatever its header says; `None`: too few bytes to tell.
+pub fn begins_as_events(bytes: &[u8]) -> Option<bool> {
+    const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
+    if BOM.starts_with(bytes) {
+        return None;
+    }
+    let rest = bytes.strip_prefix(BOM).unwrap_or(bytes).trim_ascii_start();
+    if FIELDS.iter().any(|field| rest.starts_with(field)) {
+        return Some(true);
+    }
+    FIELDS.iter().all(|field| !field.starts_with(rest)).then_some(false)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -279,6 +295,20 @@ mod tests {
                 .unwrap();
         }
         (events, raw)
+    }
+
+    #[test]
+    fn a_stream_is_known_by_its_first_bytes() {
+        for stream in ["data: {}", "\u{feff}\r\n event:x", "id:", ":\n", "\n\nretry: 1"] {
+            for end in 0..stream.len() {
+                let seen = begins_as_events(&stream.as_bytes()[..end]);
+                assert_ne!(seen, Some(false), "{stream:?} up to {end}");
+            }
+            assert_eq!(begins_as_events(stream.as_bytes()), Some(true), "{stream:?}");
+        }
+        for other in ["{\"data:\"", "<!doctype", "database", "\u{feff}{", "eventually", "Data:", "\u{e9}"] {
+            assert_eq!(begins_as_events(other.as_bytes()), Some(false), "{other:?}");
+        }
     }
 
     fn events(stream: &str) -> Vec<Event> {

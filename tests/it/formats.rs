@@ -4,6 +4,7 @@ use nexusgate::demo::provider::{Answer, Reply, ToolCall};
 use nexusgate::domain::label::{ApiFormat, FinishReason};
 use nexusgate::domain::provider::ProviderKind;
 use nexusgate::domain::usage::Usage;
+use serde_json::json;
 
 use crate::support::TestApp;
 use crate::support::app::MODEL;
@@ -117,5 +118,40 @@ async fn unsupported_requests_are_refused_in_the_callers_format() {
         assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(1.0));
         assert!(scrape.metric("nexusgate_upstream_attempts_total").is(0.0), "nobody was called");
         assert_eq!(app.log_rows().await[0].error.as_deref(), Some("unsupported_request"));
+    }
+}
+
+/// What a client of another format is told is an error is none of the answers that count, or that are kept. The first stream
+/// holds half of a surrogate pair, the second only a choice that no other format knows of.
+#[tokio::test]
+async fn what_cannot_be_converted_has_failed() {
+    let half = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"whole\"}}]}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"half \\ud83d\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    let second = "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"other\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n";
+    for stream in [half, second] {
+        let app = TestApp::spawn().await;
+        app.provider().always(Reply::raw_stream([stream]));
+        let same = app.chat(MODEL).streamed().with("stream_options", json!({ "include_usage": true }));
+        assert_eq!(same.send().await.text().await.expect("a stream"), stream);
+        for format in [ApiFormat::OpenAiResponses, ApiFormat::Anthropic] {
+            for _ in 0..2 {
+                let call = app.ask(format, MODEL).streamed().header("x-nexusgate-reqid", format.as_str());
+                let response = call.send().await;
+                assert!(response.headers().get("x-cache").is_none(), "an error is not answered again");
+                let text = response.text().await.expect("a stream");
+                assert!(text.contains("event: error\n") || text.contains("response.failed"), "{text}");
+            }
+        }
+        let scrape = app.settled().await;
+        let counted = |status| scrape.metric("nexusgate_completions_total").label("status", status).value();
+        assert_eq!((counted("completed"), counted("failed")), (1.0, 4.0), "{stream}");
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total");
+        assert!(attempts.label("outcome", "protocol").is(4.0), "{}", scrape.text);
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(25.0), "it is paid for all the same");
+        let failed = app.log_rows().await.into_iter().filter(|row| row.status == "failed");
+        assert!(failed.into_iter().all(|row| row.error.as_deref() == Some("conversion_failed")));
     }
 }

@@ -85,6 +85,47 @@ async fn the_other_way_than_asked() {
     }
 }
 
+/// A stream that does not say that it is one goes to a client that asked for one; what is none is read as before.
+#[tokio::test]
+async fn streams_under_another_name() {
+    let untold = |name: Option<&'static str>, body: Bytes, size: usize| {
+        let name = name.map(|name| (header::CONTENT_TYPE, HeaderValue::from_static(name)));
+        let pieces: Vec<Bytes> = body.chunks(size).map(Bytes::copy_from_slice).collect();
+        Reply::raw(StatusCode::OK, HeaderMap::from_iter(name), pieces)
+    };
+    for kind in KINDS {
+        let (whole, stream) = (recorded(kind, false).await, recorded(kind, true).await);
+        let app = behind(kind).await;
+        for name in [None, Some("text/plain; charset=utf-8"), Some("application/octet-stream")] {
+            for format in ApiFormat::ALL.iter().copied() {
+                let odd = Bytes::from([b"\xEF\xBB\xBF\n\n", &stream[..]].concat());
+                for (body, size) in [(&stream, stream.len()), (&odd, 1), (&whole, whole.len()), (&whole, 1)] {
+                    app.provider().always(untold(name, body.clone(), size));
+                    let call = app.ask(format, MODEL).streamed();
+                    let call = call.with("stream_options", json!({ "include_usage": true }));
+                    let response = call.send().await;
+                    let case = format!("{} from {kind:?} as {name:?} in pieces of {size}", format.as_str());
+                    assert_eq!(response.status(), 200, "{case}");
+                    let told = response.headers()["content-type"].to_str().expect("text").to_owned();
+                    assert!(told.starts_with("text/event-stream"), "{case}: {told}");
+                    let answer = response.bytes().await.expect("a stream");
+                    let text = String::from_utf8_lossy(&answer);
+                    assert!(text.contains("as "), "{case}: {text}");
+                    assert!(ends_well(format, &text), "{case}: {text}");
+                    if format == kind.chat_format() && body != &whole {
+                        assert_eq!(&answer, body, "{case}: as it came");
+                    }
+                }
+            }
+            app.provider().always(untold(name, Bytes::from_static(b"<html>data: x</html>"), 5));
+            assert_eq!(app.chat(MODEL).streamed().send().await.status(), 502);
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(36.0));
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0), "{kind:?}: the usage was read");
+    }
+}
+
 /// Everything that the standard of event streams allows and providers are known for, byte for byte to a client of the same
 /// format, understood for one of another, wherever it is cut.
 #[tokio::test]
@@ -255,6 +296,30 @@ async fn errors_in_disguise() {
     assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
 }
 
+/// The same in a stream that nobody asked for.
+#[tokio::test]
+async fn errors_in_a_stream_instead_of_a_whole_answer() {
+    let response = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"Slow down\"},\"usage\":{\"input_tokens\":5000,\"output_tokens\":3}}}\n\n";
+    let chat = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"error\":{\"message\":\"Slow down\",\"type\":\"rate_limit_error\"}}\n\ndata: [DONE]\n\n";
+    let message = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"usage\":{\"input_tokens\":5000,\"output_tokens\":3}}}\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"Slow down\"}}\n\n";
+    for (kind, events) in KINDS.into_iter().zip([chat, response, message]) {
+        let app = behind(kind).await;
+        app.provider().always(Reply::raw_stream([events]));
+        for format in ApiFormat::ALL.iter().copied() {
+            let response = app.ask(format, MODEL).send().await;
+            assert_eq!(response.status(), 429, "{kind:?} {format:?}");
+            let told: Value = response.json().await.expect("JSON");
+            assert_eq!(told["error"]["message"], "Slow down", "{kind:?} {format:?}");
+        }
+        let scrape = app.settled().await;
+        let attempts = scrape.metric("nexusgate_upstream_attempts_total");
+        assert!(attempts.value() > 0.0, "{kind:?}");
+        let limited = scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_429");
+        assert!(limited.is(attempts.value()), "{kind:?}:\n{}", scrape.text);
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(15000.0), "{kind:?}:\n{}", scrape.text);
+    }
+}
+
 /// Each piece of a converted stream goes on as soon as it is there.
 #[tokio::test]
 async fn converted_streams_are_not_held_back() {
@@ -307,19 +372,45 @@ async fn an_absurd_usage_is_unknown() {
 
 /// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
 #[tokio::test]
-async fn the_usage_of_a_last_answer_that_cannot_be_converted_counts() {
+async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
-    for (kind, body, status) in [
-        (ProviderKind::OpenAiResponses, failed, 500),
-        (ProviderKind::OpenAi, r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#, 502),
+    let at_once = format!("data: {{\"type\":\"response.failed\",\"response\":{failed}}}\n\n");
+    let garbage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"cho\n\n";
+    for (kind, reply, stream, status) in [
+        (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500),
+        (
+            ProviderKind::OpenAi,
+            Reply::raw_json(r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#),
+            false,
+            502,
+        ),
+        (ProviderKind::OpenAiResponses, Reply::raw_stream([at_once]), true, 500),
+        (ProviderKind::OpenAi, Reply::raw_stream([garbage]), true, 502),
     ] {
         let app = behind(kind).await;
-        app.provider().always(Reply::raw_json(body));
-        assert_eq!(app.ask(ApiFormat::Anthropic, MODEL).send().await.status(), status);
+        app.provider().always(reply);
+        let call = app.ask(ApiFormat::Anthropic, MODEL);
+        assert_eq!(if stream { call.streamed() } else { call }.send().await.status(), status);
         let scrape = app.settled().await;
         assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0), "{kind:?}:\n{}", scrape.text);
         let rows = app.log_rows().await;
         assert_eq!((rows[0].status.as_str(), rows[0].prompt_tokens), ("failed", Some(5000)));
+    }
+}
+
+/// The last provider is asked twice, and the second answer takes nothing away from the first.
+#[tokio::test]
+async fn the_usage_of_an_answer_before_the_last_try_counts() {
+    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
+    for again in [Reply::status(StatusCode::SERVICE_UNAVAILABLE), Reply::raw_json("{}")] {
+        let app = behind(ProviderKind::OpenAiResponses).await;
+        app.provider().next(Reply::raw_json(failed));
+        app.provider().always(again);
+        assert!(app.ask(ApiFormat::Anthropic, MODEL).send().await.status().is_server_error());
+        let scrape = app.settled().await;
+        assert_eq!(app.provider().calls().len(), 2);
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(5000.0), "{}", scrape.text);
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0));
     }
 }
 
@@ -342,5 +433,33 @@ async fn a_whole_answer_is_whole_however_its_connection_ends() {
         let scrape = app.settled().await;
         assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(2.0));
         assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(2.0));
+    }
+}
+
+/// A server that sends neither HTTP's last chunk nor a close after the last event: the answer ends all the same, and it ends
+/// well, however often that happens.
+#[tokio::test]
+async fn an_answer_ends_with_its_last_event_though_its_connection_does_not() {
+    for kind in KINDS {
+        let events = recorded(kind, true).await;
+        let never = Gate::new();
+        let app = behind(kind).await;
+        let never_ended = Reply::raw_stream([events, Bytes::from_static(b": never\n\n")]);
+        app.provider().always(never_ended.stalled_after(1, &never));
+        // Twice each, because a breaker opens after five failures.
+        let formats = ApiFormat::ALL.iter().chain(ApiFormat::ALL).copied();
+        let answers = futures_util::future::join_all(formats.map(|format| {
+            let answer = app.ask(format, MODEL).streamed();
+            async move { (format, answer.send().await.text().await.expect("a whole answer")) }
+        }));
+        for (format, stream) in answers.await {
+            assert!(ends_well(format, &stream) && !stream.contains("\"error\":{"), "{kind:?}: {stream}");
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0));
+        assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(6.0));
+        assert!(scrape.metric("nexusgate_provider_up").is(1.0));
+        assert!(scrape.metric("nexusgate_tokens_wasted_total").is(0.0));
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0));
     }
 }

@@ -48,6 +48,8 @@ pub struct StreamConverter {
     stopped: bool,
     /// Whether the client's stream is complete, or broken off; nothing is written any more.
     done: bool,
+    /// Whether it was broken off.
+    failed: bool,
 }
 
 impl StreamConverter {
@@ -69,6 +71,7 @@ impl StreamConverter {
             context,
             stopped: false,
             done: false,
+            failed: false,
         }
     }
 
@@ -117,10 +120,16 @@ impl StreamConverter {
         self.done
     }
 
+    /// Whether the client's stream was ended with an error.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     fn write(&mut self, event: StreamEvent, out: &mut BytesMut) {
         if self.done {
             return;
         }
+        self.failed = matches!(event, StreamEvent::Failed(_));
         match event {
             StreamEvent::Stop(_) => self.stopped = true,
             StreamEvent::End | StreamEvent::Failed(_) => self.done = true,
