@@ -1,8 +1,8 @@
 //! Answers over HTTP/2 whose client reads no further.
 //!
-//! hyper asks a body for more only when the client's window has room. Over HTTP/1.1 the connection's writes show that a client
-//! takes nothing; here the connection goes on, for pings and for other answers, and a body that is never asked would hold its
-//! request for ever. So it can be taken away from hyper.
+//! hyper holds a piece of a body until the client's window has room for it, and asks for no more meanwhile. Over HTTP/1.1 the
+//! connection's writes show that a client takes nothing; here the connection goes on, for pings and for other answers, and a body
+//! that is never asked would hold its request for ever. So it can be taken away from hyper.
 
 use std::convert::Infallible;
 use std::pin::Pin;

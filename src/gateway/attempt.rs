@@ -31,7 +31,7 @@ impl Attempt {
         }
     }
 
-    /// A stream has begun well. Whether it also ends well is told by its outcome.
+    /// The first content of a stream has come. Whether it also ends well is told by its outcome.
     pub(super) fn answers(&mut self) {
         if let Some(permit) = &mut self.permit {
             permit.answers();

@@ -188,7 +188,6 @@ impl Gateway {
         let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
         let answer = match received {
             Ok(Received::Stream { head, first, upstream }) => {
-                attempt.answers();
                 Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
             Ok(Received::Whole { mut head, body }) => match read_whole(job, target, plan.context(), body) {

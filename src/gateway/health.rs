@@ -181,7 +181,7 @@ impl Permit {
         self.give_back(outcome);
     }
 
-    /// A good answer has begun. The outcome is still to come.
+    /// A good answer is coming. The outcome is still to follow.
     pub(super) fn answers(&mut self) {
         if let Some(health) = self.health.as_ref().filter(|_| std::mem::take(&mut self.probe)) {
             let changed = health.lock().probe_answers();

@@ -9,6 +9,7 @@ use crate::domain::model::Target;
 use crate::domain::record::Call;
 use crate::provider::{is_retriable, outcome_of_status};
 use crate::wire::answer::{Observed, observe_answer};
+use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
 use crate::wire::error::{ApiError, parse_error, render_error};
 use crate::wire::sse::SseScanner;
@@ -46,7 +47,7 @@ pub(super) fn read_whole(
 
 /// The error in a body that is no answer.
 fn reported(body: &[u8]) -> Option<ApiError> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let body: serde_json::Value = read_lossy(body).ok()?;
     let error = body.get("error")?;
     (error.is_object() || error.is_string()).then(|| parse_error(200, body.to_string().as_bytes()))
 }

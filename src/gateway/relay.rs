@@ -120,7 +120,7 @@ impl Inner {
                 Poll::Ready(())
             }
             // Some providers close without the last chunk of HTTP; after the last event there is nothing to miss.
-            Poll::Ready(Some(Err(_))) if self.transform.is_over() => {
+            Poll::Ready(Some(Err(_))) if self.is_over() => {
                 self.upstream_ended();
                 Poll::Ready(())
             }
@@ -139,7 +139,7 @@ impl Inner {
     /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
-        let over = self.transform.is_over();
+        let over = self.is_over();
         let idle = if over { self.idle.min(END_GRACE) } else { self.idle };
         if over {
             // The timer was set for the longer silence that is allowed in the middle of an answer.
@@ -181,6 +181,7 @@ impl Inner {
         self.transform.feed(chunk, &mut self.queue);
         if self.transform.seen().first_token {
             self.guard.first_token();
+            self.attempt.answers();
         }
         self.put_aside(from);
         self.guard.worked(now.elapsed());
@@ -195,6 +196,11 @@ impl Inner {
         self.put_aside(from);
         // Asked again, because it may be the very end that cannot be converted.
         self.end(self.verdict().unwrap_or(ending));
+    }
+
+    /// Whether nothing may follow, however the connection ends.
+    fn is_over(&self) -> bool {
+        self.transform.is_over() || self.transform.failure().is_some()
     }
 
     /// What the answer is worth, as soon as that is certain.
@@ -255,13 +261,14 @@ impl Inner {
     /// How the request stands for a client that leaves now: with the end of the answer in hand, or an error, it has all that
     /// it waited for. SDKs close the connection as soon as they have read either.
     fn status_for_leaver(&self) -> Status {
-        if matches!(self.ending, Some(Ending { error: Some(_), .. })) {
-            return Status::Failed;
-        }
-        match self.verdict().filter(|_| self.queue.is_empty()) {
+        let transform = &self.transform;
+        match self.ending {
             Some(Ending { error: Some(_), .. }) => Status::Failed,
-            Some(_) => Status::Completed,
-            None => Status::Aborted,
+            _ if !self.queue.is_empty() => Status::Aborted,
+            _ if transform.failure().is_some() || transform.has_failed() => Status::Failed,
+            _ if !transform.client_has_all() => Status::Aborted,
+            _ if transform.seen().malformed => Status::Failed,
+            _ => Status::Completed,
         }
     }
 

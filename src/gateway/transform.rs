@@ -94,6 +94,14 @@ impl Transform {
         }
     }
 
+    /// Whether what was forwarded is a whole answer in the client's format.
+    pub(super) fn client_has_all(&self) -> bool {
+        match self {
+            Self::Pass(watcher) => watcher.seen().terminal,
+            Self::Convert(conversion) => conversion.converter.is_done(),
+        }
+    }
+
     /// Takes a chunk from the provider in; what the client gets goes to `out`.
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         match self {

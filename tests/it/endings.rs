@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use http::StatusCode;
 use nexusgate::demo::provider::{Gate, RefusedPort, Reply};
 use nexusgate::domain::key::Secret;
+use nexusgate::domain::label::ApiFormat;
 use nexusgate::gateway::Hooks;
 use sea_orm::EntityTrait as _;
 use tokio::io::AsyncWriteExt as _;
@@ -203,6 +204,39 @@ async fn client_gone_after_an_error() {
         drop(chunks);
         check(&app, Expected { status: "failed", outcome: Some("http_429"), error: Some("upstream_error") })
             .await;
+    }
+}
+
+/// An error is the last word, also of a connection that breaks.
+#[tokio::test]
+async fn a_cut_after_an_error() {
+    let events = "data: {\"error\":{\"message\":\"Slow down.\",\"code\":\"rate_limit_exceeded\"}}\n\n";
+    let begun = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"begun\"}}]}\n\n";
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::raw_stream([begun, events, "data: [DONE]\n\n"]).cut_after(2));
+    let text = call(&app, true).send().await.expect("headers").text().await.expect("a good end");
+    assert_eq!(text, format!("{begun}{events}"), "and it is told once");
+    check(&app, Expected { status: "failed", outcome: Some("http_429"), error: Some("upstream_error") })
+        .await;
+}
+
+/// A client that leaves before the end of its own format's stream has not got all of it, whatever the provider has said.
+#[tokio::test]
+async fn client_gone_between_the_last_word_and_the_converted_end() {
+    for drain in ["0s", "100ms"] {
+        let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", drain).spawn().await;
+        let never = Gate::new();
+        let chunk = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\n";
+        app.provider().always(Reply::raw_stream([chunk, "data: [DONE]\n\n"]).stalled_after(1, &never));
+        let asked = app.ask(ApiFormat::Anthropic, MODEL).streamed().header("x-nexusgate-reqid", "one");
+        let mut chunks = asked.send().await.bytes_stream();
+        chunks.next().await.expect("a chunk").expect("bytes");
+        drop(chunks);
+        check(&app, Expected { status: "aborted", outcome: None, error: None }).await;
+        never.open();
+        let again = app.ask(ApiFormat::Anthropic, MODEL).streamed().header("x-nexusgate-reqid", "one");
+        let again = again.send().await.text().await.expect("an answer");
+        assert!(again.contains("message_stop"), "half an answer is not kept: {again}");
     }
 }
 

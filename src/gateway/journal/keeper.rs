@@ -387,15 +387,7 @@ impl<R: Row> Shared<R> {
 pub(super) fn is_passing(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(
-            Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOMEM
-                | Errno::AGAIN
-                | Errno::INTR
-                | Errno::BUSY
-                | Errno::TIMEDOUT
-        )
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::INTR | Errno::BUSY)
     )
 }
 
