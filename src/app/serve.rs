@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::BoxError;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Either;
 use hyper::body::Incoming;
-use hyper::http::Version;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::unread::{Held, Unread};
+use super::unread::Unread;
 use crate::http::{ClientBody, Surface};
 
 /// After an error that is not one connection's (out of file descriptors, mostly) accepting rests for so long.
@@ -103,8 +103,8 @@ async fn attend(
             Ok::<_, Infallible>(response.map(|body| {
                 let answer = Answer { body, _answering: answering };
                 match held {
-                    Some(held) => Outgoing::Held(held.hold(answer)),
-                    None => Outgoing::Plain(answer),
+                    Some(held) => Either::Left(held.hold(answer)),
+                    None => Either::Right(answer),
                 }
             }))
         }
@@ -244,42 +244,6 @@ impl Drop for Answering {
 struct Answer<B> {
     body: B,
     _answering: Answering,
-}
-
-/// An answer as hyper has it.
-enum Outgoing<B> {
-    Plain(Answer<B>),
-    /// Over HTTP/2.
-    Held(Held<Answer<B>>),
-}
-
-impl<B: Body<Error = BoxError> + Unpin> Body for Outgoing<B> {
-    type Data = B::Data;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
-        match self.get_mut() {
-            Self::Plain(body) => Pin::new(body).poll_frame(cx),
-            Self::Held(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Plain(body) => body.is_end_stream(),
-            Self::Held(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Plain(body) => body.size_hint(),
-            Self::Held(body) => body.size_hint(),
-        }
-    }
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {

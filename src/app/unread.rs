@@ -42,7 +42,15 @@ impl<B> Default for Unread<B> {
 impl<B> Unread<B> {
     pub(super) fn hold(&self, body: B) -> Held<B> {
         let place = Arc::new(Place(Mutex::new(State { body: Some(body), given: None })));
-        self.places.lock().push(Arc::downgrade(&place));
+        let mut places = self.places.lock();
+        // A weak reference keeps the room of what has ended. Before more room is made, those are thrown out.
+        if places.len() == places.capacity() {
+            places.retain(|place| place.strong_count() > 0);
+            let living = places.len();
+            places.reserve(living.max(8));
+        }
+        places.push(Arc::downgrade(&place));
+        drop(places);
         self.begun.notify_one();
         Held(place)
     }

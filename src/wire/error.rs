@@ -226,8 +226,8 @@ impl<'de> Fold<'de> for First<'de> {
 const MESSAGE_MAX_CHARS: usize = 2000;
 
 /// Reads an error that a provider sent, as the body of an answer with `status` or as an event of a stream (then `status`
-/// is a success, and a status in the error decides, or else its type), so that it can be told in another shape. Whatever the bytes
-/// are, there is an answer: what cannot be read has a general message.
+/// is a success, and a status in the error decides, or else its type), so that it can be told in another shape. Whatever the
+/// bytes are, there is an answer: what cannot be read has a general message.
 pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();

@@ -457,21 +457,21 @@ async fn what_comes_after_the_answer_is_not_the_clients_time() {
         let took = scrape.metric("nexusgate_completion_duration_seconds_sum").value();
         let upstream = scrape.metric("nexusgate_upstream_duration_seconds_sum").value();
         assert!(
-            upstream > 0.9 && upstream - took > 0.5,
+            upstream > 0.9 && upstream - took > 0.1,
             "{took} s of {upstream} s, the rest is the provider's"
         );
     }
 
     // Nor is what it waits for then a stall of the client's stream.
     let app = TestApp::spawn().await;
-    let late = Reply::raw_stream([events, ": the end\n\n"]).paused_after(1, Duration::from_millis(500));
+    let late = Reply::raw_stream([events, ": the end\n\n"]).paused_after(1, Duration::from_millis(800));
     app.provider().always(late);
     let mut body = call(&app, true).send().await.expect("headers").bytes_stream();
     body.next().await.expect("a chunk").expect("bytes");
     drop(body);
     let scrape = app.settled().await;
     assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "ok").is(1.0));
-    assert!(scrape.metric("nexusgate_upstream_duration_seconds_sum").value() > 0.4);
+    assert!(scrape.metric("nexusgate_upstream_duration_seconds_sum").value() > 0.7);
     let stall = scrape.metric("nexusgate_stream_stall_seconds_sum").value();
-    assert!(stall < 0.4, "{stall} s");
+    assert!(stall < 0.7, "{stall} s");
 }

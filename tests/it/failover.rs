@@ -111,7 +111,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// Two providers, of which the first in line is always asked first.
-async fn two_providers() -> TestApp {
+pub async fn two_providers() -> TestApp {
     providers_at(None, None).await
 }
 
@@ -143,7 +143,7 @@ async fn failing(fault: &Fault, second_works: bool) -> (TestApp, Gate, Vec<Refus
     (app, gate, Vec::new())
 }
 
-fn provider<'a>(app: &'a TestApp, name: &str) -> &'a ScriptedProvider {
+pub fn provider<'a>(app: &'a TestApp, name: &str) -> &'a ScriptedProvider {
     &app.providers[usize::from(name == "second")]
 }
 
@@ -465,46 +465,6 @@ async fn what_is_not_retriable_is_passed_on() {
     let response = app.chat(MODEL).send().await;
     assert_eq!(response.status(), 422);
     assert!(provider(&app, "second").calls().is_empty());
-}
-
-/// A provider that keeps failing is taken out, and comes back when a probe works.
-#[tokio::test]
-async fn the_breaker_opens_and_closes() {
-    let app = two_providers().await;
-    provider(&app, "first").always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
-    let up = |scrape: &Scrape, value: f64| {
-        scrape.metric("nexusgate_provider_up").label("provider", "first").is(value)
-    };
-    for _ in 0..5 {
-        assert_eq!(app.chat(MODEL).send().await.status(), 200);
-    }
-    app.eventually("the breaker is open", |scrape| up(scrape, 0.0)).await;
-    let asked = provider(&app, "first").calls().len();
-    for _ in 0..5 {
-        assert_eq!(app.chat(MODEL).send().await.status(), 200);
-    }
-    assert_eq!(provider(&app, "first").calls().len(), asked, "it is left alone");
-    provider(&app, "first").always(Reply::text("well again"));
-    // The breaker lets a probe through after some seconds; until then the second provider answers.
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while provider(&app, "first").calls().len() == asked {
-        assert!(std::time::Instant::now() < deadline, "no probe was made");
-        assert_eq!(app.chat(MODEL).send().await.status(), 200);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    app.eventually("the breaker is closed", |scrape| up(scrape, 1.0)).await;
-}
-
-/// With one provider there is nobody to fail over to: an open breaker does not refuse what may work.
-#[tokio::test]
-async fn a_lone_provider_is_tried_all_the_same() {
-    let app = TestApp::spawn().await;
-    app.provider().always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
-    for _ in 0..4 {
-        app.chat(MODEL).send().await;
-    }
-    app.provider().always(Reply::text("well again"));
-    assert_eq!(app.chat(MODEL).send().await.status(), 200);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@
 
 mod admin;
 mod architecture;
+mod breaker;
 mod commands;
 mod demo;
 mod endings;
