@@ -55,6 +55,7 @@ pub(crate) fn record(label_set: usize) -> RequestRecord {
         stream: true,
         usage,
         cost: price.cost(&usage),
+        spent: None,
         finish_reason: Some(FinishReason::Stop),
         error: None,
         started_at: Utc::now(),

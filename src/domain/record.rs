@@ -43,9 +43,12 @@ pub struct RequestRecord {
     pub target: Option<Arc<Target>>,
     pub status: Status,
     pub stream: bool,
-    /// As reported; unknown fields stay unknown.
+    /// As the target reported; unknown fields stay unknown.
     pub usage: Usage,
+    /// Of `usage`.
     pub cost: Cost,
+    /// What the attempts before the last one reported, and cost.
+    pub spent: Option<Box<Spent>>,
     pub finish_reason: Option<FinishReason>,
     /// Why it failed, for the log: a short code such as `timeout`, `http_500`, `stream_cut`, `panic`.
     pub error: Option<String>,
@@ -69,7 +72,33 @@ pub struct RequestRecord {
     pub response_body: Option<Bytes>,
 }
 
+/// What attempts that failed are owed all the same: the provider that answered after them did not make them free.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spent {
+    pub usage: Usage,
+    /// At the price of each attempt's own target.
+    pub cost: Cost,
+}
+
 impl RequestRecord {
+    /// The usage of all attempts.
+    pub fn total_usage(&self) -> Usage {
+        let mut total = self.usage;
+        if let Some(spent) = &self.spent {
+            total += spent.usage;
+        }
+        total
+    }
+
+    /// The cost of all attempts.
+    pub fn total_cost(&self) -> Cost {
+        let mut total = self.cost;
+        if let Some(spent) = &self.spent {
+            total += spent.cost;
+        }
+        total
+    }
+
     /// Whether a provider gave an answer that it may charge for: the whole of it, or the beginning.
     pub fn was_answered(&self) -> bool {
         match self.status {

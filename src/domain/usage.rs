@@ -1,5 +1,7 @@
 //! Tokens and money.
 
+use std::ops::AddAssign;
+
 /// Tokens of one request, as the provider reported them. `None` means: not said.
 ///
 /// Source of the meanings: OpenTelemetry GenAI conventions, `gen_ai.usage.*`.
@@ -35,6 +37,21 @@ impl Usage {
         self.cached = later.cached.or(self.cached);
         self.cache_write = later.cache_write.or(self.cache_write);
         self.reasoning = later.reasoning.or(self.reasoning);
+    }
+}
+
+/// Field by field; what neither says stays unknown.
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.saturating_add(b)),
+            (a, b) => a.or(b),
+        };
+        self.prompt = sum(self.prompt, other.prompt);
+        self.completion = sum(self.completion, other.completion);
+        self.cached = sum(self.cached, other.cached);
+        self.cache_write = sum(self.cache_write, other.cache_write);
+        self.reasoning = sum(self.reasoning, other.reasoning);
     }
 }
 
@@ -75,6 +92,13 @@ impl Cost {
     }
 }
 
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.prompt += other.prompt;
+        self.completion += other.completion;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +112,16 @@ mod tests {
             Usage { prompt: Some(10), completion: Some(7), reasoning: Some(2), ..Usage::default() }
         );
         assert_eq!(usage.total(), 17);
+    }
+
+    #[test]
+    fn what_only_one_of_two_says_is_known_of_both() {
+        let mut usage = Usage { prompt: Some(10), completion: Some(1), ..Usage::default() };
+        usage += Usage { completion: Some(7), reasoning: Some(2), ..Usage::default() };
+        assert_eq!(
+            usage,
+            Usage { prompt: Some(10), completion: Some(8), reasoning: Some(2), ..Usage::default() }
+        );
     }
 
     #[test]

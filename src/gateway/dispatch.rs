@@ -103,9 +103,7 @@ impl Gateway {
                 match self.exchange(job, target, permit, now, None, guard).await {
                     Ok(answer) => return Ok((answer, target.clone())),
                     Err(again) => {
-                        // What the first answer cost stays owed when the second says nothing of it.
-                        let usage = again.usage.or(failure.usage);
-                        failure = Failure { usage, ..again };
+                        failure = again;
                         guard.blame(failure.code());
                         last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
                     }
@@ -197,9 +195,6 @@ pub(super) fn name_answer(headers: &mut HeaderMap, id: Uuid, target: Option<&Tar
 /// Nobody answered well: the client gets the last answer an upstream gave, or the gateway's own error.
 fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
     guard.blame(failure.code());
-    if let Some(usage) = &failure.usage {
-        guard.observed(usage, None);
-    }
     let answered_by = failure.answered_by.clone();
     let mut response = match failure.answer {
         Some(answer) => answer.into_response(job.call),

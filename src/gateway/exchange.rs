@@ -72,7 +72,7 @@ pub(super) struct Failure {
     pub(super) status: Option<StatusCode>,
     /// Instead of what follows from the outcome.
     pub(super) code: Option<&'static str>,
-    /// What an answer that is of no use says that it cost; counted if no other provider gives a better one.
+    /// What an answer that is of no use says that it cost.
     pub(super) usage: Option<Box<Usage>>,
 }
 
@@ -212,6 +212,9 @@ impl Gateway {
                 Err(failure)
             }
         };
+        if let Err(Failure { usage: Some(usage), .. }) = &answer {
+            guard.observed(usage, None);
+        }
         guard.worked(working.elapsed());
         answer
     }

@@ -72,6 +72,7 @@ impl FinishGuard {
                 stream: job.stream,
                 usage: Usage::default(),
                 cost: Cost::default(),
+                spent: None,
                 finish_reason: None,
                 error: None,
                 started_at: scope.arrived_at,
@@ -109,9 +110,15 @@ impl FinishGuard {
         &self.record
     }
 
-    /// The request is being sent to `target`.
+    /// The request is being sent to `target`. What the attempt before it reported stays owed.
     pub(super) fn tried(&mut self, target: &Arc<Target>) {
-        self.record.target = Some(target.clone());
+        let before = self.record.target.replace(target.clone());
+        if self.record.usage.is_known() {
+            let usage = std::mem::take(&mut self.record.usage);
+            let spent = self.record.spent.get_or_insert_default();
+            spent.usage += usage;
+            spent.cost += before.map_or_else(Cost::default, |target| target.price.cost(&usage));
+        }
     }
 
     /// What the provider said of usage and ending so far.
@@ -218,7 +225,7 @@ impl FinishGuard {
             provider: &self.provider,
         }
         .emit();
-        gateway.limiter().charge(&record.key, record.usage.total());
+        gateway.limiter().charge(&record.key, record.total_usage().total());
         gateway.log(record);
         // After the log has it: whoever asks for this id next finds the answer in one place or the other.
         if let Some(claim) = self.claim.take() {

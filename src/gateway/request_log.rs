@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time;
 
-use super::journal::{Batch, Group, Journal, LogEvent, Next, Payloads, Row, Status, Tally};
+use super::journal::{Batch, Group, Journal, LogEvent, Next, Payloads, Row, Status, Tally, age};
 use crate::domain::label::LogTable;
 
 #[cfg(test)]
@@ -433,9 +433,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         .await
         .inspect_err(|error| tracing::error!(%error, "work on the journal did not end"))
         .ok()
-}
-
-fn age(then_ms: u64) -> Duration {
-    let then = SystemTime::UNIX_EPOCH + Duration::from_millis(then_ms);
-    SystemTime::now().duration_since(then).unwrap_or_default()
 }

@@ -181,7 +181,7 @@ catalog! {
     COST_PROMPT: FloatCounter, Usd = "nexusgate_cost_prompt_usd_total" { model, provider, api_key_comment };
     /// USD spent on output tokens, of models with a price.
     COST_COMPLETION: FloatCounter, Usd = "nexusgate_cost_completion_usd_total" { model, provider, api_key_comment };
-    /// USD spent on input and output tokens, of models with a price.
+    /// USD spent on input and output tokens, of models with a price; what failed attempts at other providers cost is added to the one that answered.
     COST_TOTAL: FloatCounter, Usd = "nexusgate_cost_total_usd_total" { model, provider, api_key_comment };
     /// Seconds from a completion request's arrival to the last byte of its answer; completed requests only.
     COMPLETION_DURATION: Histogram(Buckets::Latency), Seconds = "nexusgate_completion_duration_seconds" { model };
@@ -248,9 +248,9 @@ catalog! {
     TOKENS_CACHE_WRITE: Counter, Tokens = "nexusgate_tokens_cache_write_total" { model };
     /// Output tokens spent on reasoning; part of the completion tokens.
     TOKENS_REASONING: Counter, Tokens = "nexusgate_tokens_reasoning_total" { model };
-    /// Tokens of completions that were aborted or failed.
+    /// Tokens of completions that were aborted or failed, and of failed attempts at one that another attempt answered.
     TOKENS_WASTED: Counter, Tokens = "nexusgate_tokens_wasted_total" { model, reason: WasteReason };
-    /// USD spent on completions that were aborted or failed.
+    /// USD spent on completions that were aborted or failed, and on failed attempts at one that another attempt answered.
     COST_WASTED: FloatCounter, Usd = "nexusgate_cost_wasted_usd_total" { model, reason: WasteReason };
     /// Completed completions, by why the model stopped.
     FINISH_REASONS: Counter, Count = "nexusgate_completion_finish_reasons_total" { model, finish_reason: FinishReason };

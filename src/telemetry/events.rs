@@ -34,12 +34,15 @@ impl CompletionFinished<'_> {
         // Each of the six histograms pins the epoch of its samples, which is a memory fence; while it is pinned already, it
         // is an addition.
         let _pinned = crossbeam_epoch::pin();
-        series.cost.add(record.cost);
-        count_tokens(model, &record.usage);
+        series.cost.add(record.total_cost());
+        count_tokens(model, record);
+        if let Some(spent) = &record.spent {
+            count_waste(model, spent.usage, spent.cost, WasteReason::Failed);
+        }
         match record.status {
             Status::Completed => count_completed(model, record),
-            Status::Aborted => count_waste(model, record, WasteReason::Aborted),
-            Status::Failed => count_waste(model, record, WasteReason::Failed),
+            Status::Aborted => count_waste(model, record.usage, record.cost, WasteReason::Aborted),
+            Status::Failed => count_waste(model, record.usage, record.cost, WasteReason::Failed),
             Status::CacheHit => {}
         }
         if record.was_answered() {
@@ -67,8 +70,8 @@ impl EmbeddingFinished<'_> {
         if record.status == Status::CacheHit {
             return;
         }
-        series.cost.add(record.cost);
-        if let Some(tokens) = record.usage.prompt {
+        series.cost.add(record.total_cost());
+        if let Some(tokens) = record.total_usage().prompt {
             model.tokens.increment(tokens);
         }
         if record.status == Status::Completed {
@@ -86,13 +89,19 @@ impl EmbeddingFinished<'_> {
     }
 }
 
-fn count_tokens(model: &ModelSeries, usage: &Usage) {
+/// The counters have what all attempts used, the histograms how large the last one was.
+fn count_tokens(model: &ModelSeries, record: &RequestRecord) {
+    let usage = record.total_usage();
     if let Some(tokens) = usage.prompt {
         model.tokens_prompt.increment(tokens);
-        model.prompt_tokens.record(as_f64(tokens));
     }
     if let Some(tokens) = usage.completion {
         model.tokens_completion.increment(tokens);
+    }
+    if let Some(tokens) = record.usage.prompt {
+        model.prompt_tokens.record(as_f64(tokens));
+    }
+    if let Some(tokens) = record.usage.completion {
         model.output_tokens.record(as_f64(tokens));
     }
     for (counter, tokens) in [
@@ -137,9 +146,9 @@ fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -
     (slo.ttft.is_some() || slo.tpot.is_some()) && met(slo.ttft, record.ttft) && met(slo.tpot, tpot)
 }
 
-fn count_waste(model: &ModelSeries, record: &RequestRecord, reason: WasteReason) {
-    model.tokens_wasted[reason as usize].increment(record.usage.total());
-    model.cost_wasted[reason as usize].add(record.cost.total());
+fn count_waste(model: &ModelSeries, usage: Usage, cost: Cost, reason: WasteReason) {
+    model.tokens_wasted[reason as usize].increment(usage.total());
+    model.cost_wasted[reason as usize].add(cost.total());
 }
 
 impl CostSeries {

@@ -30,6 +30,7 @@ mod secrets;
 mod settings;
 mod slow_clients;
 mod soak;
+mod spent;
 mod streams;
 mod support;
 mod tls;

@@ -39,9 +39,9 @@ pub(super) mod tests;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -300,7 +300,7 @@ impl<R: Row> Journal<R> {
         let pending = |table: usize| backlog.own[table].pending + backlog.replayed[table].pending;
         Status {
             pending: std::array::from_fn(pending),
-            oldest: backlog.oldest().map(|then| Duration::from_millis(now_ms().saturating_sub(then))),
+            oldest: backlog.oldest().map(age),
             memory_rows: backlog.memory_rows(),
             disk_bytes: backlog.disk_bytes(),
         }
@@ -405,8 +405,19 @@ impl<R: Row> Shared<R> {
     }
 }
 
-/// Milliseconds since 1970, the unit of the records' times.
+/// Milliseconds since 1970, the unit of the records' times, by a clock that is never set: the machine's when this was first
+/// asked, and what has passed since. Were rows dated by one that is set back, they would seem to be in the database before
+/// they are, and an answer would be forgotten that a repeated request needs.
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (Instant::now(), since_1970)
+    });
+    let (start, since_1970) = &*START;
+    u64::try_from((*since_1970 + start.elapsed()).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long ago that was; nothing for what an earlier process dated later than now.
+pub(super) fn age(then_ms: u64) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(then_ms))
 }

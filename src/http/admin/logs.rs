@@ -136,7 +136,7 @@ pub(super) struct LogEntry {
     /// `completed`, `failed`, `aborted` or `cache_hit`.
     status: String,
     stream: bool,
-    /// As the provider reported it; null: it did not say.
+    /// As the providers reported it, failed attempts included; null: none of them said.
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
     /// The part of the prompt that the provider had in its cache.

@@ -108,6 +108,7 @@ impl LogRow {
 impl From<&RequestRecord> for LogRow {
     fn from(record: &RequestRecord) -> Self {
         let target = record.target.as_deref();
+        let (usage, cost) = (record.total_usage(), record.total_cost());
         Self {
             table: record.call.table(),
             id: record.id,
@@ -122,13 +123,13 @@ impl From<&RequestRecord> for LogRow {
             },
             status: record.status.as_str().into(),
             stream: record.stream,
-            prompt_tokens: record.usage.prompt.map(count),
-            completion_tokens: record.usage.completion.map(count),
-            cached_tokens: record.usage.cached.map(count),
-            cache_write_tokens: record.usage.cache_write.map(count),
-            reasoning_tokens: record.usage.reasoning.map(count),
-            prompt_cost: finite(record.cost.prompt),
-            completion_cost: finite(record.cost.completion),
+            prompt_tokens: usage.prompt.map(count),
+            completion_tokens: usage.completion.map(count),
+            cached_tokens: usage.cached.map(count),
+            cache_write_tokens: usage.cache_write.map(count),
+            reasoning_tokens: usage.reasoning.map(count),
+            prompt_cost: finite(cost.prompt),
+            completion_cost: finite(cost.completion),
             duration_ms: ms(record.duration),
             ttft_ms: record.ttft.map(ms),
             longest_stall_ms: record.longest_stall.map(ms),

@@ -68,6 +68,7 @@ fn record() -> RequestRecord {
             reasoning: Some(0),
         },
         cost: Cost { prompt: 0.1 + 0.2, completion: 1e-9 },
+        spent: None,
         finish_reason: Some(FinishReason::Stop),
         error: None,
         started_at: noon(),
