@@ -263,58 +263,6 @@ async fn the_breaker_knows_every_fault() {
     }
 }
 
-/// The next provider may speak another format than the first, and than the client.
-#[tokio::test]
-async fn across_formats() {
-    use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
-    for (first, second) in [(OpenAi, Anthropic), (Anthropic, OpenAiResponses), (OpenAiResponses, OpenAi)] {
-        let app =
-            TestApp::builder().targets(vec![("first", first, None), ("second", second, None)]).spawn().await;
-        provider(&app, "first").always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
-        provider(&app, "second").always(Reply::text("from the second"));
-        for format in ApiFormat::ALL.iter().copied() {
-            for stream in [false, true] {
-                let case = format!("{} from {first:?} to {second:?}, stream: {stream}", format.as_str());
-                let call = app.ask(format, MODEL).with("vendor_field", 7.into());
-                let response = if stream { call.streamed() } else { call }.send().await;
-                assert_eq!(response.status(), 200, "{case}");
-                assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{case}");
-                let dropped = response.headers().get("x-nexusgate-dropped").cloned();
-                let same = second.chat_format() == format;
-                assert_eq!(dropped.is_some(), !same, "{case}: {dropped:?}");
-                let text = response.text().await.expect("text");
-                assert!(text.contains("second") && !text.contains("overloaded"), "{case}: {text}");
-            }
-        }
-        let scrape = app.settled().await;
-        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0));
-        // The breaker opens after the fifth.
-        assert!(scrape.metric("nexusgate_failovers_total").label("outcome", "http_5xx").is(5.0));
-    }
-}
-
-/// When they all fail the client gets the last answer in the shape that it reads.
-#[tokio::test]
-async fn errors_across_formats() {
-    for (kind, format) in [
-        (ProviderKind::OpenAi, ApiFormat::Anthropic),
-        (ProviderKind::Anthropic, ApiFormat::OpenAiChat),
-        (ProviderKind::Anthropic, ApiFormat::OpenAiResponses),
-    ] {
-        let app = TestApp::builder().targets(vec![("first", kind, None)]).spawn().await;
-        provider(&app, "first").always(Reply::rate_limited(Duration::from_secs(30)));
-        for stream in [false, true] {
-            let call = app.ask(format, MODEL);
-            let response = if stream { call.streamed() } else { call }.send().await;
-            assert_eq!(response.status(), 429);
-            assert_eq!(response.headers()["retry-after"], "30");
-            let told: Value = response.json().await.expect("JSON");
-            assert_eq!(told["error"]["type"], "rate_limit_error");
-            assert_eq!(told["type"] == "error", format == ApiFormat::Anthropic);
-        }
-    }
-}
-
 /// An error that is all a stream says came before the client saw anything.
 #[tokio::test]
 async fn a_stream_that_begins_with_an_error() {

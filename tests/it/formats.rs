@@ -1,11 +1,15 @@
 //! Every client format through every provider format: what is counted, and in whose name.
 
+use std::time::Duration;
+
+use http::StatusCode;
 use nexusgate::demo::provider::{Answer, Reply, ToolCall};
 use nexusgate::domain::label::{ApiFormat, FinishReason};
 use nexusgate::domain::provider::ProviderKind;
 use nexusgate::domain::usage::Usage;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::failover::provider;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
 
@@ -153,5 +157,57 @@ async fn what_cannot_be_converted_has_failed() {
         assert!(scrape.metric("nexusgate_tokens_prompt_total").is(25.0), "it is paid for all the same");
         let failed = app.log_rows().await.into_iter().filter(|row| row.status == "failed");
         assert!(failed.into_iter().all(|row| row.error.as_deref() == Some("conversion_failed")));
+    }
+}
+
+/// The next provider may speak another format than the first, and than the client.
+#[tokio::test]
+async fn a_failover_crosses_formats() {
+    use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
+    for (first, second) in [(OpenAi, Anthropic), (Anthropic, OpenAiResponses), (OpenAiResponses, OpenAi)] {
+        let app =
+            TestApp::builder().targets(vec![("first", first, None), ("second", second, None)]).spawn().await;
+        provider(&app, "first").always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+        provider(&app, "second").always(Reply::text("from the second"));
+        for format in ApiFormat::ALL.iter().copied() {
+            for stream in [false, true] {
+                let case = format!("{} from {first:?} to {second:?}, stream: {stream}", format.as_str());
+                let call = app.ask(format, MODEL).with("vendor_field", 7.into());
+                let response = if stream { call.streamed() } else { call }.send().await;
+                assert_eq!(response.status(), 200, "{case}");
+                assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{case}");
+                let dropped = response.headers().get("x-nexusgate-dropped").cloned();
+                let same = second.chat_format() == format;
+                assert_eq!(dropped.is_some(), !same, "{case}: {dropped:?}");
+                let text = response.text().await.expect("text");
+                assert!(text.contains("second") && !text.contains("overloaded"), "{case}: {text}");
+            }
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0));
+        // The breaker opens after the fifth.
+        assert!(scrape.metric("nexusgate_failovers_total").label("outcome", "http_5xx").is(5.0));
+    }
+}
+
+/// When they all fail the client gets the last answer in the shape that it reads.
+#[tokio::test]
+async fn an_error_has_the_shape_of_the_clients_format() {
+    for (kind, format) in [
+        (ProviderKind::OpenAi, ApiFormat::Anthropic),
+        (ProviderKind::Anthropic, ApiFormat::OpenAiChat),
+        (ProviderKind::Anthropic, ApiFormat::OpenAiResponses),
+    ] {
+        let app = TestApp::builder().targets(vec![("first", kind, None)]).spawn().await;
+        provider(&app, "first").always(Reply::rate_limited(Duration::from_secs(30)));
+        for stream in [false, true] {
+            let call = app.ask(format, MODEL);
+            let response = if stream { call.streamed() } else { call }.send().await;
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()["retry-after"], "30");
+            let told: Value = response.json().await.expect("JSON");
+            assert_eq!(told["error"]["type"], "rate_limit_error");
+            assert_eq!(told["type"] == "error", format == ApiFormat::Anthropic);
+        }
     }
 }
