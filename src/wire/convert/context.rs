@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::fields::{Object, take_objects};
+use super::fields::Object;
+use super::names::{self, Renamed};
 use super::surrogates::read_lossy;
 use crate::domain::label::ApiFormat;
 
@@ -22,6 +23,8 @@ pub struct AnswerContext {
     pub(crate) request: Object,
     /// Names of tools that take free text. Providers that have none were given them as functions.
     pub(crate) custom_tools: Vec<String>,
+    /// Tools that the provider may know by another name.
+    renamed: Vec<Renamed>,
 }
 
 impl AnswerContext {
@@ -30,21 +33,49 @@ impl AnswerContext {
         let mut request: Object = read_lossy(request).unwrap_or_default();
         let include_usage = format == ApiFormat::OpenAiChat
             && request.get("stream_options").is_some_and(|options| options["include_usage"] == true);
-        let custom_tools = match format {
-            ApiFormat::OpenAiChat => custom_tools(&mut request, |tool| tool["custom"]["name"].as_str()),
-            ApiFormat::OpenAiResponses => custom_tools(&mut request.clone(), |tool| tool["name"].as_str()),
-            ApiFormat::Anthropic => Vec::new(),
-        };
-        let request = if format == ApiFormat::OpenAiResponses { request } else { Object::new() };
+        let responses = format == ApiFormat::OpenAiResponses;
+        let tools = if responses { request.get("tools").cloned() } else { request.remove("tools") };
+        let request = if responses { request } else { Object::new() };
         let (model, id) = (model.to_owned(), id.to_owned());
-        Self { model, created, id, include_usage, request, custom_tools }
+        let mut context = Self { model, created, id, include_usage, request, ..Self::default() };
+        for tool in tools.as_ref().and_then(Value::as_array).into_iter().flatten() {
+            match tool["type"].as_str() {
+                Some("namespace") if responses => {
+                    for inner in tool["tools"].as_array().into_iter().flatten() {
+                        context.knows(format, inner, tool["name"].as_str());
+                    }
+                }
+                _ => context.knows(format, tool, None),
+            }
+        }
+        context
     }
-}
 
-fn custom_tools(request: &mut Object, name: fn(&Value) -> Option<&str>) -> Vec<String> {
-    take_objects(request, "tools")
-        .map(Value::Object)
-        .filter(|tool| tool["type"] == "custom")
-        .filter_map(|tool| name(&tool).map(str::to_owned))
-        .collect()
+    /// Takes note of what the provider may be told of a tool.
+    fn knows(&mut self, format: ApiFormat, tool: &Value, namespace: Option<&str>) {
+        let kind = tool["type"].as_str();
+        let is_custom = kind == Some("custom") && format != ApiFormat::Anthropic;
+        let holder = match format {
+            ApiFormat::OpenAiChat => &tool[kind.unwrap_or("function")],
+            ApiFormat::OpenAiResponses | ApiFormat::Anthropic => tool,
+        };
+        let Some(name) = holder["name"].as_str() else { return };
+        let sent = match namespace {
+            Some(namespace) => Some(names::flat(namespace, name)),
+            None => names::short(name),
+        };
+        if is_custom {
+            let known = if namespace.is_some() { sent.as_deref() } else { None };
+            self.custom_tools.push(known.unwrap_or(name).to_owned());
+        }
+        if let Some(sent) = sent {
+            let (name, namespace) = (name.to_owned(), namespace.map(str::to_owned));
+            self.renamed.push(Renamed { sent, name, namespace });
+        }
+    }
+
+    /// The tool that the provider calls `sent`, if the client calls it something else.
+    pub(crate) fn renamed(&self, sent: &str) -> Option<&Renamed> {
+        self.renamed.iter().find(|renamed| renamed.sent == sent)
+    }
 }

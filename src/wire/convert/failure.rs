@@ -77,7 +77,16 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
         Some(status) => format!("The provider answered with status {status}"),
         None => "The provider reported an error without saying which".into(),
     });
+    let code = code.or_else(|| is_too_long(&message).then(|| TOO_LONG.to_owned()));
     ProviderError { kind, message, code, param: word("param") }
+}
+
+/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and try again.
+const TOO_LONG: &str = "context_length_exceeded";
+
+/// Whether Anthropic says so, which has no code for it.
+fn is_too_long(message: &str) -> bool {
+    message.starts_with("prompt is too long") || message.contains("exceed context limit")
 }
 
 /// What to say of an event that is not JSON.
@@ -163,6 +172,14 @@ mod tests {
             assert_eq!(decode(&error(code.clone()), None).kind, kind, "{code}");
         }
         assert_eq!(decode(&error(json!(429)), Some(500)).kind, ErrorKind::Api, "the answer's own status");
+    }
+
+    #[test]
+    fn what_is_too_long_has_a_code() {
+        let error = r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#;
+        let told = converted(ApiFormat::OpenAiChat, 400, error);
+        assert_eq!(told["error"]["code"], TOO_LONG);
+        assert_eq!(told["error"]["type"], "invalid_request_error");
     }
 
     #[test]

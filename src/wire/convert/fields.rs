@@ -92,6 +92,11 @@ impl<'a> Fields<'a> {
         self.object.get_mut(key).map(Value::take).filter(|value| !value.is_null())
     }
 
+    /// Whether the field `key` is the text `word`; it stays to be read.
+    pub(crate) fn is(&self, key: &str, word: &str) -> bool {
+        self.object.get(key).is_some_and(|value| value == word)
+    }
+
     /// Marks fields as read that need no reading.
     pub(crate) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {

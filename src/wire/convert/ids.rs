@@ -15,8 +15,3 @@ pub(crate) fn answer(prefix: &str, id: &str, context: &AnswerContext) -> String 
 pub(crate) fn item(prefix: &str, index: usize, context: &AnswerContext) -> String {
     format!("{prefix}{}_{index}", context.id)
 }
-
-/// An id for a call that came without; `position` is its place among what was generated.
-pub(crate) fn of_call(position: usize) -> String {
-    format!("call_{position}")
-}

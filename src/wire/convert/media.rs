@@ -14,7 +14,12 @@ pub(crate) fn from_url(url: String, at: &At<'_>) -> Result<Media, ConvertError> 
         .ok_or_else(|| ConvertError::at(at, "must be base64 when it is a data: URL"))?;
     let media_type = head.split(';').next().unwrap_or_default();
     let media_type = if media_type.is_empty() { "text/plain" } else { media_type };
-    Ok(Media::Inline { media_type: media_type.to_ascii_lowercase(), data: data.to_owned() })
+    let media_type = match media_type.to_ascii_lowercase() {
+        // A common mistake, which only some providers forgive.
+        wrong if wrong == "image/jpg" => "image/jpeg".to_owned(),
+        media_type => media_type,
+    };
+    Ok(Media::Inline { media_type, data: data.to_owned() })
 }
 
 /// The `data:` URL of base64 `data`.
@@ -47,6 +52,7 @@ mod tests {
         assert_eq!(read("https://a/b.png"), Ok(Media::Url("https://a/b.png".into())));
         assert_eq!(read("data:image/PNG;base64,AAAA"), Ok(inline("image/png", "AAAA")));
         assert_eq!(read("data:text/plain;charset=utf-8;base64,AAAA"), Ok(inline("text/plain", "AAAA")));
+        assert_eq!(read("data:image/jpg;base64,AAAA"), Ok(inline("image/jpeg", "AAAA")));
         assert_eq!(read("data:;base64,"), Ok(inline("text/plain", "")));
         assert_eq!(read("data:image/png;base64"), Err("`url` is a data: URL without a comma".into()));
         assert_eq!(read("data:image/png,abc"), Err("`url` must be base64 when it is a data: URL".into()));

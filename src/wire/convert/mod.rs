@@ -6,14 +6,16 @@
 //!
 //! [`answer_to_stream`] and [`stream_to_answer`] stay within one format and lose nothing.
 
+mod calls;
 mod context;
 pub(crate) mod dropped;
 pub(crate) mod error;
 pub(crate) mod failure;
 pub(crate) mod fields;
-mod free_text;
+mod fit;
 pub(crate) mod ids;
 pub(crate) mod media;
+pub(crate) mod names;
 pub(crate) mod schema;
 pub(crate) mod seal;
 mod sequence;
@@ -81,12 +83,13 @@ pub fn convert_request(
     options: &RequestOptions<'_>,
 ) -> Result<Rendered, ConvertError> {
     let mut dropped = Dropped::default();
-    let request = match from {
+    let mut request = match from {
         ApiFormat::OpenAiChat => openai_chat::request::decode(body, &mut dropped)?,
         ApiFormat::OpenAiResponses => openai_responses::request::decode(body, &mut dropped)?,
         ApiFormat::Anthropic => anthropic::request::decode(body, &mut dropped)?,
     };
     let mut unsayable = Dropped::default();
+    fit::fit(&mut request, from, to, options.model, &mut unsayable);
     let body = match to {
         ApiFormat::OpenAiChat => openai_chat::request::encode(&request, options, &mut unsayable)?,
         ApiFormat::OpenAiResponses => openai_responses::request::encode(&request, options, &mut unsayable)?,
@@ -137,7 +140,7 @@ pub fn convert_answer(
         ApiFormat::OpenAiResponses => openai_responses::answer::decode(body)?,
         ApiFormat::Anthropic => anthropic::answer::decode(body)?,
     };
-    free_text::unwrap(&mut answer.parts, context);
+    calls::restore_all(&mut answer.parts, context);
     match to {
         ApiFormat::OpenAiChat => openai_chat::answer::encode(&answer, context),
         ApiFormat::OpenAiResponses => openai_responses::answer::encode(&answer, context),

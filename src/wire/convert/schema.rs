@@ -1,4 +1,4 @@
-//! JSON schemas: what OpenAI wants of one that it shall enforce.
+//! JSON schemas: what OpenAI and Anthropic want of one that they shall enforce.
 
 use serde_json::Value;
 
@@ -33,11 +33,139 @@ fn follows(schema: &Value, depth: usize) -> bool {
     }
 }
 
+/// What Anthropic cannot enforce, and refuses. Source:
+/// <https://platform.claude.com/docs/en/build-with-claude/structured-outputs#json-schema-limitations>.
+const NOT_ENFORCED: [&str; 12] = [
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "uniqueItems",
+];
+
+/// Makes `schema` one that Anthropic enforces: every object is closed, and what cannot be enforced is said in the description,
+/// where the model reads it. Whether anything had to be changed.
+pub(crate) fn fit_for_anthropic(schema: &mut Value) -> bool {
+    enforceable(schema, 0)
+}
+
+fn enforceable(schema: &mut Value, depth: usize) -> bool {
+    let Value::Object(object) = schema else { return false };
+    if depth > MAX_DEPTH {
+        return false;
+    }
+    let mut changed = false;
+    if let Some(alternatives) = object.remove("oneOf") {
+        object.entry("anyOf").or_insert(alternatives);
+        changed = true;
+    }
+    let is_object =
+        object.contains_key("properties") || object.get("type").is_some_and(|kind| kind == "object");
+    if is_object && object.get("additionalProperties") != Some(&Value::Bool(false)) {
+        object.insert("additionalProperties".into(), false.into());
+        changed = true;
+    }
+    let mut told = Vec::new();
+    for key in NOT_ENFORCED {
+        let allowed = |value: &Value| key == "minItems" && value.as_u64().is_some_and(|least| least <= 1);
+        if object.get(key).is_some_and(|value| !value.is_object() && !allowed(value))
+            && let Some(value) = object.remove(key)
+        {
+            told.push(format!("{key}: {value}"));
+        }
+    }
+    if !told.is_empty() {
+        changed = true;
+        let told = told.join(", ");
+        let described = object.get("description").and_then(Value::as_str);
+        let description = described.map_or_else(|| told.clone(), |text| format!("{text} ({told})"));
+        object.insert("description".into(), description.into());
+    }
+    for (key, value) in object {
+        match (key.as_str(), value) {
+            ("properties" | "$defs" | "definitions", Value::Object(named)) => {
+                for schema in named.values_mut() {
+                    changed |= enforceable(schema, depth + 1);
+                }
+            }
+            ("items", schema @ Value::Object(_)) => changed |= enforceable(schema, depth + 1),
+            ("anyOf" | "allOf" | "prefixItems", Value::Array(schemas)) => {
+                for schema in schemas {
+                    changed |= enforceable(schema, depth + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    changed
+}
+
+/// How many properties of the objects in `schema` may be missing; Anthropic enforces only so many.
+pub(crate) fn optional_properties(schema: &Value) -> usize {
+    fn count(schema: &Value, depth: usize) -> usize {
+        if depth > MAX_DEPTH {
+            return 0;
+        }
+        let own = schema["properties"].as_object().map_or(0, |properties| {
+            let required = schema["required"].as_array();
+            let is_required = |name: &String| required.is_some_and(|names| names.iter().any(|n| n == name));
+            properties.keys().filter(|name| !is_required(name)).count()
+        });
+        let inner: usize = match schema {
+            Value::Object(object) => object.values().map(|value| count(value, depth + 1)).sum(),
+            Value::Array(items) => items.iter().map(|item| count(item, depth + 1)).sum(),
+            _ => 0,
+        };
+        own + inner
+    }
+    count(schema, 0)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_enforced_is_told() {
+        let mut schema = json!({
+            "type": "object",
+            "properties": {
+                "age": {"type": "integer", "minimum": 0, "maximum": 150, "description": "In years"},
+                "minimum": {"type": "number"},
+                "tags": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 2}},
+                "size": {"oneOf": [{"$ref": "#/$defs/box"}, {"type": "null"}]},
+            },
+            "required": ["age"],
+            "$defs": {"box": {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}},
+        });
+        assert!(fit_for_anthropic(&mut schema));
+        let expected = json!({
+            "type": "object",
+            "properties": {
+                "age": {"type": "integer", "description": "In years (maximum: 150, minimum: 0)"},
+                "minimum": {"type": "number"},
+                "tags": {
+                    "type": "array", "minItems": 1, "items": {"type": "string", "description": "minLength: 2"},
+                },
+                "size": {"anyOf": [{"$ref": "#/$defs/box"}, {"type": "null"}]},
+            },
+            "required": ["age"],
+            "$defs": {"box": {"type": "object", "properties": {}, "additionalProperties": false}},
+            "additionalProperties": false,
+        });
+        assert_eq!(schema, expected);
+        assert!(!fit_for_anthropic(&mut schema), "it fits now");
+        assert_eq!(optional_properties(&schema), 3);
+    }
 
     #[test]
     fn strict_schemas_are_closed_and_complete() {

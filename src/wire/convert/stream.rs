@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::AnswerContext;
-use super::free_text::Unwrapper;
+use super::calls::Restorer;
 use super::sequence::Sequencer;
 use crate::domain::chat::{ErrorKind, ProviderError, StreamEvent};
 use crate::domain::label::ApiFormat;
@@ -41,7 +41,7 @@ impl Encoder {
 pub struct StreamConverter {
     decoder: Decoder,
     sequencer: Sequencer,
-    unwrapper: Unwrapper,
+    restorer: Restorer,
     encoder: Encoder,
     context: AnswerContext,
     /// Whether the model has said why it stopped.
@@ -62,7 +62,7 @@ impl StreamConverter {
                 ApiFormat::Anthropic => Decoder::Anthropic(Default::default()),
             },
             sequencer: Sequencer::default(),
-            unwrapper: Unwrapper::default(),
+            restorer: Restorer::default(),
             encoder: match to {
                 ApiFormat::OpenAiChat => Encoder::Chat(Default::default()),
                 ApiFormat::OpenAiResponses => Encoder::Responses(Default::default()),
@@ -135,9 +135,9 @@ impl StreamConverter {
             StreamEvent::End | StreamEvent::Failed(_) => self.done = true,
             _ => {}
         }
-        let Self { sequencer, unwrapper, encoder, context, .. } = self;
+        let Self { sequencer, restorer, encoder, context, .. } = self;
         sequencer.pass(event, &mut |event| {
-            unwrapper.pass(event, context, &mut |event| encoder.write(event, context, out));
+            restorer.pass(event, context, &mut |event| encoder.write(event, context, out));
         });
     }
 }

@@ -49,7 +49,7 @@ fn parts(message: &mut Object) -> Vec<Part> {
         parts.push(Part::Refusal(text));
     }
     for call in take_objects(message, "tool_calls") {
-        parts.extend(tool_call(call, parts.len()).map(Part::ToolCall));
+        parts.extend(tool_call(call).map(Part::ToolCall));
     }
     parts
 }
@@ -68,10 +68,8 @@ fn chunk(chunk: Value) -> Option<Part> {
     }
 }
 
-fn tool_call(mut call: Object, position: usize) -> Option<ToolCall> {
-    // Some providers give calls no id, but a result has to name one.
-    let id =
-        take_string(&mut call, "id").filter(|id| !id.is_empty()).unwrap_or_else(|| ids::of_call(position));
+fn tool_call(mut call: Object) -> Option<ToolCall> {
+    let id = take_string(&mut call, "id").unwrap_or_default();
     let (mut inner, input, kind) = match take_object(&mut call, "custom") {
         Some(custom) => (custom, "input", ToolKind::Custom),
         None => (take_object(&mut call, "function")?, "arguments", ToolKind::Function),
@@ -89,10 +87,10 @@ fn tool_call(mut call: Object, position: usize) -> Option<ToolCall> {
 pub(crate) fn stop_reason(word: Option<&str>, has_calls: bool, has_refusal: bool) -> StopReason {
     match word {
         // Some providers say `stop` also when they call tools.
-        None | Some("stop" | "eos" | "tool_calls" | "function_call") => {
+        None | Some("stop" | "eos" | "end_turn" | "tool_calls" | "tool_use" | "function_call") => {
             StopReason::of_stop(has_calls, has_refusal)
         }
-        Some("length") => StopReason::Length,
+        Some("length" | "max_tokens" | "model_length") => StopReason::Length,
         Some("content_filter") => StopReason::ContentFilter,
         Some(other) => StopReason::Other(other.to_owned()),
     }

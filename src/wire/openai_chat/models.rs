@@ -1,5 +1,7 @@
 //! What OpenAI's model names say about parameters that not every model takes.
 
+use crate::domain::chat::Effort;
+
 /// The part of a remote id that names the model: behind a vendor's or region's prefix (`openai/gpt-5`).
 fn base(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
@@ -30,11 +32,52 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
         || gpt_generation(model).is_some_and(|generation| generation < 5)
 }
 
+/// The word for `effort` that a model takes; nothing if it has none for not reasoning, or is not told. The words came with the
+/// models: `none` with GPT 5.1 (not in Codex and pro), `xhigh` with GPT 5.1 Codex Max and 5.2. Other providers know `low`,
+/// `medium` and `high`; what their servers make of `none` differs, but they that can switch reasoning off know that word.
+pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
+    let name = base(model);
+    let version = gpt_version(name);
+    match effort {
+        Effort::Off if !is_openai(model) => Some(Effort::Off),
+        Effort::Off => {
+            let knows = version.is_some_and(|version| version >= (5, 1));
+            (knows && !name.contains("codex") && !name.contains("pro")).then_some(Effort::Off)
+        }
+        Effort::XHigh | Effort::Max => {
+            let knows = version.is_some_and(|version| version >= (5, 2)) || name.contains("codex-max");
+            Some(if knows { Effort::XHigh } else { Effort::High })
+        }
+        effort => Some(effort),
+    }
+}
+
+/// Whether the name is that of a model whose thoughts its providers want back, as `reasoning_content`, on the next turn. Others
+/// refuse the field (Groq, Cerebras, Mistral).
+pub(crate) fn takes_thoughts_back(model: &str) -> bool {
+    const FAMILIES: [&str; 7] = ["deepseek", "kimi", "glm", "qwen", "minimax", "mimo", "step-"];
+    let model = base(model).to_ascii_lowercase();
+    FAMILIES.iter().any(|family| model.contains(family))
+}
+
 /// 4 of `gpt-4.1-mini`, 5 of `gpt-5.2-codex`; nothing of `gpt-oss-120b`.
 fn gpt_generation(model: &str) -> Option<u32> {
+    gpt_version(model).map(|(major, _)| major)
+}
+
+/// 4.1 of `gpt-4.1-mini`, 5.0 of `gpt-5`, 3.5 of `gpt-35-turbo`, as Azure calls it.
+fn gpt_version(model: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        text[..end].parse().ok().map(|number: u32| (number, end))
+    };
     let rest = model.strip_prefix("gpt-")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..end].parse().ok()
+    let (major, end) = number(rest)?;
+    if major == 35 {
+        return Some((3, 5));
+    }
+    let minor = rest[end..].strip_prefix('.').and_then(number).map_or(0, |(minor, _)| minor);
+    Some((major, minor))
 }
 
 #[cfg(test)]
@@ -49,7 +92,9 @@ mod tests {
             assert!(wants_max_completion_tokens(model), "{model}");
             assert!(!refuses_reasoning(model), "{model}");
         }
-        for model in ["gpt-4o", "gpt-4.1-nano-2025-04-14", "gpt-3.5-turbo", "chatgpt-4o-latest"] {
+        for model in
+            ["gpt-4o", "gpt-4.1-nano-2025-04-14", "gpt-3.5-turbo", "gpt-35-turbo", "chatgpt-4o-latest"]
+        {
             assert!(!wants_max_completion_tokens(model), "{model}");
             assert!(refuses_reasoning(model), "{model}");
         }
@@ -58,5 +103,27 @@ mod tests {
             assert!(!refuses_reasoning(model), "{model}");
         }
         assert!(refuses_reasoning("gpt-5-chat-latest"));
+    }
+
+    #[test]
+    fn models_know_the_words_of_their_time() {
+        use Effort::{High, Low, Max, Off, XHigh};
+        for (model, wanted, told) in [
+            ("gpt-5", Off, None),
+            ("gpt-5", Max, Some(High)),
+            ("o3-mini", Off, None),
+            ("o3-mini", XHigh, Some(High)),
+            ("gpt-5.1", Off, Some(Off)),
+            ("gpt-5.1-codex", Off, None),
+            ("gpt-5.1-codex-max", Max, Some(XHigh)),
+            ("openai/gpt-5.2", Max, Some(XHigh)),
+            ("gpt-5.2-pro", Off, None),
+            ("gpt-10", XHigh, Some(XHigh)),
+            ("gpt-5", Low, Some(Low)),
+            ("llama3.1:8b", Off, Some(Off)),
+            ("gpt-oss-120b", Max, Some(High)),
+        ] {
+            assert_eq!(effort(wanted, model), told, "{model} {wanted:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::domain::usage::Usage;
 use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
+use crate::wire::convert::names::Renamed;
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{ids, seal};
 
@@ -243,8 +244,13 @@ pub(super) fn call_item(call: &ToolCall, index: usize, context: &AnswerContext) 
         ToolKind::Function if call.arguments.is_empty() => "{}",
         _ => &call.arguments,
     };
-    json!({
+    let mut item = json!({
         "id": ids::item(prefix, index, context), "type": kind, "status": "completed", input: text,
         "call_id": call.id, "name": call.name,
-    })
+    });
+    if let Some(Renamed { name, namespace: Some(namespace), .. }) = context.renamed(&call.name) {
+        item["name"] = name.as_str().into();
+        item["namespace"] = namespace.as_str().into();
+    }
+    item
 }

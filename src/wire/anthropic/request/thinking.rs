@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::chat::{ChatRequest, Effort, Part, ReasoningConfig, Role, Seal, ToolChoice};
+use crate::domain::chat::{ChatRequest, Effort, Message, Part, ReasoningConfig, Role, Seal, ToolChoice};
 use crate::wire::anthropic::models::Traits;
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
@@ -91,11 +91,13 @@ fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> 
     if forces_a_call(request) {
         return Thinking { thinking: None, effort, budget: 0 };
     }
+    // What these models take when they decide themselves, which is as for `high`.
+    let budget = config.effort.unwrap_or(Effort::High).budget_tokens();
     let mut thinking = json!({"type": "adaptive"});
     if let Some(visible) = config.visible.or(Some(true)).filter(|_| traits.display) {
         thinking["display"] = if visible { "summarized" } else { "omitted" }.into();
     }
-    Thinking { thinking: Some(thinking), effort, budget: 0 }
+    Thinking { thinking: Some(thinking), effort, budget }
 }
 
 fn budgeted(request: &ChatRequest, config: &ReasoningConfig, dropped: &mut Dropped) -> Thinking {
@@ -125,7 +127,9 @@ fn forces_a_call(request: &ChatRequest) -> bool {
 /// format lost them. With a budget Anthropic refuses that (`Expected thinking …, but found tool_use`) and recommends to
 /// switch thinking off.
 fn in_a_loop_without_thoughts(request: &ChatRequest) -> bool {
-    let turns = || request.messages.iter().rev().skip_while(|message| message.role == Role::System);
+    // Whatever else comes after the results is written into the same turn, or not into any.
+    let is_turn = |message: &&Message| matches!(message.role, Role::Tool | Role::Assistant);
+    let turns = || request.messages.iter().rev().filter(is_turn);
     if turns().next().is_none_or(|last| last.role != Role::Tool) {
         return false;
     }

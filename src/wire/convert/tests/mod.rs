@@ -1,5 +1,6 @@
 //! What must hold for every format.
 
+mod fit;
 mod garbage;
 mod golden;
 mod grammar;

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use crate::domain::chat::{Block, StreamEvent, ToolKind};
+use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
 use crate::wire::convert::surrogates::read_lossy;
-use crate::wire::convert::{failure, ids};
 use crate::wire::openai_chat::{answer, usage};
 
 /// What to remember between chunks.
@@ -179,7 +179,8 @@ impl Decoder {
             Some(object @ Value::Object(_)) => object.to_string(),
             _ => String::new(),
         };
-        let position = self.find_or_begin(delta.get("index").and_then(Value::as_u64), &id, &name, kind);
+        let index = delta.get("index").and_then(Value::as_u64);
+        let position = self.find_or_begin(index, &id, &name, &arguments, kind);
         let Some(call) = self.calls.get_mut(position) else { return };
         if call.id.is_empty() {
             call.id = id;
@@ -203,7 +204,7 @@ impl Decoder {
         let key = self.new_key();
         let Some(call) = self.calls.get_mut(position) else { return };
         call.key = Some(key);
-        let id = if call.id.is_empty() { ids::of_call(position) } else { call.id.clone() };
+        let id = call.id.clone();
         events.push(StreamEvent::Open { key, block: Block::ToolCall { id, name, kind: call.kind } });
         let text = std::mem::take(&mut call.early) + &arguments;
         if !text.is_empty() {
@@ -211,17 +212,31 @@ impl Decoder {
         }
     }
 
-    /// The place of the call that a piece belongs to. Some providers number all calls 0 and tell them apart by their ids;
-    /// some do not number them at all.
-    fn find_or_begin(&mut self, index: Option<u64>, id: &str, name: &str, kind: ToolKind) -> usize {
+    /// The place of the call that a piece belongs to. Some providers number all calls 0 and tell them apart by their ids, or
+    /// by nothing; some do not number them at all.
+    fn find_or_begin(
+        &mut self,
+        index: Option<u64>,
+        id: &str,
+        name: &str,
+        arguments: &str,
+        kind: ToolKind,
+    ) -> usize {
         let last = self.calls.len().checked_sub(1);
         let found = match index {
             Some(index) => self.calls.iter().rposition(|call| call.index == index),
-            None => last.filter(|_| id.is_empty() && name.is_empty()),
+            None if !id.is_empty() => self.calls.iter().rposition(|call| call.id == id),
+            None => last.filter(|_| name.is_empty()),
         };
         let begins_another = |position: &usize| {
             let call = &self.calls[*position];
-            !id.is_empty() && !name.is_empty() && call.key.is_some() && !call.id.is_empty() && call.id != id
+            let differs = if id.is_empty() || call.id.is_empty() {
+                // Whole arguments, and then a name with more: nothing can follow them in the same call.
+                id == call.id && call.json.is_complete() && !arguments.is_empty()
+            } else {
+                id != call.id
+            };
+            !name.is_empty() && call.key.is_some() && differs
         };
         if let Some(position) = found.filter(|position| !begins_another(position)) {
             return position;
@@ -351,6 +366,11 @@ mod tests {
             r#"{"choices":[{"delta":{"tool_calls":[{"id":"b","function":{"name":"f","arguments":"{\"x\":"}},{"function":{"arguments":"1}"}}]}}]}"#,
         ];
         assert_eq!(calls(&unnumbered), expected);
+        let repeated_id = [
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}},{"id":"b","function":{"name":"f","arguments":"{\"x\":"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"b","function":{"arguments":"1}"}}]}}]}"#,
+        ];
+        assert_eq!(calls(&repeated_id), expected);
         let overlapping = [
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":""}},{"index":1,"id":"b","function":{"name":"f","arguments":"{"}}]}}]}"#,
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}},{"index":1,"function":{"arguments":"\"x\":1}"}}]}}]}"#,
@@ -364,7 +384,15 @@ mod tests {
         let no_ids = [
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{}"}}]}}]}"#,
         ];
-        assert_eq!(calls(&no_ids), [("call_0".to_owned(), "{}".to_owned())]);
+        assert_eq!(calls(&no_ids), [(String::new(), "{}".to_owned())]);
+        let all_zero_without_ids = [
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{}"}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":""}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{\"x\":1}"}}]}}]}"#,
+        ];
+        let expected: Vec<_> =
+            expected.into_iter().map(|(_, arguments)| (String::new(), arguments)).collect();
+        assert_eq!(calls(&all_zero_without_ids), expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::wire::convert::OPENAI_SHARED;
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Fields;
+use crate::wire::convert::names;
 
 /// Reads `body`, noting what the domain has no word for.
 pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
@@ -82,28 +83,50 @@ fn tools(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<ToolDef>,
     let at = at.key("tools");
     let mut tools = Vec::new();
     for (index, item) in fields.array("tools")?.unwrap_or_default().into_iter().enumerate() {
-        let mut tool = Fields::new(item, at.index(index))?;
-        match tool.require_str("type")?.as_str() {
-            "function" => tools.push(ToolDef::Function {
-                name: tool.require_str("name")?,
-                description: tool.str("description")?,
-                parameters: tool.object("parameters")?.map(Value::Object),
-                strict: tool.bool("strict")?,
-            }),
-            "custom" => tools.push(ToolDef::Custom {
-                name: tool.require_str("name")?,
-                description: tool.str("description")?,
-                format: tool.object("format")?.map(Value::Object),
-            }),
-            // Run by OpenAI's servers, or known to its models without a schema.
-            kind => {
-                dropped.add(format!("tools.{kind}"));
-                continue;
+        let mut item = Fields::new(item, at.index(index))?;
+        if item.is("type", "namespace") {
+            let (namespace, at) = (item.require_str("name")?, item.at());
+            let at = at.key("tools");
+            for (index, inner) in item.array("tools")?.unwrap_or_default().into_iter().enumerate() {
+                tools.extend(tool(Fields::new(inner, at.index(index))?, Some(&namespace), dropped)?);
             }
+            // What the namespace is for is said again by each of its tools.
+            item.ignore(&["type", "description"]);
+            item.drop_rest(dropped);
+        } else {
+            tools.extend(tool(item, None, dropped)?);
         }
-        tool.drop_rest(dropped);
     }
     Ok(tools)
+}
+
+/// One tool; nothing if it is none that a client runs.
+fn tool(
+    mut tool: Fields<'_>,
+    namespace: Option<&str>,
+    dropped: &mut Dropped,
+) -> Result<Option<ToolDef>, ConvertError> {
+    let name = |tool: &mut Fields<'_>| Ok(names::within(namespace, tool.require_str("name")?));
+    let read = match tool.require_str("type")?.as_str() {
+        "function" => ToolDef::Function {
+            name: name(&mut tool)?,
+            description: tool.str("description")?,
+            parameters: tool.object("parameters")?.map(Value::Object),
+            strict: tool.bool("strict")?,
+        },
+        "custom" => ToolDef::Custom {
+            name: name(&mut tool)?,
+            description: tool.str("description")?,
+            format: tool.object("format")?.map(Value::Object),
+        },
+        // Run by OpenAI's servers, or known to its models without a schema.
+        kind => {
+            dropped.add(format!("tools.{kind}"));
+            return Ok(None);
+        }
+    };
+    tool.drop_rest(dropped);
+    Ok(Some(read))
 }
 
 fn tool_choice(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<ToolChoice>, ConvertError> {
@@ -122,7 +145,10 @@ fn tool_choice(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<
     let at = fields.at();
     let mut choice = Fields::new(value, at.key("tool_choice"))?;
     let read = match choice.require_str("type")?.as_str() {
-        "function" | "custom" => ToolChoice::Named(choice.require_str("name")?),
+        "function" | "custom" => {
+            let namespace = choice.str("namespace")?;
+            ToolChoice::Named(names::within(namespace.as_deref(), choice.require_str("name")?))
+        }
         "allowed_tools" => {
             let required = match choice.require_str("mode")?.as_str() {
                 "auto" => false,
@@ -133,7 +159,9 @@ fn tool_choice(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<
                 .array("tools")?
                 .unwrap_or_default()
                 .iter()
-                .filter_map(|tool| tool["name"].as_str().map(str::to_owned))
+                .filter_map(|tool| {
+                    Some(names::within(tool["namespace"].as_str(), tool["name"].as_str()?.to_owned()))
+                })
                 .collect();
             ToolChoice::Allowed { required, names }
         }

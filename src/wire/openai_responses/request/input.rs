@@ -8,7 +8,7 @@ use crate::domain::chat::{
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{At, Fields};
-use crate::wire::convert::{media, seal};
+use crate::wire::convert::{media, names, seal};
 
 /// Reads `items`, which stand `at`, into turns: what a model generated in one go is several items here.
 pub(super) fn decode(
@@ -113,7 +113,9 @@ fn role(item: &mut Fields<'_>) -> Result<Role, ConvertError> {
 fn call(item: &mut Fields<'_>, input: &str, kind: ToolKind) -> Result<Part, ConvertError> {
     let id = item.require_str("call_id")?;
     let arguments = item.str(input)?.unwrap_or_default();
-    Ok(Part::ToolCall(ToolCall { id, name: item.require_str("name")?, arguments, kind }))
+    let namespace = item.str("namespace")?;
+    let name = names::within(namespace.as_deref(), item.require_str("name")?);
+    Ok(Part::ToolCall(ToolCall { id, name, arguments, kind }))
 }
 
 fn reasoning(item: &mut Fields<'_>) -> Result<Reasoning, ConvertError> {

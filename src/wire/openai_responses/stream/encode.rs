@@ -264,6 +264,9 @@ impl Encoder {
             return;
         }
         let code = match error.kind {
+            ErrorKind::InvalidRequest if error.code.as_deref() == Some("context_length_exceeded") => {
+                "context_length_exceeded"
+            }
             ErrorKind::RateLimit | ErrorKind::Billing => "rate_limit_exceeded",
             ErrorKind::InvalidRequest => "invalid_prompt",
             _ => "server_error",

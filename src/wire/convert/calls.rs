@@ -1,0 +1,91 @@
+//! Calls as the client that defined the tools knows them: under its names, with an id, and free text where it takes free text.
+
+use serde_json::Value;
+
+use super::AnswerContext;
+use super::surrogates::read_lossy;
+use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
+use crate::wire::anthropic::request::FREE_INPUT;
+
+/// The text in `{"input": text}`; the whole arguments if they are something else.
+fn text_of(arguments: &str) -> String {
+    match read_lossy::<Value>(arguments.as_bytes()) {
+        Ok(Value::Object(mut object)) => match object.get_mut(FREE_INPUT).map(Value::take) {
+            Some(Value::String(text)) => text,
+            _ => arguments.to_owned(),
+        },
+        _ => arguments.to_owned(),
+    }
+}
+
+/// What the client knows of the call number `number` of its answer. Some providers give calls no id, but a result has to name
+/// one, and no two calls of a conversation may have the same.
+fn restore(number: usize, id: &mut String, name: &mut String, kind: &mut ToolKind, context: &AnswerContext) {
+    if id.is_empty() {
+        *id = format!("call_{}_{number}", context.id);
+    }
+    // What has a namespace is put there by the writer of the only format that has any.
+    if let Some(renamed) = context.renamed(name).filter(|renamed| renamed.namespace.is_none()) {
+        name.clone_from(&renamed.name);
+    }
+    // Providers that know only objects were told of a tool that takes an object with one text.
+    if *kind == ToolKind::Function && context.custom_tools.contains(name) {
+        *kind = ToolKind::Custom;
+    }
+}
+
+/// Makes the calls in `parts` what the client defined them to be.
+pub(super) fn restore_all(parts: &mut [Part], context: &AnswerContext) {
+    let calls = parts.iter_mut().filter_map(|part| match part {
+        Part::ToolCall(call) => Some(call),
+        _ => None,
+    });
+    for (number, call) in calls.enumerate() {
+        let sent_as = call.kind;
+        restore(number, &mut call.id, &mut call.name, &mut call.kind, context);
+        if call.kind != sent_as {
+            call.arguments = text_of(&call.arguments);
+        }
+    }
+}
+
+/// The same for a stream, whose blocks come one after another. Free text that comes as an object comes in one piece, when it is
+/// complete.
+#[derive(Debug, Default)]
+pub(super) struct Restorer {
+    /// How many calls there were.
+    calls: usize,
+    /// Arguments of the open call, if it is of such a tool.
+    arguments: Option<String>,
+}
+
+impl Restorer {
+    pub(super) fn pass(
+        &mut self,
+        mut event: StreamEvent,
+        context: &AnswerContext,
+        sink: &mut dyn FnMut(StreamEvent),
+    ) {
+        match &mut event {
+            StreamEvent::Open { block: Block::ToolCall { id, name, kind }, .. } => {
+                let sent_as = *kind;
+                restore(self.calls, id, name, kind, context);
+                self.calls += 1;
+                self.arguments = (*kind != sent_as).then(String::new);
+            }
+            StreamEvent::Delta { text, .. } => {
+                if let Some(arguments) = &mut self.arguments {
+                    arguments.push_str(text);
+                    return;
+                }
+            }
+            StreamEvent::Close { key } => {
+                if let Some(arguments) = self.arguments.take() {
+                    sink(StreamEvent::Delta { key: *key, text: text_of(&arguments) });
+                }
+            }
+            _ => {}
+        }
+        sink(event);
+    }
+}

@@ -1,0 +1,291 @@
+//! What a format can say and the providers that speak it refuse all the same: made fit before it is written. A caller of another
+//! format cannot know these rules.
+
+use serde_json::{Value, json};
+
+use super::dropped::Dropped;
+use super::{names, schema};
+use crate::domain::chat::{
+    ChatRequest, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
+};
+use crate::domain::label::ApiFormat;
+use crate::wire::anthropic::request::FREE_INPUT;
+use crate::wire::openai_chat::models;
+
+/// The least that OpenAI's Responses take for `max_output_tokens`.
+const MIN_OUTPUT_TOKENS: u64 = 16;
+
+/// How many strict tools, and optional properties in them, Anthropic enforces in one request. Source:
+/// <https://platform.claude.com/docs/en/build-with-claude/structured-outputs#schema-complexity-limits>.
+const MAX_STRICT_TOOLS: usize = 20;
+const MAX_OPTIONAL_PROPERTIES: usize = 24;
+
+/// Fits `request`, which came in the format `from`, to the model called `model` behind a provider of the format `to`; names
+/// what is left out.
+pub(super) fn fit(
+    request: &mut ChatRequest,
+    from: ApiFormat,
+    to: ApiFormat,
+    model: &str,
+    dropped: &mut Dropped,
+) {
+    match to {
+        ApiFormat::OpenAiChat => {
+            if !models::is_openai(model) {
+                fit_for_others(request, model, dropped);
+            }
+            results_behind_calls(&mut request.messages);
+        }
+        ApiFormat::OpenAiResponses => {
+            let least = |max: u64| if max == 0 { 0 } else { max.max(MIN_OUTPUT_TOKENS) };
+            request.max_tokens = request.max_tokens.map(least);
+        }
+        ApiFormat::Anthropic => fit_for_anthropic(request, dropped),
+    }
+    if to != ApiFormat::Anthropic {
+        fit_tools_for_openai(request, from, dropped);
+        fit_effort(request, model, dropped);
+    }
+    let offered = |name: &str, tools: &[ToolDef]| tools.iter().any(|tool| tool.name() == name);
+    match &mut request.tool_choice {
+        // It was a tool that only the client's usual provider has.
+        Some(ToolChoice::Named(name)) if !offered(name, &request.tools) => {
+            request.tool_choice = None;
+            dropped.add("tool_choice");
+        }
+        Some(ToolChoice::Allowed { names, .. }) => names.retain(|name| offered(name, &request.tools)),
+        _ => {}
+    }
+}
+
+/// Several texts as one: not every server reads a list where it expects words.
+fn join_texts(messages: &mut [Message]) {
+    for message in messages {
+        join(&mut message.parts, message.role);
+        for part in &mut message.parts {
+            if let Part::ToolResult(result) = part {
+                join(&mut result.content, Role::Tool);
+            }
+        }
+    }
+}
+
+/// Joins the texts in `parts`, unless something stands among them that makes a list of them anyway.
+fn join(parts: &mut Vec<Part>, role: Role) {
+    let makes_a_list = |part: &Part| matches!(part, Part::Image(_) | Part::File(_) | Part::Audio { .. });
+    if parts.iter().any(makes_a_list) {
+        return;
+    }
+    let mut joined = String::new();
+    for part in parts.iter() {
+        let Part::Text(text) = part else { continue };
+        // What a model said in pieces is one text, and so is what was cut at a space; other blocks are paragraphs.
+        let goes_on = joined.is_empty()
+            || role == Role::Assistant
+            || joined.ends_with(char::is_whitespace)
+            || text.starts_with(char::is_whitespace);
+        joined.push_str(if goes_on { "" } else { "\n\n" });
+        joined.push_str(text);
+    }
+    let mut joined = Some(joined);
+    parts.retain_mut(|part| match part {
+        Part::Text(text) => joined.take().map(|all| *text = all).is_some(),
+        _ => true,
+    });
+}
+
+/// Puts results directly behind the calls that they belong to, where this format wants them; what the client said in between
+/// comes after.
+fn results_behind_calls(messages: &mut Vec<Message>) {
+    let (mut sorted, mut held): (Vec<Message>, Vec<Message>) =
+        (Vec::with_capacity(messages.len()), Vec::new());
+    let mut waits_for: Vec<String> = Vec::new();
+    for message in std::mem::take(messages) {
+        match message.role {
+            Role::Assistant => {
+                sorted.append(&mut held);
+                let call = |part: &Part| match part {
+                    Part::ToolCall(call) => Some(call.id.clone()),
+                    _ => None,
+                };
+                waits_for = message.parts.iter().filter_map(call).collect();
+                sorted.push(message);
+            }
+            Role::Tool => {
+                let has = |id: &String| {
+                    message
+                        .parts
+                        .iter()
+                        .any(|part| matches!(part, Part::ToolResult(result) if result.call_id == *id))
+                };
+                waits_for.retain(|id| !has(id));
+                match sorted.last_mut() {
+                    Some(last) if last.role == Role::Tool => last.parts.extend(message.parts),
+                    _ => sorted.push(message),
+                }
+                if waits_for.is_empty() {
+                    sorted.append(&mut held);
+                }
+            }
+            _ if waits_for.is_empty() => sorted.push(message),
+            _ => held.push(message),
+        }
+    }
+    sorted.append(&mut held);
+    *messages = sorted;
+}
+
+/// Servers that speak OpenAI's format and are not OpenAI's: they refuse some of its newer fields, or their models know nothing
+/// of them.
+fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+    if request.verbosity.take().is_some() {
+        dropped.add("verbosity");
+    }
+    if let Some(ToolChoice::Allowed { required, names }) = &request.tool_choice {
+        request.tools.retain(|tool| names.iter().any(|name| name == tool.name()));
+        request.tool_choice = Some(if *required { ToolChoice::Required } else { ToolChoice::Auto });
+    }
+    for tool in &mut request.tools {
+        if let ToolDef::Custom { name, description, format } = tool {
+            if format.as_ref().is_some_and(|format| format["type"] != "text") {
+                dropped.add("tools.format");
+            }
+            let parameters = json!({
+                "type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT],
+            });
+            let (name, description) = (std::mem::take(name), description.take());
+            *tool = ToolDef::Function { name, description, parameters: Some(parameters), strict: None };
+        }
+    }
+    // Nothing is stored that was not asked for, and not every provider knows the word.
+    request.openai.retain(|key, value| key != "store" || *value != json!(false));
+    join_texts(&mut request.messages);
+    let keeps_thoughts = models::takes_thoughts_back(model);
+    for message in &mut request.messages {
+        for part in &mut message.parts {
+            if let Part::ToolCall(call @ ToolCall { kind: ToolKind::Custom, .. }) = part {
+                call.arguments = json!({FREE_INPUT: call.arguments}).to_string();
+                call.kind = ToolKind::Function;
+            }
+        }
+        let before = message.parts.len();
+        let refused = |part: &Part| matches!(part, Part::Reasoning(_)) && !keeps_thoughts;
+        message.parts.retain(|part| !refused(part));
+        if message.parts.len() < before {
+            dropped.add("messages.reasoning");
+        }
+    }
+}
+
+/// How hard to think, in a word that the model knows.
+fn fit_effort(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+    let Some(config) = &mut request.reasoning else { return };
+    let Some(effort) = config.effort.filter(|_| !models::refuses_reasoning(model)) else { return };
+    config.effort = models::effort(effort, model);
+    if config.effort.is_none() {
+        request.reasoning = None;
+        dropped.add("reasoning");
+    }
+}
+
+/// Names and schemas as OpenAI takes them.
+fn fit_tools_for_openai(request: &mut ChatRequest, from: ApiFormat, dropped: &mut Dropped) {
+    let shorten = |name: &mut String| {
+        if let Some(short) = names::short(name) {
+            *name = short;
+        }
+    };
+    for tool in &mut request.tools {
+        match tool {
+            ToolDef::Function { name, parameters, strict, .. } => {
+                shorten(name);
+                if let Some(Value::Object(schema)) = parameters
+                    && schema.get("type").is_some_and(|kind| kind == "object")
+                {
+                    schema.entry("properties").or_insert_with(|| json!({}));
+                }
+                // Anthropic lets strict tools have optional parameters; OpenAI does not.
+                let can_be = parameters.as_ref().is_none_or(schema::can_be_strict);
+                if from == ApiFormat::Anthropic && *strict == Some(true) && !can_be {
+                    *strict = None;
+                    dropped.add("tools.strict");
+                }
+            }
+            ToolDef::Custom { name, .. } => shorten(name),
+        }
+    }
+    match &mut request.tool_choice {
+        Some(ToolChoice::Named(name)) => shorten(name),
+        Some(ToolChoice::Allowed { names, .. }) => names.iter_mut().for_each(shorten),
+        _ => {}
+    }
+    for part in request.messages.iter_mut().flat_map(|message| &mut message.parts) {
+        if let Part::ToolCall(call) = part {
+            shorten(&mut call.name);
+        }
+    }
+}
+
+fn fit_for_anthropic(request: &mut ChatRequest, dropped: &mut Dropped) {
+    if request.user.as_deref().is_some_and(is_personal) {
+        request.user = None;
+        dropped.add("user");
+    }
+    let stops = request.stop.len();
+    request.stop.retain(|stop| !stop.trim().is_empty());
+    if request.stop.len() < stops {
+        dropped.add("stop");
+    }
+    if let Some(OutputFormat::JsonSchema { schema, .. }) = &mut request.format {
+        schema::fit_for_anthropic(schema);
+    }
+    loosen_tools(&mut request.tools, dropped);
+    for message in &mut request.messages {
+        drop_blanks(&mut message.parts);
+        for part in &mut message.parts {
+            if let Part::ToolResult(result) = part {
+                drop_blanks(&mut result.content);
+            }
+        }
+    }
+    if let Some(Message { role: Role::Assistant, parts, .. }) = request.messages.last_mut()
+        && let Some(Part::Text(text)) = parts.last_mut()
+    {
+        text.truncate(text.trim_end().len());
+    }
+    // Instructions stand apart from the conversation, which must not be empty.
+    let instructs = |message: &Message| matches!(message.role, Role::System | Role::Developer);
+    if request.messages.iter().all(instructs)
+        && let Some(last) = request.messages.last_mut()
+    {
+        last.role = Role::User;
+    }
+}
+
+/// Texts of nothing but white space are refused.
+fn drop_blanks(parts: &mut Vec<Part>) {
+    parts.retain(|part| !matches!(part, Part::Text(text) if text.trim().is_empty()));
+}
+
+/// Whether Anthropic takes the id of an end user for what it asks not to be sent: an e-mail address or a telephone number.
+fn is_personal(user: &str) -> bool {
+    let dials = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '+' | '-' | '(' | ')');
+    user.contains('@') || (user.len() >= 7 && user.chars().all(dials))
+}
+
+/// A strict tool that Anthropic could not enforce, or one of too many, is offered without.
+fn loosen_tools(tools: &mut [ToolDef], dropped: &mut Dropped) {
+    let (mut strict_tools, mut optional) = (0, 0);
+    for tool in tools {
+        let ToolDef::Function { parameters, strict: strict @ Some(true), .. } = tool else { continue };
+        let fits = parameters.as_ref().is_none_or(|schema| !schema::fit_for_anthropic(&mut schema.clone()));
+        let more = parameters.as_ref().map_or(0, schema::optional_properties);
+        if fits && strict_tools < MAX_STRICT_TOOLS && optional + more <= MAX_OPTIONAL_PROPERTIES {
+            strict_tools += 1;
+            optional += more;
+        } else {
+            *strict = None;
+            dropped.add("tools.strict");
+        }
+    }
+}

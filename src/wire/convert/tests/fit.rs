@@ -1,0 +1,285 @@
+//! What providers refuse though their format can say it is not what they get.
+
+use serde_json::{Value, json};
+
+use crate::domain::label::ApiFormat::{self, Anthropic, OpenAiChat, OpenAiResponses};
+use crate::wire::convert::{AnswerContext, RequestOptions, StreamConverter, convert_answer, convert_request};
+
+/// The request as the model called `model` gets it, and what was left out.
+fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value, Vec<String>) {
+    let options = RequestOptions { model, stream: false, ask_usage: false, default_max_tokens: 8192 };
+    let rendered = convert_request(from, to, request.to_string().as_bytes(), &options).unwrap();
+    (serde_json::from_slice(&rendered.body).unwrap(), rendered.dropped)
+}
+
+/// An answer of a chat provider to `request`, as its client of the format `client` gets it, whole and streamed.
+fn answered(client: ApiFormat, request: &Value, message: &Value) -> (Value, String) {
+    let context = || AnswerContext::new(client, request.to_string().as_bytes(), "m", "0a1b", 0);
+    let whole = json!({"id": "1", "choices": [{"message": message, "finish_reason": "tool_calls"}]});
+    let whole = convert_answer(OpenAiChat, client, whole.to_string().as_bytes(), &context()).unwrap();
+    let mut converter = StreamConverter::new(OpenAiChat, client, context());
+    let mut out = bytes::BytesMut::new();
+    let chunk =
+        json!({"id": "1", "choices": [{"index": 0, "delta": message, "finish_reason": "tool_calls"}]});
+    converter.feed(None, &chunk.to_string(), &mut out);
+    converter.feed(None, "[DONE]", &mut out);
+    (serde_json::from_slice(&whole).unwrap(), String::from_utf8(out.to_vec()).unwrap())
+}
+
+fn call(id: &str, name: &str) -> Value {
+    json!({"tool_calls": [{"index": 0, "id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}]})
+}
+
+#[test]
+fn tools_in_namespaces_have_their_names_outside() {
+    let request = json!({
+        "tools": [
+            {"type": "namespace", "name": "mcp__files", "description": "Files", "tools": [
+                {"type": "function", "name": "read", "parameters": {"type": "object"}, "strict": false},
+            ]},
+            {"type": "function", "name": "plan", "parameters": {"type": "object"}, "strict": false},
+        ],
+        "tool_choice": {"type": "function", "namespace": "mcp__files", "name": "read"},
+        "input": [
+            {"role": "user", "content": "Read it"},
+            {"type": "function_call", "call_id": "c", "namespace": "mcp__files", "name": "read", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "text"},
+        ],
+    });
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "gpt-4.1", &request);
+    assert!(dropped.is_empty(), "{dropped:?}");
+    let names: Vec<&str> = chat["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|tool| tool["function"]["name"].as_str())
+        .collect();
+    assert_eq!(names, ["mcp__files__read", "plan"]);
+    assert_eq!(chat["tool_choice"]["function"]["name"], "mcp__files__read");
+    assert_eq!(chat["messages"][1]["tool_calls"][0]["function"]["name"], "mcp__files__read");
+
+    let (whole, stream) = answered(OpenAiResponses, &request, &call("c", "mcp__files__read"));
+    assert_eq!(
+        (&whole["output"][0]["name"], &whole["output"][0]["namespace"]),
+        (&json!("read"), &json!("mcp__files"))
+    );
+    assert!(stream.contains(r#""name":"read","namespace":"mcp__files""#), "{stream}");
+    let (whole, _) = answered(OpenAiResponses, &request, &call("c", "plan"));
+    assert_eq!((&whole["output"][0]["name"], whole["output"][0].get("namespace")), (&json!("plan"), None));
+}
+
+#[test]
+fn long_names_are_shortened_and_come_back() {
+    let name = "mcp__plugin_with_a_long_name__".repeat(3);
+    let request = json!({
+        "max_tokens": 100,
+        "tools": [{"name": name, "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "tool", "name": name},
+        "messages": [
+            {"role": "user", "content": "Go"},
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": name, "input": {}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "done"}]},
+        ],
+    });
+    let (chat, _) = sent(Anthropic, OpenAiChat, "gpt-4.1", &request);
+    let short = chat["tools"][0]["function"]["name"].as_str().unwrap();
+    assert_eq!(short.len(), 64);
+    assert_eq!(chat["tool_choice"]["function"]["name"], short);
+    assert_eq!(chat["messages"][1]["tool_calls"][0]["function"]["name"], short);
+    assert_eq!(chat["tools"][0]["function"]["parameters"], json!({"type": "object", "properties": {}}));
+    let (whole, stream) = answered(Anthropic, &request, &call("t", short));
+    assert_eq!(whole["content"][0]["name"], name);
+    assert!(stream.contains(&name) && !stream.contains(short), "{stream}");
+}
+
+#[test]
+fn calls_without_an_id_get_one_of_their_own() {
+    let (whole, stream) = answered(Anthropic, &json!({}), &call("", "f"));
+    assert_eq!(whole["content"][0]["id"], "call_0a1b_0");
+    assert!(stream.contains(r#""id":"call_0a1b_0""#), "{stream}");
+}
+
+/// Claude Code's system prompt comes in blocks; DeepSeek reads only texts.
+#[test]
+fn texts_are_one_text_for_servers_that_read_no_lists() {
+    let request = json!({
+        "max_tokens": 100,
+        "system": [{"type": "text", "text": "Be terse."}, {"type": "text", "text": "Be kind."}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "And of"}, {"type": "text", "text": " Spain?"}]},
+            {"role": "assistant", "content": [
+                {"type": "text", "text": "Let"}, {"type": "text", "text": "tuce"},
+                {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"type": "text", "text": "see"}, {"type": "image", "source": {"type": "url", "url": "https://x/y.png"}},
+            ]},
+        ],
+    });
+    let (chat, _) = sent(Anthropic, OpenAiChat, "deepseek-chat", &request);
+    let contents: Vec<&Value> = chat["messages"].as_array().unwrap().iter().map(|m| &m["content"]).collect();
+    assert_eq!(contents[..4], ["Be terse.\n\nBe kind.", "And of Spain?", "Lettuce", "a\n\nb"]);
+    assert!(contents[4].is_array());
+    let (chat, _) = sent(Anthropic, OpenAiChat, "gpt-4.1", &request);
+    assert!(chat["messages"][0]["content"].is_array(), "OpenAI gets what was said");
+}
+
+#[test]
+fn thoughts_go_back_to_those_who_want_them() {
+    let request = json!({
+        "input": [
+            {"role": "user", "content": "Hi"},
+            {"type": "reasoning", "id": "rs_nxg_1", "summary": [{"type": "summary_text", "text": "hm"}]},
+            {"role": "assistant", "content": "Hello"},
+            {"role": "user", "content": "Again"},
+        ],
+    });
+    let (chat, _) = sent(OpenAiResponses, OpenAiChat, "deepseek-reasoner", &request);
+    assert_eq!(chat["messages"][1]["reasoning_content"], "hm");
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "llama-3.3-70b", &request);
+    assert_eq!(chat["messages"][1], json!({"role": "assistant", "content": "Hello"}));
+    assert_eq!(dropped, ["input.reasoning"]);
+}
+
+#[test]
+fn what_only_openai_knows_stays_away_from_others() {
+    let request = json!({
+        "store": false,
+        "text": {"verbosity": "low"},
+        "tools": [{"type": "custom", "name": "patch"}, {"type": "function", "name": "f", "parameters": {}, "strict": false}],
+        "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "custom", "name": "patch"}]},
+        "input": [
+            {"role": "user", "content": "Go"},
+            {"type": "custom_tool_call", "call_id": "c", "name": "patch", "input": "a"},
+            {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"},
+        ],
+    });
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "mistral-large", &request);
+    assert_eq!(chat.get("store"), None);
+    assert_eq!(chat["tools"].as_array().unwrap().len(), 1);
+    assert_eq!(chat["tools"][0]["function"]["parameters"]["required"], json!(["input"]));
+    assert_eq!(chat["tool_choice"], "required");
+    assert_eq!(
+        chat["messages"][1]["tool_calls"][0]["function"],
+        json!({"name": "patch", "arguments": "{\"input\":\"a\"}"})
+    );
+    assert_eq!(dropped, ["text.verbosity"]);
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "gpt-5.2", &request);
+    assert_eq!(
+        (&chat["store"], &chat["verbosity"], &chat["tools"][0]["type"]),
+        (&json!(false), &json!("low"), &json!("custom"))
+    );
+    assert!(dropped.is_empty(), "{dropped:?}");
+}
+
+#[test]
+fn results_stand_behind_their_calls() {
+    let result = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": id});
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let request = json!({
+        "input": [
+            call("a"), call("b"), result("a"), {"role": "developer", "content": "aside"}, result("b"),
+            {"role": "user", "content": "next"}, call("c"), {"role": "user", "content": "never mind"},
+        ],
+    });
+    let (chat, _) = sent(OpenAiResponses, OpenAiChat, "gpt-5", &request);
+    let roles: Vec<&str> =
+        chat["messages"].as_array().unwrap().iter().filter_map(|message| message["role"].as_str()).collect();
+    assert_eq!(roles, ["assistant", "tool", "tool", "developer", "user", "assistant", "user"]);
+}
+
+#[test]
+fn efforts_are_words_of_the_model() {
+    let ask = |model: &str, thinking: Value| {
+        let request = json!({"max_tokens": 9000, "thinking": thinking, "messages": [{"role": "user", "content": "Hi"}]});
+        let (chat, dropped) = sent(Anthropic, OpenAiChat, model, &request);
+        (chat.get("reasoning_effort").cloned(), dropped)
+    };
+    assert_eq!(ask("gpt-5.2", json!({"type": "disabled"})), (Some("none".into()), vec![]));
+    assert_eq!(ask("gpt-5.1-codex", json!({"type": "disabled"})), (None, vec!["thinking".to_owned()]));
+    assert_eq!(ask("gpt-4.1", json!({"type": "disabled"})), (None, vec![]));
+}
+
+#[test]
+fn responses_give_at_least_sixteen_tokens() {
+    let request = json!({"max_tokens": 1, "messages": [{"role": "user", "content": "quota"}]});
+    assert_eq!(sent(Anthropic, OpenAiResponses, "gpt-5", &request).0["max_output_tokens"], 16);
+    assert_eq!(sent(Anthropic, OpenAiChat, "gpt-5", &request).0["max_completion_tokens"], 1);
+}
+
+#[test]
+fn a_choice_of_a_tool_that_is_not_there_is_none() {
+    let request = json!({
+        "max_tokens": 9, "messages": [{"role": "user", "content": "Search"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search"}, {"name": "f", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "tool", "name": "web_search"},
+    });
+    let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-5", &request);
+    assert_eq!(chat.get("tool_choice"), None);
+    assert_eq!(dropped, ["tools.web_search_20250305", "tool_choice"]);
+}
+
+#[test]
+fn what_anthropic_refuses_is_left_out() {
+    let request = json!({
+        "user": "jo@example.com",
+        "stop": ["END", "\n\n"],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": " \n"}]},
+            {"role": "assistant", "content": "\n\n", "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            ]},
+            {"role": "tool", "tool_call_id": "c", "content": " "},
+            {"role": "assistant", "content": "It is "},
+        ],
+    });
+    let (body, dropped) = sent(OpenAiChat, Anthropic, "claude-sonnet-4-5", &request);
+    assert_eq!(body.get("metadata"), None);
+    assert_eq!(body["stop_sequences"], json!(["END"]));
+    assert_eq!(dropped, ["user", "stop"]);
+    let tool_use = json!([{"type": "tool_use", "id": "c", "name": "f", "input": {}}]);
+    let result = json!([{"type": "tool_result", "tool_use_id": "c"}]);
+    let contents: Vec<&Value> = body["messages"].as_array().unwrap().iter().map(|m| &m["content"]).collect();
+    assert_eq!(contents, [&json!("Hi"), &tool_use, &result, &json!("It is")]);
+
+    let (body, _) = sent(
+        OpenAiChat,
+        Anthropic,
+        "claude-sonnet-4-5",
+        &json!({"messages": [{"role": "system", "content": "Greet"}]}),
+    );
+    assert_eq!(body["messages"], json!([{"role": "user", "content": "Greet"}]));
+}
+
+#[test]
+fn schemas_are_what_anthropic_enforces() {
+    let open =
+        json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]});
+    let closed = json!({
+        "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": false,
+    });
+    let tool = |n: usize, schema: &Value| json!({"type": "function", "function": {"name": format!("t{n}"), "strict": true, "parameters": schema}});
+    let mut tools: Vec<Value> = (0..22).map(|n| tool(n, &closed)).collect();
+    tools[0] = tool(0, &open);
+    let request = json!({
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "o", "schema": open, "strict": true}},
+        "tools": tools,
+    });
+    let (body, dropped) = sent(OpenAiChat, Anthropic, "claude-sonnet-4-5", &request);
+    let written = &body["output_config"]["format"]["schema"];
+    assert_eq!(written["additionalProperties"], false);
+    assert_eq!(written["properties"]["n"], json!({"type": "integer", "description": "minimum: 1"}));
+    let strict = body["tools"].as_array().unwrap().iter().map(|tool| tool["strict"] == true);
+    assert_eq!(strict.collect::<Vec<_>>(), [vec![false], vec![true; 20], vec![false]].concat());
+    assert_eq!(body["tools"][0]["input_schema"], open, "the tool is offered as it was");
+    assert_eq!(dropped, ["tools.function.strict"]);
+}
+
+#[test]
+fn thinking_has_room_beside_the_answer() {
+    let request = json!({"reasoning_effort": "high", "messages": [{"role": "user", "content": "Hi"}]});
+    let (body, _) = sent(OpenAiChat, Anthropic, "claude-opus-4-8", &request);
+    assert_eq!(body["max_tokens"], 8192 + 24576);
+}
