@@ -1,5 +1,6 @@
 //! What happens on timers.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
-use crate::domain::label::LogTable;
+use crate::domain::key::ApiKey;
+use crate::domain::label::{LabelValue, LogTable};
 use crate::gateway::Gateway;
 use crate::gateway::request_log::RequestLog;
 use crate::limit::{Coordination, Subscription};
@@ -21,6 +23,10 @@ use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 
 /// How often the gauges of the request log are set. It costs a lock and no I/O.
 const LOG_GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon keys and routes are read again after a failure. Whatever made somebody read them has changed something, which may
+/// be a key that was revoked.
+const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a refresh may take. A database whose machine vanished answers nothing for a quarter of an hour, until TCP gives
 /// up; meanwhile the refresh counts as failed, and the next one tries a new connection.
@@ -44,6 +50,11 @@ impl Background {
         self.every(tasks, gauges, |this| async move { this.refresh_gauges().await });
         let snapshot = settings.snapshot_refresh_interval.0;
         self.every(tasks, snapshot, |this| async move { this.refresh_snapshot().await });
+        self.every(tasks, READ_AGAIN, |this| async move {
+            if this.snapshots.is_behind() {
+                this.refresh_snapshot().await;
+            }
+        });
         self.every(tasks, UPKEEP_INTERVAL, |this| async move {
             // Off the async workers: it may have many samples to sort into buckets.
             let _ = tokio::task::spawn_blocking(move || this.telemetry.run_upkeep()).await;
@@ -120,23 +131,28 @@ impl Background {
         }
     }
 
-    /// What every limited key that was used has taken from its budget.
+    /// What every limited key that was used has taken from its budget, and what those may take that share its comment. The
+    /// limits are those of now, whatever they were when a key was used.
     async fn key_usage(&self) -> Vec<KeyUsage> {
-        let snapshot = self.snapshots.load_full();
         let recent = self.gateway.limiter().recent_usage().await;
-        let comments: std::collections::HashMap<i64, _> =
-            snapshot.keys().filter(|key| !key.revoked).map(|key| (key.id, &key.comment)).collect();
-        let used = |usage: crate::limit::Usage| Used {
-            current: as_f64(usage.current),
-            limit: f64::from(usage.limit),
+        if recent.is_empty() {
+            return Vec::new();
+        }
+        let snapshot = self.snapshots.load_full();
+        let recent: HashMap<i64, _> = recent.into_iter().map(|usage| (usage.key_id, usage)).collect();
+        let living = || snapshot.keys().filter(|key| !key.revoked);
+        let shown: HashSet<&LabelValue> =
+            living().filter(|key| recent.contains_key(&key.id)).map(|key| &key.comment).collect();
+        let used = |usage: Option<crate::limit::Usage>, limit: Option<u32>| {
+            let current = usage.map_or(0.0, |usage| as_f64(usage.current));
+            limit.map(|limit| Used { current, limit: f64::from(limit) })
         };
-        recent
-            .into_iter()
-            .filter_map(|usage| {
-                let comment = (*comments.get(&usage.key_id)?).clone();
-                Some(KeyUsage { comment, rpm: usage.rpm.map(used), tpm: usage.tpm.map(used) })
-            })
-            .collect()
+        let usage = |key: &Arc<ApiKey>| {
+            let (rpm, tpm) = recent.get(&key.id).map_or((None, None), |usage| (usage.rpm, usage.tpm));
+            let (rpm, tpm) = (used(rpm, key.limits.rpm), used(tpm, key.limits.tpm));
+            KeyUsage { comment: key.comment.clone(), rpm, tpm }
+        };
+        living().filter(|key| shown.contains(&key.comment)).map(usage).collect()
     }
 
     /// Reads keys and routes again.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{Datelike as _, TimeDelta, Utc};
 use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +55,11 @@ impl Retention {
     }
 
     async fn prune(&self) {
-        let older_than = Utc::now() - self.keep;
+        // Older than time itself is nothing.
+        let Some(older_than) = Utc::now().checked_sub_signed(self.keep).filter(|then| then.year() >= 0)
+        else {
+            return;
+        };
         for table in LogTable::ALL {
             loop {
                 // Another replica has the lease; without Redis nobody knows, and deleting twice does no harm.

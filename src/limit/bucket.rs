@@ -13,6 +13,9 @@ pub(super) const PARTS: i64 = 60_000_000;
 /// The longest debt, in minutes of refill. A provider that reports an absurd usage must not lock a key out for years.
 const MAX_DEBT_MINUTES: i64 = 24 * 60;
 
+/// More than this is as good as no limit, and Redis' scripts count in floats, which round upwards near the end of an `i64`.
+const MAX_CAPACITY: i64 = 1 << 62;
+
 /// What a limit of zero answers when asked how long to wait: the limit must be raised first, so ask again in a minute.
 const NEVER: Duration = Duration::from_secs(60);
 
@@ -28,7 +31,15 @@ pub(super) struct Rate {
 impl Rate {
     pub(super) fn new(limit: u32, burst: Burst) -> Self {
         let capacity = i64::from(limit).saturating_mul(burst.thousandths()).saturating_mul(PARTS / 1000);
-        Self { limit, capacity: if limit == 0 { 0 } else { capacity.max(PARTS) } }
+        Self { limit, capacity: if limit == 0 { 0 } else { capacity.clamp(PARTS, MAX_CAPACITY) } }
+    }
+
+    /// The limit that went with another `capacity`, in parts per microsecond: as many minutes of it filled that one.
+    fn limit_of(&self, capacity: i64) -> i128 {
+        match self.capacity {
+            0 => 0,
+            own => i128::from(self.limit) * i128::from(capacity) / i128::from(own),
+        }
     }
 
     /// The lowest balance a charge may leave, in parts.
@@ -88,10 +99,11 @@ impl Bucket {
         Self { balance: balance.min(rate.capacity), capacity: rate.capacity, at: now }
     }
 
-    /// Refills up to `now`. When the limit has changed, the filled share is kept (a full bucket stays full, an empty one
-    /// empty) and so is a debt, token by token. A clock that went back adds nothing.
+    /// Refills up to `now`. When the limit has changed, what has passed was refilled at the old one; the filled share is kept
+    /// (a full bucket stays full, an empty one empty) and so is a debt, token by token. A clock that went back adds nothing.
     pub(super) fn advance(&mut self, rate: Rate, now: u64) {
         if self.capacity != rate.capacity {
+            self.refill(rate.limit_of(self.capacity), self.capacity, now);
             if self.capacity == 0 {
                 self.balance = rate.capacity;
             } else if self.balance > 0 {
@@ -100,10 +112,13 @@ impl Bucket {
             }
             self.capacity = rate.capacity;
         }
+        self.refill(i128::from(rate.limit), rate.capacity, now);
+    }
+
+    fn refill(&mut self, limit: i128, capacity: i64, now: u64) {
         let elapsed = now.saturating_sub(self.at);
-        let refill = i128::from(elapsed) * i128::from(rate.limit);
-        let balance = (i128::from(self.balance) + refill).min(i128::from(rate.capacity));
-        self.balance = i64::try_from(balance).unwrap_or(rate.capacity);
+        let balance = (i128::from(self.balance) + i128::from(elapsed) * limit).min(i128::from(capacity));
+        self.balance = i64::try_from(balance).unwrap_or(capacity);
         self.at = self.at.max(now);
     }
 

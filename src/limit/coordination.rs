@@ -1,6 +1,7 @@
 //! What replicas agree on through Redis: that something changed, who works on a request, who does the housekeeping.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -33,6 +34,9 @@ const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 /// The pause after a subscription failed.
 const SUBSCRIPTION_PAUSE: Duration = Duration::from_millis(250);
 
+/// Between two attempts to tell the others of a change.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(250);
+
 /// Announcements, locks and leases, all under one identity.
 #[derive(Debug, Clone)]
 pub struct Coordination {
@@ -42,6 +46,8 @@ pub struct Coordination {
     scripts: Arc<Scripts>,
     /// The tasks that hold locks.
     holders: TaskTracker,
+    /// Whether an announcement waits for Redis.
+    owes_announcement: Arc<AtomicBool>,
 }
 
 /// Both do something only if the key is still ours.
@@ -95,6 +101,7 @@ impl Coordination {
                 release: Script::new(include_str!("lua/release.lua")),
             }),
             holders: TaskTracker::new(),
+            owes_announcement: Arc::default(),
         }
     }
 
@@ -123,6 +130,26 @@ impl Coordination {
             }
         });
         Subscription(AbortOnDropHandle::new(task))
+    }
+
+    /// Tells every other replica, now or as soon as Redis takes it: a revoked key must not work on for a whole interval of
+    /// their timers because Redis was slow for a moment.
+    pub async fn announce_surely(&self) {
+        // Whoever is at it already says it of this change too.
+        if self.announce().await || self.owes_announcement.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            loop {
+                sleep(ANNOUNCE_AGAIN).await;
+                // First, so that a change that comes now is either told of by what follows, or owed again.
+                this.owes_announcement.store(false, Ordering::SeqCst);
+                if this.announce().await || this.owes_announcement.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
     }
 
     /// Locks one caller's request id (`X-NexusGate-ReqId`) over all replicas, among the requests that go into `table`. Waits for

@@ -57,6 +57,8 @@ struct Inner {
     status: watch::Sender<Status>,
     /// Held while the link changes sides, so that what is said of it comes in the order in which it happened.
     turning: Mutex<()>,
+    /// What the last attempt to connect has failed of.
+    why_down: Mutex<Option<String>>,
 }
 
 /// Whether the link is up, and for the how-manieth time.
@@ -98,13 +100,16 @@ impl RedisLink {
             live: ArcSwapOption::empty(),
             status: watch::Sender::new(Status::default()),
             turning: Mutex::new(()),
+            why_down: Mutex::default(),
         });
         (inner.observer.redis_up)(false);
         let monitor = tokio::spawn(monitor(Arc::clone(&inner)));
         let link = Self { inner, _monitor: Arc::new(AbortOnDropHandle::new(monitor)) };
         let mut status = link.status();
         if tokio::time::timeout(START_PATIENCE, status.wait_for(|status| status.up)).await.is_err() {
-            warn!("Redis does not answer; starting without it and trying on");
+            let why = link.inner.why_down.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let why = why.unwrap_or_else(|| "no answer".to_owned());
+            warn!(why, "Redis cannot be used; starting without it and trying on");
         }
         Ok(link)
     }
@@ -254,6 +259,7 @@ async fn monitor(inner: Arc<Inner>) {
             Ok(()) => info!(after = ?down_since.elapsed(), "Redis is there"),
             Err(error) => {
                 inner.report(Op::Connect, &error);
+                *inner.why_down.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                 pause = next(pause);
             }
         }

@@ -200,6 +200,11 @@ async fn apply_key(
         return Ok(());
     }
     let mut row = super::keys::settings(&new)?;
+    // The file has no word for it, and whoever made the key by that id looks for it there.
+    row.external_id = ActiveValue::NotSet;
+    if existing.external_id.is_some() {
+        row.source = ActiveValue::NotSet;
+    }
     if !differs(&row, &existing) {
         done.unchanged += 1;
         return Ok(());

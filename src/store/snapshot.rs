@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -282,6 +282,8 @@ pub struct SnapshotStore {
     /// How many of them the current snapshot answers. Refreshes are one at a time, so that an older reading never replaces
     /// a newer one.
     answered: tokio::sync::Mutex<u64>,
+    /// Whether the last refresh failed.
+    behind: AtomicBool,
 }
 
 impl SnapshotStore {
@@ -292,6 +294,7 @@ impl SnapshotStore {
             cipher,
             asked: AtomicU64::new(0),
             answered: tokio::sync::Mutex::new(0),
+            behind: AtomicBool::new(false),
         }
     }
 
@@ -322,11 +325,18 @@ impl SnapshotStore {
         // Everybody else waits for this one.
         let loading = tokio::time::timeout(LOAD_TIMEOUT, Snapshot::load(db, &self.cipher));
         let late = || format!("no answer within {}", humantime::format_duration(LOAD_TIMEOUT));
-        let loaded = loading.await.map_err(|_| StoreError::Database(DbErr::Custom(late())))?;
+        let late = |_| StoreError::Database(DbErr::Custom(late()));
+        let loaded = loading.await.map_err(late).and_then(|loaded| loaded);
+        self.behind.store(loaded.is_err(), Ordering::SeqCst);
         let snapshot = Arc::new(loaded?);
         self.current.store(Arc::clone(&snapshot));
         *answered = asked;
         Ok(snapshot)
+    }
+
+    /// Whether the last reading failed: what is in use may lack what was committed before it.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
     }
 
     /// Puts a snapshot in: the first one, and those of tests.
@@ -362,12 +372,19 @@ pub async fn counts(db: &impl ConnectionTrait) -> StoreResult<ActiveCounts> {
         .select_only()
         .expr(Expr::col(providers::Column::Id).count())
         .filter(providers::Column::DeletedAt.is_null());
+    let living = providers::Entity::find()
+        .select_only()
+        .column(providers::Column::Id)
+        .filter(providers::Column::DeletedAt.is_null())
+        .into_query();
     let models = |kind: ModelType| {
         models::Entity::find()
             .select_only()
             .expr(Expr::col(models::Column::Id).count())
             .filter(models::Column::DeletedAt.is_null())
             .filter(models::Column::ModelType.eq(kind.as_str()))
+            // A model may have been made in the moment in which its provider was deleted.
+            .filter(models::Column::ProviderId.in_subquery(living.clone()))
             .into_query()
     };
     let query = Query::select()

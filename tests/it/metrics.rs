@@ -104,6 +104,32 @@ async fn comments_become_labels_safely() {
     );
 }
 
+/// They are what an administrator set last, and of all keys with a comment, used or not.
+#[tokio::test]
+async fn the_gauges_of_limits_are_the_limits() {
+    let app = TestApp::builder()
+        .key("sk-used-0123456789", "shared", Some(10), Some(1000))
+        .key("sk-unused-0123456789", "shared", Some(20), None)
+        .setting("GAUGE_REFRESH_INTERVAL", "50ms")
+        .setting("SNAPSHOT_REFRESH_INTERVAL", "50ms")
+        .spawn()
+        .await;
+    assert_eq!(app.chat(MODEL).key("sk-used-0123456789").send().await.status(), 200);
+    let shows = |scrape: &Scrape, rpm: f64| {
+        scrape.metric("nexusgate_api_key_rpm_limit").label("api_key_comment", "shared").is(rpm)
+    };
+    app.eventually("the sum of both is shown", |scrape| shows(scrape, 30.0)).await;
+    let database = app.running().database();
+    let used = keys::find_by_key(database, "sk-used-0123456789").await.expect("declared");
+    let change = keys::ApiKeyChange { rpm: Some(Some(7)), tpm: Some(None), ..Default::default() };
+    keys::update(database, used.id, change).await.expect("changed");
+    let scrape = app.eventually("the new limit is shown", |scrape| shows(scrape, 27.0)).await;
+    assert!(
+        !scrape.text.contains("nexusgate_api_key_tpm_limit{api_key_comment=\"shared\"}"),
+        "it has none now"
+    );
+}
+
 #[tokio::test]
 async fn a_revoked_keys_gauges_disappear() {
     const KEYS: [&str; 2] = ["sk-leaving-0123456789", "sk-staying-0123456789"];

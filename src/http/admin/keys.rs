@@ -312,7 +312,7 @@ pub(super) struct LimitChange {
     tpm_limit: Option<Option<u32>>,
 }
 
-/// Change a key's limits. Takes effect with the next request; what was used stays used.
+/// Change a key's limits. Takes effect with the next request; a bucket stays as full as it was, and a debt as large.
 #[utoipa::path(
     put, path = "/api/admin/apiKey/{key}/ratelimit", tag = "Keys", request_body = LimitChange,
     params(("key" = String, Path, description = "The key itself, or its id")),

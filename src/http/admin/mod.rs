@@ -115,7 +115,7 @@ impl Admin {
     async fn changed(&self) {
         // First, because it must not depend on whether this process can read the database now.
         if let Some(coordination) = self.0.limits.coordination.clone() {
-            self.0.tasks.spawn(async move { coordination.announce().await });
+            self.0.tasks.spawn(async move { coordination.announce_surely().await });
         }
         match self.0.snapshots.refresh(self.db()).await {
             Ok(_) => self.0.gateway.announce(),

@@ -21,6 +21,8 @@ pub(super) const NOUN: &str = "provider";
 
 /// What stands for the parts of a secret that are not shown.
 const HIDDEN: &str = "…";
+/// What stands for the password in a URL.
+const HIDDEN_PASSWORD: &str = "***";
 /// A key shorter than this is not shown in part: too little of it would be left.
 const SHOWN_MIN_CHARS: usize = 16;
 /// The longest base URL and key, in characters.
@@ -101,13 +103,28 @@ fn mask_key(key: &Secret) -> String {
 
 fn mask_url(url: &Secret) -> String {
     match Url::parse(url.expose()) {
-        Ok(mut url) if url.password().is_some() => match url.set_password(Some("***")) {
+        Ok(mut url) if url.password().is_some() => match url.set_password(Some(HIDDEN_PASSWORD)) {
             Ok(()) => url.into(),
             Err(()) => HIDDEN.to_owned(),
         },
         Ok(url) => url.into(),
         Err(_) => HIDDEN.to_owned(),
     }
+}
+
+/// Whether a URL has in place of its password what answers show.
+fn has_hidden_password(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.password() == Some(HIDDEN_PASSWORD))
+}
+
+/// The URL that an administrator made of the one that was shown, with the password that was not.
+fn with_password_of(url: &str, stored: Option<&Secret>) -> AdminResult<String> {
+    let unknown = || AdminError::invalid("proxyUrl", "must have its password: the one shown is not it");
+    let mut url = Url::parse(url).map_err(|_| unknown())?;
+    let stored = stored.and_then(|stored| Url::parse(stored.expose()).ok());
+    let stored = stored.filter(|stored| stored.username() == url.username()).ok_or_else(unknown)?;
+    url.set_password(stored.password()).map_err(|()| unknown())?;
+    Ok(url.into())
 }
 
 /// List the providers, without their secrets.
@@ -192,7 +209,11 @@ pub(super) async fn create(
         ("proxyUrl", body.proxy_url.as_ref(), URL_MAX),
     ])?;
     in_range("maxConcurrency", body.max_concurrency, 1..=u32::MAX)?;
-    let proxy_url = not_empty(body.proxy_url).map(Secret::new);
+    let proxy_url = not_empty(body.proxy_url);
+    if let Some(url) = proxy_url.as_deref().filter(|url| has_hidden_password(url)) {
+        with_password_of(url, None)?;
+    }
+    let proxy_url = proxy_url.map(Secret::new);
     let kind = body.kind.unwrap_or(ProviderType::OpenAi).into();
     let new = NewProvider {
         api_key: not_empty(body.api_key).map(Secret::new),
@@ -235,7 +256,7 @@ pub(super) struct ChangeBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 1000)]
     comment: Option<Option<String>>,
-    /// The masked URL that an answer showed leaves the URL as it is.
+    /// The masked URL that an answer showed leaves the URL as it is, and a changed one with its masked password keeps the password.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 2000)]
     proxy_url: Option<Option<String>>,
@@ -275,6 +296,12 @@ pub(super) async fn change(
     in_range("maxConcurrency", body.max_concurrency.flatten(), 1..=u32::MAX)?;
     let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
     let shown = (shown_key(&stored, admin.cipher()), shown_proxy(&stored, admin.cipher()));
+    let proxy_url = match body.proxy_url {
+        Some(Some(url)) if has_hidden_password(&url) && Some(&url) != shown.1.as_ref() => {
+            Some(Some(with_password_of(&url, stored.proxy_url(admin.cipher()).ok().flatten().as_ref())?))
+        }
+        given => given,
+    };
     let secret = |given: Option<Option<String>>, shown: Option<String>| {
         given.filter(|given| given.is_none() || *given != shown).map(|text| not_empty(text).map(Secret::new))
     };
@@ -285,7 +312,7 @@ pub(super) async fn change(
         api_key: secret(body.api_key, shown.0),
         api_version: body.api_version.map(not_empty),
         comment: body.comment,
-        proxy_url: secret(body.proxy_url, shown.1),
+        proxy_url: secret(proxy_url, shown.1),
         proxy_enabled: body.proxy_enabled,
         ask_stream_usage: body.ask_stream_usage,
         max_concurrency: body.max_concurrency,

@@ -1,7 +1,7 @@
 -- Decides on one request and takes it, in one step, on this server's clock.
 -- KEYS: the buckets for requests and for tokens. ARGV: limit and capacity of each, in the same order; an empty limit: none.
 -- Returns the two balances as they were before this request, in parts; an empty string where there is no limit.
--- The rule is that of decide() in memory.rs; a refused request writes nothing.
+-- The rule is that of decide() in memory.rs; a refused request writes nothing, unless its limit has changed.
 
 local PARTS = 60000000
 local rpm_limit, rpm_capacity = tonumber(ARGV[1]), tonumber(ARGV[2])

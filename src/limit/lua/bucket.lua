@@ -18,11 +18,18 @@ local function balance_of(key, limit, capacity)
   balance, held, at = tonumber(balance), tonumber(held), tonumber(at)
   if not at then return capacity end
   if held ~= capacity then
+    -- The limit has changed: what has passed was refilled at the old one. Kept, so that what passes from now on is not.
+    if capacity > 0 then
+      balance = math.min(held, balance + math.max(0, now - at) * math.floor(limit * held / capacity))
+    end
     if held == 0 then
       balance = capacity
     elseif balance > 0 then
       balance = math.floor(balance * (capacity / held))
     end
+    balance = math.min(capacity, balance)
+    keep(key, limit, capacity, balance)
+    return balance
   end
   -- A clock that was set back adds nothing, and starts to count again from where it is now.
   if at > now then keep(key, limit, capacity, math.min(capacity, balance)) end

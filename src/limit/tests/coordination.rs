@@ -49,6 +49,22 @@ async fn announcements_reach_the_others_and_survive_a_restart_of_redis() {
     at_least(&heard_by_other, before + 1).await;
 }
 
+/// A change is told of when Redis takes it, though it did not at once; the others' own subscriptions have seen no interruption.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_announcement_that_failed_is_made_again() {
+    let server = RedisServer::start();
+    let (one, other) = (replica(&server).await, replica(&server).await);
+    let (heard, on_other) = counter();
+    let _other = other.on_announcement(on_other);
+    eventually("the subscription is there", async || heard.load(Ordering::SeqCst) == 1).await;
+    let _: () = server.run(&["CLIENT", "PAUSE", "1500", "WRITE"]);
+    for _ in 0..3 {
+        one.announce_surely().await;
+    }
+    assert_eq!(heard.load(Ordering::SeqCst), 1, "Redis did not take it");
+    eventually("it is heard", async || heard.load(Ordering::SeqCst) == 2).await;
+}
+
 /// A client that leaves while its id is being locked may come back at once.
 #[tokio::test]
 async fn a_lock_whose_caller_has_left_is_released() {

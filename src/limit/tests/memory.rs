@@ -110,6 +110,26 @@ fn a_changed_limit_takes_effect_at_once_and_keeps_the_debt() {
 }
 
 #[test]
+fn a_changed_limit_says_nothing_of_the_time_before_it() {
+    let limiter = MemoryLimiter::new(burst(3.0));
+    let now = Instant::now();
+    for key in [1, 2] {
+        assert!(limiter.admit_at(key, limits(None, 60_000), now).allowed());
+    }
+    // A debt of 20,000, paid back in 20 seconds.
+    limiter.charge_at(1, limits(None, 60_000), 200_000, now);
+    let later = now + Duration::from_secs(30);
+    assert!(limiter.admit_at(1, limits(None, 600), later).allowed(), "it has paid what it owed");
+    // And one that 30 seconds of a small limit do not pay back.
+    assert!(limiter.admit_at(2, limits(None, 600), now).allowed());
+    limiter.charge_at(2, limits(None, 600), 21_600, now);
+    let refused = limiter.admit_at(2, limits(None, 60_000), later);
+    assert_eq!(refused.retry_after, Duration::from_micros(19_500_000 + 1));
+    let refused = limiter.admit_at(2, limits(None, 60_000), later + Duration::from_secs(10));
+    assert_eq!(refused.retry_after, Duration::from_micros(9_500_000 + 1), "the new limit counts from now on");
+}
+
+#[test]
 fn a_limit_of_zero_lets_nothing_pass() {
     let limiter = MemoryLimiter::new(Burst::default());
     let now = Instant::now();

@@ -133,6 +133,29 @@ async fn a_refusal_takes_nothing_and_a_changed_limit_counts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_limit_says_nothing_of_the_time_before_it() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, burst(3.0)).await;
+    // A debt of 20,000 that thirty seconds have paid back.
+    limiter.charge(1, limits(None, 60_000), 200_000);
+    limiter.flush().await;
+    age(&server, "nexusgate:limit:{1}:tpm", Duration::from_secs(30));
+    assert!(limiter.admit(1, limits(None, 600)).await.allowed());
+    // And one that thirty seconds of a small limit do not pay back.
+    limiter.charge(2, limits(None, 600), 21_600);
+    limiter.flush().await;
+    age(&server, "nexusgate:limit:{2}:tpm", Duration::from_secs(30));
+    let refused = limiter.admit(2, limits(None, 60_000)).await;
+    let (least, most) = (Duration::from_secs(18), Duration::from_millis(19_501));
+    assert!((least..=most).contains(&refused.retry_after), "{:?}", refused.retry_after);
+    // The new limit counts from the change on, though the request was refused.
+    age(&server, "nexusgate:limit:{2}:tpm", Duration::from_secs(10));
+    let refused = limiter.admit(2, limits(None, 60_000)).await;
+    let (least, most) = (Duration::from_secs(8), Duration::from_millis(9_501));
+    assert!((least..=most).contains(&refused.retry_after), "{:?}", refused.retry_after);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_costs_at_most_two_round_trips() {
     let server = RedisServer::start();
     let limiter = limiter(&server, Burst::default()).await;

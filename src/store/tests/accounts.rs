@@ -386,6 +386,26 @@ async fn a_file_applied_twice_changes_nothing_and_a_changed_value_is_updated_in_
     .await;
 }
 
+/// Whoever manages a key by an id of its own finds it there, though a file names the key too.
+#[tokio::test]
+async fn a_file_takes_no_external_id_away() {
+    on_each(async |t| {
+        let file = file();
+        let managed = NewApiKey {
+            key: file.api_keys[0].key.clone(),
+            external_id: Some("k8s/a/b".to_owned()),
+            ..NewApiKey::new(Source::Operator)
+        };
+        let (made, _) = keys::create(&t.db, &t.cipher, &managed).await.unwrap();
+        assert_eq!(declared::apply(&t.db, &t.cipher, &file).await.unwrap().updated, 1);
+        let found = keys::find_by_external_id(&t.db, "k8s/a/b").await.unwrap();
+        assert_eq!((found.id, found.comment.as_deref()), (made.id, Some("app")));
+        assert_eq!(found.source, made.source);
+        assert_eq!(declared::apply(&t.db, &t.cipher, &file).await.unwrap().unchanged, 5);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_file_is_applied_whole_or_not_at_all() {
     on_each(async |t| {

@@ -82,6 +82,26 @@ async fn a_snapshot_holds_what_the_request_path_needs() {
         assert_eq!(later.resolve("m").unwrap().len(), 1);
         assert_eq!(snapshot.resolve("m").unwrap().len(), 2);
         assert_eq!(counts(&t.db).await.unwrap(), later.active_counts(Utc::now()));
+        // A model made in the moment in which its provider was deleted can be used as little as one made before.
+        t.sql("UPDATE models SET deleted_at = NULL").await;
+        let left = store.refresh(&t.db).await.unwrap();
+        assert_eq!(counts(&t.db).await.unwrap(), left.active_counts(Utc::now()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failed_reading_is_owed_until_one_succeeds() {
+    on_each(async |t| {
+        let store = SnapshotStore::new(t.cipher.clone());
+        store.refresh(&t.db).await.unwrap();
+        assert!(!store.is_behind());
+        t.sql("ALTER TABLE providers RENAME TO elsewhere").await;
+        store.refresh(&t.db).await.unwrap_err();
+        assert!(store.is_behind());
+        t.sql("ALTER TABLE elsewhere RENAME TO providers").await;
+        store.refresh(&t.db).await.unwrap();
+        assert!(!store.is_behind());
     })
     .await;
 }

@@ -81,8 +81,16 @@ async fn proxies_are_shown_without_their_password() {
     };
     admin.put(&path, json!({ "proxyUrl": made["proxyUrl"], "proxyEnabled": false })).await.ok();
     assert_eq!(proxy().await.as_deref(), Some("http://me:hush@proxy:3128"));
+    // What was shown, with another port: the password is not what stands for it.
+    admin.put(&path, json!({ "proxyUrl": "http://me:***@proxy:3129/" })).await.ok();
+    assert_eq!(proxy().await.as_deref(), Some("http://me:hush@proxy:3129/"));
+    let stranger = json!({ "proxyUrl": "http://you:***@proxy:3129/" });
+    admin.put(&path, stranger).await.refused(400, "invalid_request", Some("proxyUrl"));
     admin.put(&path, json!({ "proxyUrl": null })).await.ok();
     assert_eq!(proxy().await, None);
+    let unknown =
+        json!({ "name": "gamma", "baseUrl": "http://h/v1", "proxyUrl": "http://me:***@proxy:3128" });
+    admin.post("/providers", unknown).await.refused(400, "invalid_request", Some("proxyUrl"));
 }
 
 #[tokio::test]
