@@ -13,7 +13,8 @@ use super::{CliError, runtime, say};
 /// Encrypts every stored secret under a new key: the one of `NEW_ENCRYPTION_KEY`, or, with a key file, a random one.
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
-    let new = matches.get_one::<String>("new-key").map(|text| EncryptionKey::parse(text)).transpose()?;
+    let new = matches.get_one::<String>("new-key").map(|text| EncryptionKey::parse(text)).transpose();
+    let new = new.map_err(|error| StoreError::Secret(format!("NEW_{error}")))?;
     let url = settings.database_url.expose();
     runtime()?.block_on(async {
         let database = store::connect(&store::Settings::new(url)).await?;

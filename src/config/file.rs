@@ -6,6 +6,9 @@ use toml::{Table, Value};
 
 use super::{ALL, ConfigError, Declared};
 
+/// What a file may declare beside settings.
+const SECTIONS: [&str; 3] = ["providers", "models", "api_keys"];
+
 /// The parts of the file.
 #[derive(Default)]
 pub(super) struct ConfigFile {
@@ -31,13 +34,14 @@ impl ConfigFile {
             expand(key, value, &variable)?;
         }
         let mut declared = Table::new();
-        for key in ["providers", "models", "api_keys"] {
+        for key in SECTIONS {
             if let Some(value) = table.remove(key) {
                 declared.insert(key.to_owned(), value);
             }
         }
         let mut known: Vec<String> = ALL.iter().map(super::SettingInfo::file_key).collect();
         if let Some(unknown) = table.keys().find(|key| !known.contains(key)) {
+            known.extend(SECTIONS.map(str::to_owned));
             known.sort_by_key(|name| distance(name, unknown));
             return Err(format!("unknown setting {unknown:?}; did you mean {:?}?", known[0]));
         }

@@ -46,10 +46,10 @@ impl Setting for u16 {
 }
 
 impl Setting for u32 {
-    const TAKES: &'static str = "a whole number, 1 to 4294967295";
+    const TAKES: &'static str = "a whole number, 1 to 10000";
 
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|number| *number > 0)
+        text.parse().ok().filter(|number| (1..=10_000).contains(number))
     }
 }
 
