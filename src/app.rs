@@ -292,7 +292,7 @@ async fn open_store(settings: &Settings) -> Result<(DatabaseConnection, Arc<Ciph
 
 fn store_settings(settings: &Settings) -> store::Settings {
     let mut store_settings = store::Settings::new(settings.database_url.expose());
-    store_settings.max_connections = Some(settings.database_max_connections);
+    store_settings.max_connections = Some(settings.database_max_connections.0);
     store_settings
 }
 

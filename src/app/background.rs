@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
-use crate::domain::key::ApiKey;
+use crate::domain::key::{ApiKey, Limits};
 use crate::domain::label::{LabelValue, LogTable};
 use crate::gateway::Gateway;
 use crate::gateway::request_log::RequestLog;
@@ -139,10 +139,20 @@ impl Background {
             return Vec::new();
         }
         let snapshot = self.snapshots.load_full();
-        let recent: HashMap<i64, _> = recent.into_iter().map(|usage| (usage.key_id, usage)).collect();
+        let mut recent: HashMap<i64, _> = recent.into_iter().map(|usage| (usage.key_id, usage)).collect();
         let living = || snapshot.keys().filter(|key| !key.revoked);
         let shown: HashSet<&LabelValue> =
             living().filter(|key| recent.contains_key(&key.id)).map(|key| &key.comment).collect();
+        let shows = |usage: &crate::limit::KeyUsage| Limits {
+            rpm: usage.rpm.map(|usage| usage.limit),
+            tpm: usage.tpm.map(|usage| usage.limit),
+        };
+        for key in living() {
+            // What was used of a limit says nothing beside another.
+            if recent.get(&key.id).is_some_and(|usage| shows(usage) != key.limits) {
+                recent.insert(key.id, self.gateway.limiter().usage(key).await);
+            }
+        }
         let used = |usage: Option<crate::limit::Usage>, limit: Option<u32>| {
             let current = usage.map_or(0.0, |usage| as_f64(usage.current));
             limit.map(|limit| Used { current, limit: f64::from(limit) })
@@ -157,8 +167,15 @@ impl Background {
 
     /// Reads keys and routes again.
     pub(super) async fn refresh_snapshot(&self) {
+        let was_behind = self.snapshots.is_behind();
         match self.snapshots.refresh(&self.database).await {
-            Ok(_) => self.gateway.announce(),
+            Ok(_) => {
+                if was_behind {
+                    tracing::info!("keys and routes are read again");
+                }
+                self.gateway.announce();
+            }
+            Err(error) if was_behind => tracing::debug!(%error, "keys and routes still cannot be read"),
             Err(error) => {
                 tracing::warn!(%error, "keys and routes could not be read; the last ones stay in use")
             }

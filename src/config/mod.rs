@@ -16,7 +16,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 pub use declared::{Declared, DeclaredKey, DeclaredModel, DeclaredProvider};
-pub use value::{ByteSize, LatencyBuckets, LogFormat, LogPayloads, Origins, Setting, Span};
+pub use value::{ByteSize, Connections, LatencyBuckets, LogFormat, LogPayloads, Origins, Setting, Span};
 
 use crate::domain::key::Secret;
 
@@ -102,7 +102,7 @@ settings! {
     /// Where things are kept: `sqlite://PATH` or `postgres://…`.
     database_url: Secret = "DATABASE_URL", "sqlite://nexusgate.db";
     /// Connections to the database at one time.
-    database_max_connections: u32 = "DATABASE_MAX_CONNECTIONS", "10";
+    database_max_connections: Connections = "DATABASE_MAX_CONNECTIONS", "10";
     /// Directory of the request log's journal; made when it is missing.
     data_dir: PathBuf = "DATA_DIR", "nexusgate-data";
     /// Size of the journal past which payloads are dropped, then rows.

@@ -45,11 +45,15 @@ impl Setting for u16 {
     }
 }
 
-impl Setting for u32 {
+/// Connections at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections(pub u32);
+
+impl Setting for Connections {
     const TAKES: &'static str = "a whole number, 1 to 10000";
 
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|number| (1..=10_000).contains(number))
+        text.parse().ok().filter(|number| (1..=10_000).contains(number)).map(Self)
     }
 }
 

@@ -34,7 +34,8 @@ impl Rate {
         Self { limit, capacity: if limit == 0 { 0 } else { capacity.clamp(PARTS, MAX_CAPACITY) } }
     }
 
-    /// The limit that went with another `capacity`, in parts per microsecond: as many minutes of it filled that one.
+    /// The limit that went with another `capacity`, in parts per microsecond, taken to have had the same burst: that is not
+    /// remembered, and changes with a restart alone.
     fn limit_of(&self, capacity: i64) -> i128 {
         match self.capacity {
             0 => 0,

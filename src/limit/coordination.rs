@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use redis::{AsyncCommands, ExistenceCheck, RedisError, Script, SetExpiry, SetOptions};
@@ -36,6 +36,9 @@ const SUBSCRIPTION_PAUSE: Duration = Duration::from_millis(250);
 
 /// Between two attempts to tell the others of a change.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long that is attempted.
+const ANNOUNCE_FOR: Duration = Duration::from_secs(300);
 
 /// Announcements, locks and leases, all under one identity.
 #[derive(Debug, Clone)]
@@ -133,23 +136,18 @@ impl Coordination {
     }
 
     /// Tells every other replica, now or as soon as Redis takes it: a revoked key must not work on for a whole interval of
-    /// their timers because Redis was slow for a moment.
+    /// their timers because Redis was slow for a moment. After [`ANNOUNCE_FOR`] those timers have done it.
     pub async fn announce_surely(&self) {
+        let since = Instant::now();
         // Whoever is at it already says it of this change too.
-        if self.announce().await || self.owes_announcement.swap(true, Ordering::SeqCst) {
-            return;
+        while !self.announce().await
+            && !self.owes_announcement.swap(true, Ordering::SeqCst)
+            && since.elapsed() < ANNOUNCE_FOR
+        {
+            sleep(ANNOUNCE_AGAIN).await;
+            // First, so that a change that comes now is either told of by what follows, or owed again.
+            self.owes_announcement.store(false, Ordering::SeqCst);
         }
-        let this = self.clone();
-        tokio::spawn(async move {
-            loop {
-                sleep(ANNOUNCE_AGAIN).await;
-                // First, so that a change that comes now is either told of by what follows, or owed again.
-                this.owes_announcement.store(false, Ordering::SeqCst);
-                if this.announce().await || this.owes_announcement.swap(true, Ordering::SeqCst) {
-                    return;
-                }
-            }
-        });
     }
 
     /// Locks one caller's request id (`X-NexusGate-ReqId`) over all replicas, among the requests that go into `table`. Waits for

@@ -100,3 +100,11 @@ pub(super) fn amount(field: &'static str, amount: Option<f64>) -> StoreResult<()
 pub(super) fn count(stored: i64) -> u32 {
     u32::try_from(stored.max(0)).unwrap_or(u32::MAX)
 }
+
+/// Refuses a limit that lets nothing through; without one there is none.
+pub(super) fn lets_something_through(field: &'static str, limit: Option<u32>) -> StoreResult<()> {
+    match limit {
+        Some(0) => Err(StoreError::invalid(field, "must be 1 or more; left out: no limit")),
+        _ => Ok(()),
+    }
+}

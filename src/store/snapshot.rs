@@ -282,7 +282,7 @@ pub struct SnapshotStore {
     /// How many of them the current snapshot answers. Refreshes are one at a time, so that an older reading never replaces
     /// a newer one.
     answered: tokio::sync::Mutex<u64>,
-    /// Whether the last refresh failed.
+    /// Whether the last refresh failed, or was given up.
     behind: AtomicBool,
 }
 
@@ -325,16 +325,16 @@ impl SnapshotStore {
         // Everybody else waits for this one.
         let loading = tokio::time::timeout(LOAD_TIMEOUT, Snapshot::load(db, &self.cipher));
         let late = || format!("no answer within {}", humantime::format_duration(LOAD_TIMEOUT));
-        let late = |_| StoreError::Database(DbErr::Custom(late()));
-        let loaded = loading.await.map_err(late).and_then(|loaded| loaded);
-        self.behind.store(loaded.is_err(), Ordering::SeqCst);
+        let mut owed = Owed { behind: &self.behind, read: false };
+        let loaded = loading.await.map_err(|_| StoreError::Database(DbErr::Custom(late())))?;
         let snapshot = Arc::new(loaded?);
+        owed.read = true;
         self.current.store(Arc::clone(&snapshot));
         *answered = asked;
         Ok(snapshot)
     }
 
-    /// Whether the last reading failed: what is in use may lack what was committed before it.
+    /// Whether the last reading failed, or was given up: what is in use may lack what was committed before it.
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::SeqCst)
     }
@@ -342,6 +342,18 @@ impl SnapshotStore {
     /// Puts a snapshot in: the first one, and those of tests.
     pub fn replace(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
+    }
+}
+
+/// A reading that is owed unless it succeeds: it may fail, and whoever asked for it may leave.
+struct Owed<'a> {
+    behind: &'a AtomicBool,
+    read: bool,
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        self.behind.store(!self.read, Ordering::SeqCst);
     }
 }
 

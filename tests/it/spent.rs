@@ -42,27 +42,28 @@ async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
     let at_once = format!("data: {{\"type\":\"response.failed\",\"response\":{failed}}}\n\n");
     let garbage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"cho\n\n";
-    for (kind, reply, stream, status) in [
-        (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500),
+    // What may be better the next time is asked for twice.
+    for (kind, reply, stream, status, attempts) in [
+        (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500, 2),
         (
             ProviderKind::OpenAi,
             Reply::raw_json(r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#),
             false,
             502,
+            1,
         ),
-        (ProviderKind::OpenAiResponses, Reply::raw_stream([at_once]), true, 500),
-        (ProviderKind::OpenAi, Reply::raw_stream([garbage]), true, 502),
+        (ProviderKind::OpenAiResponses, Reply::raw_stream([at_once]), true, 500, 2),
+        (ProviderKind::OpenAi, Reply::raw_stream([garbage]), true, 502, 1),
     ] {
         let app = behind(kind).await;
         app.provider().always(reply);
         let call = app.ask(ApiFormat::Anthropic, MODEL);
         assert_eq!(if stream { call.streamed() } else { call }.send().await.status(), status);
         let scrape = app.settled().await;
-        // Of an answer that may be better the next time there are two.
-        let asked = app.provider().calls().len();
-        let tokens = 5000 * i64::try_from(asked).expect("a few");
+        assert_eq!(app.provider().calls().len(), attempts, "{kind:?}");
+        let tokens = 5000 * i64::try_from(attempts).expect("a few");
         let counted = scrape.metric("nexusgate_tokens_prompt_total").is(tokens as f64);
-        assert!(counted, "{kind:?}, asked {asked} times:\n{}", scrape.text);
+        assert!(counted, "{kind:?}:\n{}", scrape.text);
         let rows = app.log_rows().await;
         assert_eq!((rows[0].status.as_str(), rows[0].prompt_tokens), ("failed", Some(tokens)));
     }

@@ -6,8 +6,16 @@
 local PARTS = 60000000
 local rpm_limit, rpm_capacity = tonumber(ARGV[1]), tonumber(ARGV[2])
 local tpm_limit, tpm_capacity = tonumber(ARGV[3]), tonumber(ARGV[4])
-local requests = rpm_limit and balance_of(KEYS[1], rpm_limit, rpm_capacity)
-local tokens = tpm_limit and balance_of(KEYS[2], tpm_limit, tpm_capacity)
+local requests, tokens, changed
+
+if rpm_limit then
+  requests, changed = balance_of(KEYS[1], rpm_limit, rpm_capacity)
+  if changed then keep(KEYS[1], rpm_limit, rpm_capacity, requests) end
+end
+if tpm_limit then
+  tokens, changed = balance_of(KEYS[2], tpm_limit, tpm_capacity)
+  if changed then keep(KEYS[2], tpm_limit, tpm_capacity, tokens) end
+end
 
 if requests and requests >= PARTS and (not tokens or tokens >= 1) then
   keep(KEYS[1], rpm_limit, rpm_capacity, requests - PARTS)

@@ -11,6 +11,8 @@ local function keep(key, limit, capacity, balance)
   redis.call('SET', key, string.format('%.0f %.0f %.0f', balance, capacity, now), 'PX', string.format('%.0f', full_in_ms))
 end
 
+-- The balance now, and whether it was counted against another capacity: then whoever takes from it keeps it as it is now, so
+-- that the time from now on counts at the new limit.
 local function balance_of(key, limit, capacity)
   local stored = redis.call('GET', key)
   if not stored then return capacity end
@@ -18,7 +20,7 @@ local function balance_of(key, limit, capacity)
   balance, held, at = tonumber(balance), tonumber(held), tonumber(at)
   if not at then return capacity end
   if held ~= capacity then
-    -- The limit has changed: what has passed was refilled at the old one. Kept, so that what passes from now on is not.
+    -- The limit has changed: what has passed was refilled at the old one, taken to have had the same burst.
     if capacity > 0 then
       balance = math.min(held, balance + math.max(0, now - at) * math.floor(limit * held / capacity))
     end
@@ -27,9 +29,7 @@ local function balance_of(key, limit, capacity)
     elseif balance > 0 then
       balance = math.floor(balance * (capacity / held))
     end
-    balance = math.min(capacity, balance)
-    keep(key, limit, capacity, balance)
-    return balance
+    return math.min(capacity, balance), true
   end
   -- A clock that was set back adds nothing, and starts to count again from where it is now.
   if at > now then keep(key, limit, capacity, math.min(capacity, balance)) end

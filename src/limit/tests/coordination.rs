@@ -57,12 +57,17 @@ async fn an_announcement_that_failed_is_made_again() {
     let (heard, on_other) = counter();
     let _other = other.on_announcement(on_other);
     eventually("the subscription is there", async || heard.load(Ordering::SeqCst) == 1).await;
-    let _: () = server.run(&["CLIENT", "PAUSE", "1500", "WRITE"]);
-    for _ in 0..3 {
-        one.announce_surely().await;
-    }
-    assert_eq!(heard.load(Ordering::SeqCst), 1, "Redis did not take it");
-    eventually("it is heard", async || heard.load(Ordering::SeqCst) == 2).await;
+    let _: () = server.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    let telling = tokio::spawn({
+        let one = one.clone();
+        async move { one.announce_surely().await }
+    });
+    eventually("the link is given up", async || !one.announce().await).await;
+    one.announce_surely().await;
+    assert_eq!(heard.load(Ordering::SeqCst), 1, "Redis did not take it, and one of both goes on");
+    let _: () = server.run(&["CLIENT", "UNPAUSE"]);
+    eventually("it is heard", async || heard.load(Ordering::SeqCst) >= 2).await;
+    telling.await.unwrap();
 }
 
 /// A client that leaves while its id is being locked may come back at once.

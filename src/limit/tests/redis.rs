@@ -155,6 +155,22 @@ async fn a_changed_limit_says_nothing_of_the_time_before_it() {
     assert!((least..=most).contains(&refused.retry_after), "{:?}", refused.retry_after);
 }
 
+/// A replica that has not seen the key since its limit was changed still asks for what it has used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_look_changes_nothing() {
+    let server = RedisServer::start();
+    let (one, other) = (limiter(&server, burst(3.0)).await, limiter(&server, burst(3.0)).await);
+    assert!(one.admit(1, limits(None, 60_000)).await.allowed());
+    one.charge(1, limits(None, 60_000), 200_000);
+    one.flush().await;
+    assert!(!other.admit(1, limits(None, 600)).await.allowed());
+    let bucket = || server.run::<String>(&["GET", "nexusgate:limit:{1}:tpm"]);
+    let before = bucket();
+    assert!(before.contains(" 108000000000 "), "it counts against the new limit: {before}");
+    assert_eq!(one.recent_usage().await.len(), 1);
+    assert_eq!(bucket(), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_costs_at_most_two_round_trips() {
     let server = RedisServer::start();

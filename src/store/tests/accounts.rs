@@ -414,6 +414,12 @@ async fn a_file_is_applied_whole_or_not_at_all() {
         let error = declared::apply(&t.db, &t.cipher, &wrong).await.unwrap_err().to_string();
         assert_eq!(error, "provider: no such provider (in model \"m\" of provider \"missing\")");
         assert!(providers::list(&t.db).await.unwrap().is_empty());
+        let mut nothing = file();
+        nothing.api_keys[0].limits.tpm = Some(0);
+        is_invalid(declared::apply(&t.db, &t.cipher, &nothing).await, "tpm_limit");
+        let mut nothing = file();
+        nothing.providers[0].max_concurrency = Some(0);
+        is_invalid(declared::apply(&t.db, &t.cipher, &nothing).await, "max_concurrency");
         let mut twice = file();
         twice.providers.push(provider("main"));
         is_invalid(declared::apply(&t.db, &t.cipher, &twice).await, "name");

@@ -42,7 +42,7 @@ impl AnswerContext {
             match tool["type"].as_str() {
                 Some("namespace") if responses => {
                     for inner in tool["tools"].as_array().into_iter().flatten() {
-                        context.knows(format, inner, tool["name"].as_str());
+                        context.knows(format, inner, tool["name"].as_str().filter(|name| !name.is_empty()));
                     }
                 }
                 _ => context.knows(format, tool, None),

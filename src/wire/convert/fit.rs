@@ -53,7 +53,13 @@ pub(super) fn fit(
             request.tool_choice = None;
             dropped.add("tool_choice");
         }
-        Some(ToolChoice::Allowed { names, .. }) => names.retain(|name| offered(name, &request.tools)),
+        Some(ToolChoice::Allowed { names, .. }) => {
+            names.retain(|name| offered(name, &request.tools));
+            if names.is_empty() {
+                request.tool_choice = None;
+                dropped.add("tool_choice");
+            }
+        }
         _ => {}
     }
 }
@@ -94,8 +100,8 @@ fn join(parts: &mut Vec<Part>, role: Role) {
     });
 }
 
-/// Puts results directly behind the calls that they belong to, where this format wants them; what the client said in between
-/// comes after.
+/// Puts results directly behind the turn with the calls that they belong to, where this format wants them; what the client
+/// said in between comes after.
 fn results_behind_calls(messages: &mut Vec<Message>) {
     let (mut sorted, mut held): (Vec<Message>, Vec<Message>) =
         (Vec::with_capacity(messages.len()), Vec::new());
@@ -248,13 +254,15 @@ fn fit_for_anthropic(request: &mut ChatRequest, dropped: &mut Dropped) {
             }
         }
     }
-    if let Some(Message { role: Role::Assistant, parts, .. }) = request.messages.last_mut()
+    // Instructions stand apart from the conversation, which must not end with white space and must not be empty.
+    let instructs = |message: &Message| matches!(message.role, Role::System | Role::Developer);
+    let last =
+        request.messages.iter_mut().rev().find(|message| !instructs(message) && !message.parts.is_empty());
+    if let Some(Message { role: Role::Assistant, parts, .. }) = last
         && let Some(Part::Text(text)) = parts.last_mut()
     {
         text.truncate(text.trim_end().len());
     }
-    // Instructions stand apart from the conversation, which must not be empty.
-    let instructs = |message: &Message| matches!(message.role, Role::System | Role::Developer);
     if request.messages.iter().all(instructs)
         && let Some(last) = request.messages.last_mut()
     {
@@ -278,7 +286,7 @@ fn loosen_tools(tools: &mut [ToolDef], dropped: &mut Dropped) {
     let (mut strict_tools, mut optional) = (0, 0);
     for tool in tools {
         let ToolDef::Function { parameters, strict: strict @ Some(true), .. } = tool else { continue };
-        let fits = parameters.as_ref().is_none_or(|schema| !schema::fit_for_anthropic(&mut schema.clone()));
+        let fits = parameters.as_ref().is_none_or(schema::is_enforceable);
         let more = parameters.as_ref().map_or(0, schema::optional_properties);
         if fits && strict_tools < MAX_STRICT_TOOLS && optional + more <= MAX_OPTIONAL_PROPERTIES {
             strict_tools += 1;

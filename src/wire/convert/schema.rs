@@ -51,31 +51,51 @@ const NOT_ENFORCED: [&str; 12] = [
 ];
 
 /// Makes `schema` one that Anthropic enforces: every object is closed, and what cannot be enforced is said in the description,
-/// where the model reads it. Whether anything had to be changed.
-pub(crate) fn fit_for_anthropic(schema: &mut Value) -> bool {
-    enforceable(schema, 0)
+/// where the model reads it. What would mean something else then (objects with any names, or of several schemas at once) stays as
+/// it is, for Anthropic to refuse in its own words.
+pub(crate) fn fit_for_anthropic(schema: &mut Value) {
+    if !is_beyond(schema, 0) {
+        close(schema, 0);
+    }
 }
 
-fn enforceable(schema: &mut Value, depth: usize) -> bool {
+/// Whether Anthropic enforces `schema` as it is.
+pub(crate) fn is_enforceable(schema: &Value) -> bool {
+    !is_beyond(schema, 0) && !close(&mut schema.clone(), 0)
+}
+
+/// Whether there is something in `schema` that cannot be enforced, nor left out without a change of meaning.
+fn is_beyond(schema: &Value, depth: usize) -> bool {
+    let Value::Object(object) = schema else { return false };
+    let is_object = object.get("type").is_some_and(|kind| kind == "object");
+    let any_names = object.get("additionalProperties").is_some_and(Value::is_object)
+        || (is_object && !object.contains_key("properties"));
+    depth > MAX_DEPTH
+        || any_names
+        || object.contains_key("allOf")
+        || (object.contains_key("oneOf") && object.contains_key("anyOf"))
+        || parts(schema).any(|part| is_beyond(part, depth + 1))
+}
+
+/// Closes objects and removes what is not enforced; whether there was anything to do.
+fn close(schema: &mut Value, depth: usize) -> bool {
     let Value::Object(object) = schema else { return false };
     if depth > MAX_DEPTH {
         return false;
     }
     let mut changed = false;
     if let Some(alternatives) = object.remove("oneOf") {
-        object.entry("anyOf").or_insert(alternatives);
+        object.insert("anyOf".into(), alternatives);
         changed = true;
     }
-    let is_object =
-        object.contains_key("properties") || object.get("type").is_some_and(|kind| kind == "object");
-    if is_object && object.get("additionalProperties") != Some(&Value::Bool(false)) {
+    if object.contains_key("properties") && object.get("additionalProperties") != Some(&Value::Bool(false)) {
         object.insert("additionalProperties".into(), false.into());
         changed = true;
     }
     let mut told = Vec::new();
     for key in NOT_ENFORCED {
         let allowed = |value: &Value| key == "minItems" && value.as_u64().is_some_and(|least| least <= 1);
-        if object.get(key).is_some_and(|value| !value.is_object() && !allowed(value))
+        if object.get(key).is_some_and(|value| !allowed(value))
             && let Some(value) = object.remove(key)
         {
             told.push(format!("{key}: {value}"));
@@ -92,19 +112,33 @@ fn enforceable(schema: &mut Value, depth: usize) -> bool {
         match (key.as_str(), value) {
             ("properties" | "$defs" | "definitions", Value::Object(named)) => {
                 for schema in named.values_mut() {
-                    changed |= enforceable(schema, depth + 1);
+                    changed |= close(schema, depth + 1);
                 }
             }
-            ("items", schema @ Value::Object(_)) => changed |= enforceable(schema, depth + 1),
-            ("anyOf" | "allOf" | "prefixItems", Value::Array(schemas)) => {
+            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => {
                 for schema in schemas {
-                    changed |= enforceable(schema, depth + 1);
+                    changed |= close(schema, depth + 1);
                 }
             }
+            ("items", schema) => changed |= close(schema, depth + 1),
             _ => {}
         }
     }
     changed
+}
+
+/// The schemas within `schema`: of properties, definitions, items and alternatives. What else stands there is no schema,
+/// whatever its keys are called.
+fn parts(schema: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    let Value::Object(object) = schema else { return Box::new(std::iter::empty()) };
+    Box::new(object.iter().flat_map(|(key, value)| -> Box<dyn Iterator<Item = &Value> + '_> {
+        match (key.as_str(), value) {
+            ("properties" | "$defs" | "definitions", Value::Object(named)) => Box::new(named.values()),
+            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => Box::new(schemas.iter()),
+            ("items", schema) => Box::new(std::iter::once(schema)),
+            _ => Box::new(std::iter::empty()),
+        }
+    }))
 }
 
 /// How many properties of the objects in `schema` may be missing; Anthropic enforces only so many.
@@ -118,12 +152,7 @@ pub(crate) fn optional_properties(schema: &Value) -> usize {
             let is_required = |name: &String| required.is_some_and(|names| names.iter().any(|n| n == name));
             properties.keys().filter(|name| !is_required(name)).count()
         });
-        let inner: usize = match schema {
-            Value::Object(object) => object.values().map(|value| count(value, depth + 1)).sum(),
-            Value::Array(items) => items.iter().map(|item| count(item, depth + 1)).sum(),
-            _ => 0,
-        };
-        own + inner
+        own + parts(schema).map(|part| count(part, depth + 1)).sum::<usize>()
     }
     count(schema, 0)
 }
@@ -141,30 +170,46 @@ mod tests {
             "properties": {
                 "age": {"type": "integer", "minimum": 0, "maximum": 150, "description": "In years"},
                 "minimum": {"type": "number"},
-                "tags": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 2}},
+                "properties": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 2}},
                 "size": {"oneOf": [{"$ref": "#/$defs/box"}, {"type": "null"}]},
             },
             "required": ["age"],
-            "$defs": {"box": {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}},
+            "$defs": {"box": {"type": "object", "properties": {"w": {}}, "additionalProperties": true}},
         });
-        assert!(fit_for_anthropic(&mut schema));
+        fit_for_anthropic(&mut schema);
         let expected = json!({
             "type": "object",
             "properties": {
                 "age": {"type": "integer", "description": "In years (maximum: 150, minimum: 0)"},
                 "minimum": {"type": "number"},
-                "tags": {
+                "properties": {
                     "type": "array", "minItems": 1, "items": {"type": "string", "description": "minLength: 2"},
                 },
                 "size": {"anyOf": [{"$ref": "#/$defs/box"}, {"type": "null"}]},
             },
             "required": ["age"],
-            "$defs": {"box": {"type": "object", "properties": {}, "additionalProperties": false}},
+            "$defs": {"box": {"type": "object", "properties": {"w": {}}, "additionalProperties": false}},
             "additionalProperties": false,
         });
         assert_eq!(schema, expected);
-        assert!(!fit_for_anthropic(&mut schema), "it fits now");
-        assert_eq!(optional_properties(&schema), 3);
+        assert!(is_enforceable(&schema));
+        assert_eq!(optional_properties(&schema), 4);
+    }
+
+    #[test]
+    fn what_would_mean_something_else_stays() {
+        for inner in [
+            json!({"type": "object", "additionalProperties": {"type": "number"}}),
+            json!({"type": "object"}),
+            json!({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}),
+            json!({"oneOf": [{"type": "null"}], "anyOf": [{"type": "null"}]}),
+        ] {
+            let schema = json!({"type": "object", "properties": {"scores": inner, "n": {"minimum": 1}}});
+            let mut fitted = schema.clone();
+            fit_for_anthropic(&mut fitted);
+            assert_eq!(fitted, schema);
+            assert!(!is_enforceable(&schema));
+        }
     }
 
     #[test]

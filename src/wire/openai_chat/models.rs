@@ -33,16 +33,20 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
 }
 
 /// The word for `effort` that a model takes; nothing if it has none for not reasoning, or is not told. The words came with the
-/// models: `none` with GPT 5.1 (not in Codex and pro), `xhigh` with GPT 5.1 Codex Max and 5.2. Other providers know `low`,
-/// `medium` and `high`; what their servers make of `none` differs, but they that can switch reasoning off know that word.
+/// models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh` with GPT 5.1 Codex Max and
+/// 5.2. Other providers know `low`, `medium` and `high`; what their servers make of `none` differs, but those that can switch
+/// reasoning off know that word.
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let name = base(model);
     let version = gpt_version(name);
+    let special = name.contains("codex") || name.contains("pro");
     match effort {
+        Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
+        Effort::Minimal => Some(Effort::Low),
         Effort::Off if !is_openai(model) => Some(Effort::Off),
         Effort::Off => {
             let knows = version.is_some_and(|version| version >= (5, 1));
-            (knows && !name.contains("codex") && !name.contains("pro")).then_some(Effort::Off)
+            (knows && !special).then_some(Effort::Off)
         }
         Effort::XHigh | Effort::Max => {
             let knows = version.is_some_and(|version| version >= (5, 2)) || name.contains("codex-max");
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn models_know_the_words_of_their_time() {
-        use Effort::{High, Low, Max, Off, XHigh};
+        use Effort::{High, Low, Max, Minimal, Off, XHigh};
         for (model, wanted, told) in [
             ("gpt-5", Off, None),
             ("gpt-5", Max, Some(High)),
@@ -120,6 +124,10 @@ mod tests {
             ("gpt-5.2-pro", Off, None),
             ("gpt-10", XHigh, Some(XHigh)),
             ("gpt-5", Low, Some(Low)),
+            ("gpt-5-mini", Minimal, Some(Minimal)),
+            ("gpt-5.1", Minimal, Some(Low)),
+            ("o3-mini", Minimal, Some(Low)),
+            ("llama3.1:8b", Minimal, Some(Low)),
             ("llama3.1:8b", Off, Some(Off)),
             ("gpt-oss-120b", Max, Some(High)),
         ] {

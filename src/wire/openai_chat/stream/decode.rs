@@ -232,7 +232,8 @@ impl Decoder {
             let call = &self.calls[*position];
             let differs = if id.is_empty() || call.id.is_empty() {
                 // Whole arguments, and then a name with more: nothing can follow them in the same call.
-                id == call.id && call.json.is_complete() && !arguments.is_empty()
+                let more = kind == ToolKind::Function && !arguments.trim_ascii().is_empty();
+                id == call.id && call.json.is_complete() && more
             } else {
                 id != call.id
             };

@@ -90,8 +90,7 @@ fn tools(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<ToolDef>,
             for (index, inner) in item.array("tools")?.unwrap_or_default().into_iter().enumerate() {
                 tools.extend(tool(Fields::new(inner, at.index(index))?, Some(&namespace), dropped)?);
             }
-            // What the namespace is for is said again by each of its tools.
-            item.ignore(&["type", "description"]);
+            item.ignore(&["type"]);
             item.drop_rest(dropped);
         } else {
             tools.extend(tool(item, None, dropped)?);
