@@ -141,16 +141,14 @@ impl Background {
         let snapshot = self.snapshots.load_full();
         let mut recent: HashMap<i64, _> = recent.into_iter().map(|usage| (usage.key_id, usage)).collect();
         let living = || snapshot.keys().filter(|key| !key.revoked);
-        let shown: HashSet<&LabelValue> =
-            living().filter(|key| recent.contains_key(&key.id)).map(|key| &key.comment).collect();
-        let shows = |usage: &crate::limit::KeyUsage| Limits {
-            rpm: usage.rpm.map(|usage| usage.limit),
-            tpm: usage.tpm.map(|usage| usage.limit),
-        };
+        let mut shown: HashSet<&LabelValue> = HashSet::new();
         for key in living() {
-            // What was used of a limit says nothing beside another.
-            if recent.get(&key.id).is_some_and(|usage| shows(usage) != key.limits) {
-                recent.insert(key.id, self.gateway.limiter().usage(key).await);
+            let Some(usage) = recent.get_mut(&key.id) else { continue };
+            shown.insert(&key.comment);
+            let seen = Limits { rpm: usage.rpm.map(|rpm| rpm.limit), tpm: usage.tpm.map(|tpm| tpm.limit) };
+            if seen != key.limits {
+                // What was used of a limit says nothing beside another.
+                *usage = self.gateway.limiter().usage(key).await;
             }
         }
         let used = |usage: Option<crate::limit::Usage>, limit: Option<u32>| {

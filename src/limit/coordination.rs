@@ -141,8 +141,8 @@ impl Coordination {
         let since = Instant::now();
         // Whoever is at it already says it of this change too.
         while !self.announce().await
-            && !self.owes_announcement.swap(true, Ordering::SeqCst)
             && since.elapsed() < ANNOUNCE_FOR
+            && !self.owes_announcement.swap(true, Ordering::SeqCst)
         {
             sleep(ANNOUNCE_AGAIN).await;
             // First, so that a change that comes now is either told of by what follows, or owed again.

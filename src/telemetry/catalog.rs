@@ -181,7 +181,8 @@ catalog! {
     COST_PROMPT: FloatCounter, Usd = "nexusgate_cost_prompt_usd_total" { model, provider, api_key_comment };
     /// USD spent on output tokens, of models with a price.
     COST_COMPLETION: FloatCounter, Usd = "nexusgate_cost_completion_usd_total" { model, provider, api_key_comment };
-    /// USD spent on input and output tokens, of models with a price; what failed attempts at other providers cost is added to the one that answered.
+    /// USD spent on input and output tokens, of models with a price; what failed attempts at other providers cost is added to
+    /// the one that answered.
     COST_TOTAL: FloatCounter, Usd = "nexusgate_cost_total_usd_total" { model, provider, api_key_comment };
     /// Seconds from a completion request's arrival to the last byte of its answer; completed requests only.
     COMPLETION_DURATION: Histogram(Buckets::Latency), Seconds = "nexusgate_completion_duration_seconds" { model };

@@ -406,8 +406,8 @@ impl<R: Row> Shared<R> {
 }
 
 /// Milliseconds since 1970, the unit of the records' times, by a clock that nobody sets while the process runs: the machine's
-/// when this was first asked, and what has passed since. Were rows dated by one that is set back, they would seem to be in the database before
-/// they are, and an answer would be forgotten that a repeated request needs.
+/// when this was first asked, and what has passed since. Were rows dated by one that is set back, they would seem to be in the
+/// database before they are, and an answer would be forgotten that a repeated request needs.
 fn now_ms() -> u64 {
     static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -112,15 +112,13 @@ fn mask_url(url: &Secret) -> String {
     }
 }
 
-/// Whether a URL has in place of its password what answers show.
-fn has_hidden_password(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| url.password() == Some(HIDDEN_PASSWORD))
-}
-
-/// The URL that an administrator made of the one that was shown, with the password that was not.
-fn with_password_of(url: &str, stored: Option<&Secret>) -> AdminResult<String> {
+/// A proxy's URL with its password: if it was made of the one that was shown, that is the stored one's.
+fn unmasked(given: String, stored: Option<&Secret>) -> AdminResult<String> {
+    let mut url = match Url::parse(&given) {
+        Ok(url) if url.password() == Some(HIDDEN_PASSWORD) => url,
+        _ => return Ok(given),
+    };
     let unknown = || AdminError::invalid("proxyUrl", "must have its password: the one shown is not it");
-    let mut url = Url::parse(url).map_err(|_| unknown())?;
     let stored = stored.and_then(|stored| Url::parse(stored.expose()).ok());
     let stored = stored.filter(|stored| stored.username() == url.username()).ok_or_else(unknown)?;
     url.set_password(stored.password()).map_err(|()| unknown())?;
@@ -209,11 +207,7 @@ pub(super) async fn create(
         ("proxyUrl", body.proxy_url.as_ref(), URL_MAX),
     ])?;
     in_range("maxConcurrency", body.max_concurrency, 1..=u32::MAX)?;
-    let proxy_url = not_empty(body.proxy_url);
-    if let Some(url) = proxy_url.as_deref().filter(|url| has_hidden_password(url)) {
-        with_password_of(url, None)?;
-    }
-    let proxy_url = proxy_url.map(Secret::new);
+    let proxy_url = not_empty(body.proxy_url).map(|url| unmasked(url, None)).transpose()?.map(Secret::new);
     let kind = body.kind.unwrap_or(ProviderType::OpenAi).into();
     let new = NewProvider {
         api_key: not_empty(body.api_key).map(Secret::new),
@@ -297,8 +291,8 @@ pub(super) async fn change(
     let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
     let shown = (shown_key(&stored, admin.cipher()), shown_proxy(&stored, admin.cipher()));
     let proxy_url = match body.proxy_url {
-        Some(Some(url)) if has_hidden_password(&url) && Some(&url) != shown.1.as_ref() => {
-            Some(Some(with_password_of(&url, stored.proxy_url(admin.cipher()).ok().flatten().as_ref())?))
+        Some(Some(url)) if Some(&url) != shown.1.as_ref() => {
+            Some(Some(unmasked(url, stored.proxy_url(admin.cipher()).ok().flatten().as_ref())?))
         }
         given => given,
     };

@@ -30,29 +30,30 @@ pub struct AnswerContext {
 impl AnswerContext {
     /// For the answer to `request`, which the client sent in `format`.
     pub fn new(format: ApiFormat, request: &[u8], model: &str, id: &str, created: i64) -> Self {
-        let mut request: Object = read_lossy(request).unwrap_or_default();
+        let request: Object = read_lossy(request).unwrap_or_default();
         let include_usage = format == ApiFormat::OpenAiChat
             && request.get("stream_options").is_some_and(|options| options["include_usage"] == true);
         let responses = format == ApiFormat::OpenAiResponses;
-        let tools = if responses { request.get("tools").cloned() } else { request.remove("tools") };
-        let request = if responses { request } else { Object::new() };
         let (model, id) = (model.to_owned(), id.to_owned());
-        let mut context = Self { model, created, id, include_usage, request, ..Self::default() };
-        for tool in tools.as_ref().and_then(Value::as_array).into_iter().flatten() {
-            match tool["type"].as_str() {
-                Some("namespace") if responses => {
-                    for inner in tool["tools"].as_array().into_iter().flatten() {
-                        context.knows(format, inner, tool["name"].as_str().filter(|name| !name.is_empty()));
-                    }
+        let mut context = Self { model, created, id, include_usage, ..Self::default() };
+        for tool in items(request.get("tools")) {
+            if responses && tool["type"] == "namespace" {
+                let namespace = tool["name"].as_str().filter(|name| !name.is_empty());
+                for inner in items(tool.get("tools")) {
+                    context.note(format, inner, namespace);
                 }
-                _ => context.knows(format, tool, None),
+            } else {
+                context.note(format, tool, None);
             }
+        }
+        if responses {
+            context.request = request;
         }
         context
     }
 
-    /// Takes note of what the provider may be told of a tool.
-    fn knows(&mut self, format: ApiFormat, tool: &Value, namespace: Option<&str>) {
+    /// Notes what the provider may be told of a tool.
+    fn note(&mut self, format: ApiFormat, tool: &Value, namespace: Option<&str>) {
         let kind = tool["type"].as_str();
         let is_custom = kind == Some("custom") && format != ApiFormat::Anthropic;
         let holder = match format {
@@ -65,7 +66,8 @@ impl AnswerContext {
             None => names::short(name),
         };
         if is_custom {
-            let known = if namespace.is_some() { sent.as_deref() } else { None };
+            // What has a namespace is known by its flat name until the answer is written.
+            let known = sent.as_deref().filter(|_| namespace.is_some());
             self.custom_tools.push(known.unwrap_or(name).to_owned());
         }
         if let Some(sent) = sent {
@@ -78,4 +80,8 @@ impl AnswerContext {
     pub(crate) fn renamed(&self, sent: &str) -> Option<&Renamed> {
         self.renamed.iter().find(|renamed| renamed.sent == sent)
     }
+}
+
+fn items(list: Option<&Value>) -> impl Iterator<Item = &Value> {
+    list.and_then(Value::as_array).into_iter().flatten()
 }

@@ -9,7 +9,7 @@ use crate::domain::chat::{
     ChatRequest, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
 };
 use crate::domain::label::ApiFormat;
-use crate::wire::anthropic::request::FREE_INPUT;
+use crate::wire::anthropic::request::{FREE_INPUT, free_input_schema};
 use crate::wire::openai_chat::models;
 
 /// The least that OpenAI's Responses take for `max_output_tokens`.
@@ -118,13 +118,7 @@ fn results_behind_calls(messages: &mut Vec<Message>) {
                 sorted.push(message);
             }
             Role::Tool => {
-                let has = |id: &String| {
-                    message
-                        .parts
-                        .iter()
-                        .any(|part| matches!(part, Part::ToolResult(result) if result.call_id == *id))
-                };
-                waits_for.retain(|id| !has(id));
+                waits_for.retain(|id| !message.parts.iter().any(|part| is_result_of(part, id)));
                 match sorted.last_mut() {
                     Some(last) if last.role == Role::Tool => last.parts.extend(message.parts),
                     _ => sorted.push(message),
@@ -139,6 +133,10 @@ fn results_behind_calls(messages: &mut Vec<Message>) {
     }
     sorted.append(&mut held);
     *messages = sorted;
+}
+
+fn is_result_of(part: &Part, call_id: &str) -> bool {
+    matches!(part, Part::ToolResult(result) if result.call_id == call_id)
 }
 
 /// Servers that speak OpenAI's format and are not OpenAI's: they refuse some of its newer fields, or their models know nothing
@@ -156,11 +154,9 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
             if format.as_ref().is_some_and(|format| format["type"] != "text") {
                 dropped.add("tools.format");
             }
-            let parameters = json!({
-                "type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT],
-            });
             let (name, description) = (std::mem::take(name), description.take());
-            *tool = ToolDef::Function { name, description, parameters: Some(parameters), strict: None };
+            let parameters = Some(free_input_schema());
+            *tool = ToolDef::Function { name, description, parameters, strict: None };
         }
     }
     // Nothing is stored that was not asked for, and not every provider knows the word.

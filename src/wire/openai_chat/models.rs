@@ -39,7 +39,7 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let name = base(model);
     let version = gpt_version(name);
-    let special = name.contains("codex") || name.contains("pro");
+    let special = name.split('-').any(|word| matches!(word, "codex" | "pro"));
     match effort {
         Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
         Effort::Minimal => Some(Effort::Low),

@@ -217,6 +217,11 @@ fn tool_id(id: &str) -> Cow<'_, str> {
 /// The key under which free text, and what is no JSON object, is passed as an object.
 pub(crate) const FREE_INPUT: &str = "input";
 
+/// The schema of a tool that takes free text, where tools take objects.
+pub(crate) fn free_input_schema() -> Value {
+    json!({"type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT]})
+}
+
 /// `input` must be an object.
 pub(crate) fn input(call: &ToolCall) -> Value {
     match (call.kind, call.arguments.trim()) {
@@ -333,9 +338,7 @@ fn tool(def: &ToolDef, traits: Traits, dropped: &mut Dropped) -> Value {
             if let Some(description) = description {
                 tool["description"] = description.as_str().into();
             }
-            tool["input_schema"] = json!({
-                "type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT],
-            });
+            tool["input_schema"] = free_input_schema();
         }
     }
     tool

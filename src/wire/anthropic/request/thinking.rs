@@ -82,7 +82,8 @@ pub(super) fn encode(request: &ChatRequest, traits: Traits, dropped: &mut Droppe
 }
 
 fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> Thinking {
-    let effort = config.effort.or(config.budget_tokens.map(Effort::from_budget)).map(|effort| match effort {
+    let wanted = config.effort.or(config.budget_tokens.map(Effort::from_budget));
+    let effort = wanted.map(|effort| match effort {
         Effort::Off | Effort::Minimal | Effort::Low => "low",
         Effort::XHigh | Effort::Max if !traits.high_efforts => "high",
         effort => effort.as_str(),
@@ -92,7 +93,7 @@ fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> 
         return Thinking { thinking: None, effort, budget: 0 };
     }
     // What these models take when they decide themselves, which is as for `high`.
-    let budget = config.effort.unwrap_or(Effort::High).budget_tokens();
+    let budget = wanted.unwrap_or(Effort::High).budget_tokens();
     let mut thinking = json!({"type": "adaptive"});
     if let Some(visible) = config.visible.or(Some(true)).filter(|_| traits.display) {
         thinking["display"] = if visible { "summarized" } else { "omitted" }.into();

@@ -277,6 +277,48 @@ fn schemas_are_what_anthropic_enforces() {
     assert_eq!(dropped, ["tools.function.strict"]);
 }
 
+/// A developer who says something after the results does not end the turn that they belong to.
+#[test]
+fn a_turn_whose_thoughts_are_lost_is_not_thought_on() {
+    let request = json!({
+        "reasoning": {"effort": "high"},
+        "input": [
+            {"role": "user", "content": "Go"},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "done"},
+            {"role": "developer", "content": "Be brief"},
+        ],
+    });
+    let (body, dropped) = sent(OpenAiResponses, Anthropic, "claude-sonnet-4-5", &request);
+    assert_eq!((body.get("thinking"), dropped), (None, vec!["reasoning".to_owned()]));
+}
+
+#[test]
+fn reasons_to_stop_have_many_names() {
+    for (word, told) in
+        [("model_length", "max_tokens"), ("max_tokens", "max_tokens"), ("end_turn", "end_turn")]
+    {
+        let answer = json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": word}]});
+        let context = AnswerContext::new(Anthropic, b"{}", "m", "0a1b", 0);
+        let answer = convert_answer(OpenAiChat, Anthropic, answer.to_string().as_bytes(), &context).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["stop_reason"], told, "{word}");
+    }
+}
+
+#[test]
+fn a_response_that_was_too_long_says_so() {
+    let context = AnswerContext::new(OpenAiResponses, b"{}", "m", "0a1b", 0);
+    let mut converter = StreamConverter::new(Anthropic, OpenAiResponses, context);
+    let mut out = bytes::BytesMut::new();
+    converter.feed(Some("message_start"), r#"{"type":"message_start","message":{"id":"m"}}"#, &mut out);
+    let error =
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 2 > 1"}}"#;
+    converter.feed(Some("error"), error, &mut out);
+    let written = String::from_utf8(out.to_vec()).unwrap();
+    let failed = written.lines().find(|line| line.contains("\"response.failed\"")).unwrap();
+    assert!(failed.contains(r#""code":"context_length_exceeded""#), "{failed}");
+}
+
 #[test]
 fn thinking_has_room_beside_the_answer() {
     let request = json!({"reasoning_effort": "high", "messages": [{"role": "user", "content": "Hi"}]});
