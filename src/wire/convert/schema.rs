@@ -50,6 +50,10 @@ const NOT_ENFORCED: [&str; 12] = [
     "uniqueItems",
 ];
 
+/// Keywords under which schemas stand by names of the client's, and in a list.
+const NAMED: [&str; 3] = ["properties", "$defs", "definitions"];
+const LISTED: [&str; 3] = ["anyOf", "oneOf", "prefixItems"];
+
 /// Makes `schema` one that Anthropic enforces: every object is closed, and what cannot be enforced is said in the description,
 /// where the model reads it. What would mean something else then (objects with any names, or of several schemas at once) stays as
 /// it is, for Anthropic to refuse in its own words.
@@ -110,12 +114,12 @@ fn close(schema: &mut Value, depth: usize) -> bool {
     }
     for (key, value) in object {
         match (key.as_str(), value) {
-            ("properties" | "$defs" | "definitions", Value::Object(named)) => {
+            (key, Value::Object(named)) if NAMED.contains(&key) => {
                 for schema in named.values_mut() {
                     changed |= close(schema, depth + 1);
                 }
             }
-            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => {
+            (key, Value::Array(schemas)) if LISTED.contains(&key) => {
                 for schema in schemas {
                     changed |= close(schema, depth + 1);
                 }
@@ -133,8 +137,8 @@ fn parts(schema: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     let Value::Object(object) = schema else { return Box::new(std::iter::empty()) };
     Box::new(object.iter().flat_map(|(key, value)| -> Box<dyn Iterator<Item = &Value> + '_> {
         match (key.as_str(), value) {
-            ("properties" | "$defs" | "definitions", Value::Object(named)) => Box::new(named.values()),
-            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => Box::new(schemas.iter()),
+            (key, Value::Object(named)) if NAMED.contains(&key) => Box::new(named.values()),
+            (key, Value::Array(schemas)) if LISTED.contains(&key) => Box::new(schemas.iter()),
             ("items", schema) => Box::new(std::iter::once(schema)),
             _ => Box::new(std::iter::empty()),
         }

@@ -34,13 +34,16 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
 
 /// The word for `effort` that a model takes; nothing if it has none for not reasoning, or is not told. The words came with the
 /// models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh` with GPT 5.1 Codex Max and
-/// 5.2. Other providers know `low`, `medium` and `high`; what their servers make of `none` differs, but those that can switch
-/// reasoning off know that word.
+/// 5.2; GPT 5 pro knows only `high`. Other providers know `low`, `medium` and `high`; what their servers make of `none`
+/// differs, but those that can switch reasoning off know that word. Source:
+/// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-reasoning_effort>.
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let name = base(model);
     let version = gpt_version(name);
-    let special = name.split('-').any(|word| matches!(word, "codex" | "pro"));
+    let is = |kind: &str| name.split('-').any(|word| word == kind);
+    let special = is("codex") || is("pro");
     match effort {
+        effort if effort != Effort::Off && version == Some((5, 0)) && is("pro") => Some(Effort::High),
         Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
         Effort::Minimal => Some(Effort::Low),
         Effort::Off if !is_openai(model) => Some(Effort::Off),
@@ -124,6 +127,8 @@ mod tests {
             ("gpt-5.2-pro", Off, None),
             ("gpt-10", XHigh, Some(XHigh)),
             ("gpt-5", Low, Some(Low)),
+            ("gpt-5-pro", Low, Some(High)),
+            ("gpt-5-pro", Off, None),
             ("gpt-5-mini", Minimal, Some(Minimal)),
             ("gpt-5.1", Minimal, Some(Low)),
             ("o3-mini", Minimal, Some(Low)),
