@@ -157,17 +157,10 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
             }
             response
         }
-        Answer::Whole { head, body, error } => {
+        Answer::Whole { head, body } => {
             guard.answered(&body);
             guard.worked(working.elapsed());
-            let status = match error {
-                Some(error) => {
-                    guard.blame(error);
-                    Status::Failed
-                }
-                None => Status::Completed,
-            };
-            Response::from_parts(head, GatewayBody::answer(body, guard, status))
+            Response::from_parts(head, GatewayBody::answer(body, guard, Status::Completed))
         }
     };
     let headers = response.headers_mut();

@@ -27,7 +27,7 @@ use super::finish::FinishGuard;
 use super::gather::{gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
-use super::reading::{as_stream, fails_at_once, fold, not_folded, read_whole};
+use super::reading::{fails_at_once, fold, not_folded, read_whole};
 use super::refusal::error_format;
 use super::transform::Plan;
 
@@ -37,7 +37,7 @@ pub(super) const MAX_ERROR: usize = 1 << 20;
 /// White space that goes on for longer than this is not the beginning of a stream.
 const MAX_PEEK: usize = 1 << 10;
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 /// A good answer.
@@ -53,8 +53,6 @@ pub(super) enum Answer {
     Whole {
         head: http::response::Parts,
         body: Bytes,
-        /// The short code of the error in an answer that failed although its HTTP status is a success.
-        error: Option<String>,
     },
 }
 
@@ -101,7 +99,7 @@ impl Failure {
         let told = ApiError::new(400, error.to_string()).with_code("unsupported_request");
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = StatusCode::BAD_REQUEST;
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        head.headers.insert(header::CONTENT_TYPE, JSON);
         let body = render_error(error_format(call), &told).into();
         let answer = Box::new(UpstreamAnswer { head, body, format: None });
         Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
@@ -143,7 +141,7 @@ impl UpstreamAnswer {
     pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
         let body = match (call, self.format) {
             (Call::Completion(client), Some(provider)) if error_shape(client) != error_shape(provider) => {
-                self.head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                self.head.headers.insert(header::CONTENT_TYPE, JSON);
                 // A proxy's error may be compressed in spite of what was asked; what is written here is not.
                 self.head.headers.remove(header::CONTENT_ENCODING);
                 convert_error(provider, client, self.head.status.as_u16(), &self.body).into()
@@ -190,17 +188,11 @@ impl Gateway {
             Ok(Received::Stream { head, first, upstream }) => {
                 Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
-            Ok(Received::Whole { mut head, body }) => match read_whole(job, target, plan.context(), body) {
-                Ok((mut body, observed)) => {
+            Ok(Received::Whole { head, body }) => match read_whole(job, target, plan.context(), head, body) {
+                Ok((head, body, observed)) => {
                     attempt.finish(Outcome::Ok);
                     guard.observed(&observed.usage, observed.finish_reason);
-                    if let Some(events) = as_stream(job, &body) {
-                        body = events;
-                        head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
-                    } else if plan.context().is_some() {
-                        head.headers.insert(header::CONTENT_TYPE, JSON);
-                    }
-                    Ok(Answer::Whole { head, body, error: observed.error })
+                    Ok(Answer::Whole { head, body })
                 }
                 Err(failure) => {
                     attempt.finish(failure.outcome);

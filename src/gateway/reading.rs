@@ -2,7 +2,8 @@
 //! way the provider chose.
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::response::Parts;
+use http::{Response, StatusCode, header};
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
@@ -16,16 +17,18 @@ use crate::wire::sse::SseScanner;
 use crate::wire::watch::StreamWatcher;
 
 use super::dispatch::Job;
-use super::exchange::{Failure, UpstreamAnswer};
+use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
 use super::refusal::error_format;
 
-/// What a whole answer says, and the answer in the client's format.
+/// What a whole answer says, and the answer as the client asked for it. One that says that it failed, though its HTTP status is
+/// a success, is for another provider to give; if none does, a client of the same format gets it as it came.
 pub(super) fn read_whole(
     job: &Job,
     target: &Target,
     context: Option<&AnswerContext>,
+    mut head: Parts,
     body: Bytes,
-) -> Result<(Bytes, Observed), Failure> {
+) -> Result<(Parts, Bytes, Observed), Failure> {
     let protocol = || Failure::new(Outcome::Protocol, true);
     let provider = match job.call {
         Call::Completion(_) => Call::Completion(target.provider.kind.chat_format()),
@@ -35,14 +38,24 @@ pub(super) fn read_whole(
         // Some providers (OpenRouter) report errors with the status of a success.
         return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
     };
-    let (Call::Completion(client), Some(context)) = (job.call, context) else { return Ok((body, observed)) };
     if observed.error.is_some() {
-        return Err(Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage));
+        let mut failure = Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage);
+        if context.is_none() {
+            let body = as_asked(job, &mut head, body);
+            failure.answer = Some(Box::new(UpstreamAnswer { head, body, format: None }));
+        }
+        return Err(failure);
     }
-    match convert_answer(target.provider.kind.chat_format(), client, &body, context) {
-        Ok(converted) => Ok((converted.into(), observed)),
-        Err(_) => Err(protocol().costing(&observed.usage)),
-    }
+    let (Call::Completion(client), Some(context)) = (job.call, context) else {
+        let body = as_asked(job, &mut head, body);
+        return Ok((head, body, observed));
+    };
+    let Ok(converted) = convert_answer(target.provider.kind.chat_format(), client, &body, context) else {
+        return Err(protocol().costing(&observed.usage));
+    };
+    head.headers.insert(header::CONTENT_TYPE, JSON);
+    let body = as_asked(job, &mut head, converted.into());
+    Ok((head, body, observed))
 }
 
 /// The error in a body that is no answer.
@@ -52,16 +65,16 @@ fn reported(body: &[u8]) -> Option<ApiError> {
     (error.is_object() || error.is_string()).then(|| parse_error(200, body.to_string().as_bytes()))
 }
 
-/// Makes a whole answer, in the client's format already, the event stream that was asked for. `None`: it was not, or the answer
-/// holds what no stream can say.
-pub(super) fn as_stream(job: &Job, answer: &Bytes) -> Option<Bytes> {
-    let Call::Completion(client) = job.call else { return None };
-    if !job.stream {
-        return None;
-    }
+/// Makes a whole answer, in the client's format already, an event stream if that was asked for. It stays whole if it holds what
+/// no stream can say.
+fn as_asked(job: &Job, head: &mut Parts, answer: Bytes) -> Bytes {
+    let Call::Completion(client) = job.call else { return answer };
     let mut events = BytesMut::new();
-    answer_to_stream(client, answer, job.head.include_usage, &mut events).ok()?;
-    Some(events.freeze())
+    if !job.stream || answer_to_stream(client, &answer, job.head.include_usage, &mut events).is_err() {
+        return answer;
+    }
+    head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
+    events.freeze()
 }
 
 /// The whole answer that an event stream of `format` brought; `None` if it is not complete or not one.
@@ -108,7 +121,7 @@ impl Failure {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (mut head, ()) = Response::new(()).into_parts();
         head.status = status;
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        head.headers.insert(header::CONTENT_TYPE, JSON);
         let body = render_error(error_format(call), error).into();
         let answer = UpstreamAnswer { head, body, format: None };
         Self {

@@ -152,7 +152,8 @@ impl Inner {
             ready!(self.idle_timer.as_mut().poll(cx));
             let silent = since.elapsed();
             if silent >= idle {
-                if over {
+                // Some providers say why the model stopped, and then neither `[DONE]` nor anything else.
+                if over || self.verdict().is_some() {
                     self.guard.client_has_it_all(since);
                     self.upstream_ended();
                     return Poll::Ready(());

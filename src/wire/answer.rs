@@ -2,7 +2,7 @@
 
 use super::lenient::{Array, Items, Raw, json_object, read_json};
 use super::usage::{AnthropicUsage, ChatUsage};
-use super::watch::{Choices, Response, anthropic_finish_reason};
+use super::watch::{Choices, Failure, Response, anthropic_finish_reason};
 use crate::domain::label::{ApiFormat, FinishReason};
 use crate::domain::record::Call;
 use crate::domain::usage::Usage;
@@ -12,7 +12,7 @@ use crate::domain::usage::Usage;
 pub struct Observed {
     pub usage: Usage,
     pub finish_reason: Option<FinishReason>,
-    /// The short code of the error in an answer that failed although its HTTP status is a success (Responses only).
+    /// The short code of the error in an answer that failed although its HTTP status is a success.
     pub error: Option<String>,
 }
 
@@ -22,9 +22,10 @@ pub struct Observed {
 pub struct NotAnAnswer;
 
 json_object! {
-    struct ChatAnswer {
+    struct ChatAnswer<'de> {
         choices: Array<Choices> = "choices",
         usage: ChatUsage = "usage",
+        error: Raw<'de> = "error",
     }
 }
 
@@ -51,9 +52,11 @@ pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> 
 }
 
 fn observe_chat(body: &[u8]) -> Result<Observed, NotAnAnswer> {
-    let answer: ChatAnswer = read_json(body).map_err(|_| NotAnAnswer)?;
+    let answer: ChatAnswer<'_> = read_json(body).map_err(|_| NotAnAnswer)?;
     let choices = answer.choices.0.ok_or(NotAnAnswer)?;
-    Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason(), error: None })
+    let finish_reason = choices.finish_reason();
+    let error = Failure::code_of(answer.error).or_else(|| choices.into_error());
+    Ok(Observed { usage: answer.usage.usage(), finish_reason, error })
 }
 
 fn observe_anthropic(body: &[u8]) -> Result<Observed, NotAnAnswer> {
@@ -109,6 +112,16 @@ mod tests {
             let body = format!(r#"{{"choices":[{{"finish_reason":"{reason}"}}]}}"#);
             assert_eq!(finish(ApiFormat::OpenAiChat, &body), Some(folded));
         }
+        for (body, error) in [
+            (r#"{"choices":[{"finish_reason":"error"}]}"#, "error"),
+            (r#"{"choices":[{"finish_reason":null,"error":{"code":502,"message":"m"}}]}"#, "502"),
+            (r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"error","error":"m m"}]}"#, "error"),
+            (r#"{"choices":[],"error":{"code":"overloaded"}}"#, "overloaded"),
+        ] {
+            assert_eq!(observe(ApiFormat::OpenAiChat, body).unwrap().error.as_deref(), Some(error), "{body}");
+        }
+        let fine = r#"{"choices":[{"finish_reason":"stop","error":null}],"error":null}"#;
+        assert_eq!(observe(ApiFormat::OpenAiChat, fine).unwrap().error, None);
         assert_eq!(observe(ApiFormat::OpenAiChat, r#"{"choices":[],"usage":"?"}"#), Ok(Observed::default()));
         let odd = r#"{"choices":[],"usage":{"prompt_tokens":1e400,"completion_tokens":3}}"#;
         let usage = Usage { completion: Some(3), ..Usage::default() };

@@ -88,7 +88,7 @@ pub const fn anthropic_type(status: u16) -> &'static str {
 /// The status that an error of this type has outside a stream: Anthropic's types, and OpenAI's as far as they are known.
 fn status_of_type(kind: &str) -> Option<u16> {
     Some(match kind {
-        "invalid_request_error" => 400,
+        "invalid_request_error" | "invalid_prompt" | "context_length_exceeded" => 400,
         "authentication_error" => 401,
         "billing_error" => 402,
         "permission_error" => 403,
@@ -207,6 +207,8 @@ json_object! {
         param: Raw<'de> = "param",
         /// Of `response.failed`.
         response: Raw<'de> = "response",
+        /// Of a chat, whose first one may have an error of its own.
+        choices: Array<First<'de>> = "choices",
     }
 }
 
@@ -238,7 +240,9 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     }
     let Some(outer) = object else { return plain_error(status, text) };
     let response: Loose<'_> = outer.response.object().unwrap_or_default();
-    let error = if outer.error.is_filled() { outer.error } else { response.error };
+    let choice: Loose<'_> = outer.choices.0.and_then(|First(choice)| choice?.object()).unwrap_or_default();
+    let reported = [outer.error, response.error, choice.error];
+    let error = reported.into_iter().find(|error| error.is_filled()).unwrap_or(outer.error);
     let inner: Loose<'_> = error.object().unwrap_or_default();
 
     let kind =

@@ -231,7 +231,7 @@ impl StreamWatcher {
 
 json_object! {
     /// An error as providers send it within a stream: `{"error": {…}}`, `{"error": "…"}`, or the bare fields.
-    struct Failure<'de> {
+    pub(super) struct Failure<'de> {
         error: Raw<'de> = "error",
         code: Raw<'de> = "code",
         kind: Raw<'de> = "type",
@@ -246,7 +246,7 @@ impl Failure<'_> {
     }
 
     /// The short code of an `error` field, if it says anything: an object or a text.
-    fn code_of(error: Raw<'_>) -> Option<String> {
+    pub(super) fn code_of(error: Raw<'_>) -> Option<String> {
         if let Some(failure) = error.object::<Failure<'_>>().filter(|_| error.is_filled()) {
             return Some(failure.short_code());
         }

@@ -126,7 +126,7 @@ async fn unsupported_requests_are_refused_in_the_callers_format() {
 }
 
 /// What a client of another format is told is an error is none of the answers that count, or that are kept. The first stream
-/// holds a number that is out of every range, the second only a choice that no other format knows of.
+/// holds a number that is out of every range, the second the end of a choice that had not begun.
 #[tokio::test]
 async fn what_cannot_be_converted_has_failed() {
     let vast = concat!(
@@ -134,7 +134,7 @@ async fn what_cannot_be_converted_has_failed() {
         "data: {\"created\":1e999,\"choices\":[{\"index\":0,\"delta\":{\"content\":\"half\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n",
         "data: [DONE]\n\n",
     );
-    let second = "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"other\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n";
+    let second = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\ndata: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"other\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n";
     for stream in [vast, second] {
         let app = TestApp::spawn().await;
         app.provider().always(Reply::raw_stream([stream]));

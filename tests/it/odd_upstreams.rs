@@ -294,6 +294,47 @@ async fn errors_in_disguise() {
     assert_eq!((same.status().as_u16(), same.text().await.expect("text").as_str()), (200, failed));
     let scrape = app.settled().await;
     assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
+    let attempts = scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_5xx");
+    assert!(attempts.is(4.0), "each is tried once more:\n{}", scrape.text);
+}
+
+/// OpenRouter tells of an upstream that failed in the middle within the choice, and Mistral by the finish reason alone.
+#[tokio::test]
+async fn choices_that_failed() {
+    let whole = r#"{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Half"},"finish_reason":"error","error":{"code":429,"message":"Slow down"}}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::raw_json(whole));
+    let response = app.chat(MODEL).send().await;
+    assert_eq!((response.status().as_u16(), response.text().await.expect("text").as_str()), (200, whole));
+    let response = app.ask(ApiFormat::Anthropic, MODEL).send().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["message"], "Slow down");
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(2.0));
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_429").is(4.0));
+    assert!(scrape.metric("nexusgate_tokens_prompt_total").is(28.0), "each of four attempts cost 7");
+
+    let begun = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Half\"}}]}\n\n";
+    let broken = "data: {\"id\":\"c\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"error\"}]}\n\ndata: [DONE]\n\n";
+    for format in ApiFormat::ALL.iter().copied() {
+        let app = TestApp::spawn().await;
+        app.provider().always(Reply::raw_stream([begun, broken]));
+        let text = app.ask(format, MODEL).streamed().send().await.text().await.expect("text");
+        assert!(text.contains("Half") && text.contains("error"), "{format:?}: {text}");
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(1.0), "{format:?}");
+        assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_5xx").is(1.0));
+    }
+}
+
+/// Only one choice was asked for, whatever the provider calls it.
+#[tokio::test]
+async fn a_choice_with_another_number() {
+    let events = "data: {\"id\":\"c\",\"choices\":[{\"index\":1,\"delta\":{\"content\":\"Hello\"}}]}\n\ndata: {\"id\":\"c\",\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::raw_stream([events]));
+    let text = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await.text().await.expect("text");
+    assert!(text.contains("Hello") && text.contains("max_tokens"), "{text}");
 }
 
 /// The same in a stream that nobody asked for.

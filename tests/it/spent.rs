@@ -39,12 +39,14 @@ fn same(a: f64, b: f64) -> bool {
 /// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
 #[tokio::test]
 async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
-    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"invalid_prompt","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
+    let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
+    let wrong = failed.replace("server_error", "invalid_prompt");
     let at_once = format!("data: {{\"type\":\"response.failed\",\"response\":{failed}}}\n\n");
     let garbage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"cho\n\n";
     // What may be better the next time is asked for twice.
     for (kind, reply, stream, status, attempts) in [
         (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500, 2),
+        (ProviderKind::OpenAiResponses, Reply::raw_json(wrong), false, 400, 1),
         (
             ProviderKind::OpenAi,
             Reply::raw_json(r#"{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":3}}"#),

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{reasoning, request, usage};
-use crate::domain::chat::{ChatAnswer, Part, Reasoning, StopReason, ToolCall, ToolKind};
+use crate::domain::chat::{ChatAnswer, Part, ProviderError, Reasoning, StopReason, ToolCall, ToolKind};
 use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
-use crate::wire::convert::ids;
+use crate::wire::convert::{failure, ids};
 use crate::wire::convert::surrogates::read_lossy;
 
 /// Reads a provider's answer.
@@ -25,6 +25,21 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
     let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
     let stop = stop_reason(reason.as_deref(), has_calls, has_refusal);
     Ok(ChatAnswer { id, parts, stop, usage })
+}
+
+/// The error in an answer or a chunk that has one: its own, or that of a choice which was not finished.
+pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
+    let says_something = |error: &Value| match error {
+        Value::Object(fields) => !fields.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => false,
+    };
+    if let Some(error) = answer.get("error").filter(|error| says_something(error)) {
+        return Some(failure::decode(error, None));
+    }
+    let failed = |choice: &&Value| choice["finish_reason"] == "error" || says_something(&choice["error"]);
+    let choice = answer.get("choices")?.as_array()?.iter().find(failed)?;
+    Some(failure::decode(&choice["error"], None))
 }
 
 /// The choice that a client is told of: number 0, wherever it stands, as in a stream.

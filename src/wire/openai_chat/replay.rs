@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
 use crate::wire::convert::surrogates::read_lossy;
-use crate::wire::convert::{failure, sse};
+use crate::wire::openai_chat;
+use crate::wire::convert::sse;
 
 /// Appends the chunks of `answer`.
 pub(crate) fn to_stream(mut answer: Object, usage: bool, out: &mut BytesMut) -> Result<(), ConvertError> {
@@ -111,8 +112,8 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
         let mut chunk: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
-        if chunk.get("error").is_some_and(|error| !error.is_null()) {
-            return Err(ConvertError::new(failure::decode(&Value::Object(chunk), None).message));
+        if let Some(error) = openai_chat::answer::error(&chunk) {
+            return Err(ConvertError::new(error.message));
         }
         for choice in take_objects(&mut chunk, "choices") {
             add_choice(choice, &mut choices);

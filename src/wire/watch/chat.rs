@@ -28,6 +28,8 @@ json_object! {
         index: Count = "index",
         delta: Delta<'de> = "delta",
         finish_reason: Raw<'de> = "finish_reason",
+        /// OpenRouter, whose upstream failed in the middle.
+        error: Raw<'de> = "error",
     }
 }
 
@@ -86,6 +88,8 @@ pub(crate) struct Choices {
     count: usize,
     says_something: bool,
     progress: Progress,
+    /// The short code of the first error that a choice ended with.
+    error: Option<String>,
 }
 
 /// Which choices have said something, and which have finished: a bit for each.
@@ -139,8 +143,12 @@ impl<'de> Fold<'de> for Choices {
         self.count += 1;
         let spoke = choice.delta.says_something();
         self.says_something |= spoke;
-        let reason = choice.finish_reason.text().as_deref().map(finish_reason);
-        self.progress.add(choice.index.0, spoke, reason);
+        let reason = choice.finish_reason.text();
+        if self.error.is_none() {
+            let failed = reason.as_deref() == Some(FAILED);
+            self.error = Failure::code_of(choice.error).or_else(|| failed.then(|| super::ERROR.to_owned()));
+        }
+        self.progress.add(choice.index.0, spoke, reason.as_deref().map(finish_reason));
     }
 }
 
@@ -149,7 +157,15 @@ impl Choices {
     pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
         self.progress.finish_reason()
     }
+
+    /// The short code of the first error that a choice ended with.
+    pub(crate) fn into_error(self) -> Option<String> {
+        self.error
+    }
 }
+
+/// The `finish_reason` of a choice that was not finished (OpenRouter, Mistral).
+const FAILED: &str = "error";
 
 /// Folds `finish_reason`.
 fn finish_reason(text: &str) -> FinishReason {
@@ -173,7 +189,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
     }
     let mut kind = Kind::Idle;
     let mut usage_only = false;
-    let error = Failure::code_of(error);
+    let mut error = Failure::code_of(error);
     if let Some(choices) = chunk.choices.0 {
         if choices.says_something {
             seen.first_token = true;
@@ -186,6 +202,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         seen.finish_reason = progress.finish_reason();
         seen.terminal = seen.done || progress.is_complete();
         usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
+        error = error.or(choices.error);
     }
     if let Some(usage) = usage.object::<ChatUsage>() {
         seen.usage.merge(&usage.usage());

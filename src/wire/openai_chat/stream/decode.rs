@@ -12,6 +12,8 @@ use crate::wire::openai_chat::{answer, usage};
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     started: bool,
+    /// The number of the choice that is read, as only one was asked for: 0, but some providers are careless about it.
+    followed: Option<u64>,
     /// Why the model stops, as it was said last. Some providers say it in every chunk, so it ends nothing: the end of the
     /// stream does.
     reason: Option<String>,
@@ -65,13 +67,13 @@ impl Decoder {
     }
 
     fn chunk(&mut self, mut chunk: Object, events: &mut Vec<StreamEvent>) {
-        if chunk.get("error").is_some_and(|error| !error.is_null()) {
-            events.push(StreamEvent::Failed(failure::decode(&Value::Object(chunk), None)));
+        if let Some(error) = answer::error(&chunk) {
+            events.push(StreamEvent::Failed(error));
             return;
         }
-        let first = take_objects(&mut chunk, "choices")
-            .find(|choice| choice.get("index").is_none_or(|index| index.as_u64() == Some(0)));
-        if let Some(mut choice) = first {
+        self.followed = self.followed.or_else(|| lowest_index(&chunk));
+        let followed = |choice: &Object| index_of(choice).is_none_or(|index| self.followed == Some(index));
+        if let Some(mut choice) = take_objects(&mut chunk, "choices").find(followed) {
             if !self.started {
                 self.started = true;
                 events.push(StreamEvent::Start { id: take_string(&mut chunk, "id").unwrap_or_default() });
@@ -267,6 +269,14 @@ impl Decoder {
         let reason = answer::stop_reason(self.reason.as_deref(), has_calls, self.has_refusal);
         events.push(StreamEvent::Stop(reason));
     }
+}
+
+fn index_of(choice: &Object) -> Option<u64> {
+    choice.get("index")?.as_u64()
+}
+
+fn lowest_index(chunk: &Object) -> Option<u64> {
+    chunk.get("choices")?.as_array()?.iter().filter_map(Value::as_object).filter_map(index_of).min()
 }
 
 impl Call {
