@@ -120,7 +120,8 @@ async fn silence_in_the_middle_of_a_stream() {
 #[tokio::test]
 async fn silence_after_the_finish_reason() {
     let app = TestApp::builder().setting("STREAM_IDLE_TIMEOUT", "200ms").spawn().await;
-    let said = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"well\"},\"finish_reason\":\"stop\"}]}\n\n";
+    let said =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"well\"},\"finish_reason\":\"stop\"}]}\n\n";
     app.provider().always(Reply::raw_stream([said, "data: [DONE]\n\n"]).stalled_after(1, &Gate::new()));
     assert_eq!(send(&app, true).await, Some(StatusCode::OK));
     check(&app, Expected { status: "completed", outcome: Some("ok"), error: None }).await;

@@ -1,5 +1,7 @@
 //! Turns of a conversation and what they are made of.
 
+use serde_json::Value;
+
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -17,7 +19,8 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     pub role: Role,
-    /// In the order in which they were said. A turn of [`Role::Tool`] holds only [`Part::ToolResult`].
+    /// In the order in which they were said. A turn of [`Role::Tool`] holds only
+    /// [`Part::ToolResult`] and [`Part::CachePoint`].
     pub parts: Vec<Part>,
     /// Chat Completions' participant name.
     pub name: Option<String>,
@@ -46,6 +49,8 @@ pub enum Part {
     },
     ToolCall(ToolCall),
     ToolResult(ToolResult),
+    /// Says nothing: up to here the provider shall keep the conversation in its cache, and how (Anthropic's `cache_control`).
+    CachePoint(Value),
 }
 
 /// What the model thought before it spoke.

@@ -119,7 +119,11 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
             Part::ToolCall(call) => content.push(json!({
                 "type": "tool_use", "id": call.id, "name": call.name, "input": request::input(call),
             })),
-            Part::Image(_) | Part::File(_) | Part::Audio { .. } | Part::ToolResult(_) => {}
+            Part::Image(_)
+            | Part::File(_)
+            | Part::Audio { .. }
+            | Part::ToolResult(_)
+            | Part::CachePoint(_) => {}
         }
     }
     let mut written = json!({

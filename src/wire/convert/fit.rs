@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use super::dropped::Dropped;
-use super::{names, schema};
+use super::{media, names, schema};
 use crate::domain::chat::{
-    ChatRequest, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
+    ChatRequest, Media, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind, Upload,
 };
 use crate::domain::label::ApiFormat;
 use crate::wire::anthropic::request::{FREE_INPUT, free_input_schema};
@@ -34,6 +34,9 @@ pub(super) fn fit(
             if !models::is_openai(model) {
                 fit_for_others(request, model, dropped);
             }
+            for message in &mut request.messages {
+                write_out_texts(&mut message.parts);
+            }
             results_behind_calls(&mut request.messages);
         }
         ApiFormat::OpenAiResponses => {
@@ -43,6 +46,7 @@ pub(super) fn fit(
         ApiFormat::Anthropic => fit_for_anthropic(request, dropped),
     }
     if to != ApiFormat::Anthropic {
+        drop_cache_points(&mut request.messages, dropped);
         fit_tools_for_openai(request, from, dropped);
         fit_effort(request, model, dropped);
     }
@@ -61,6 +65,42 @@ pub(super) fn fit(
             }
         }
         _ => {}
+    }
+}
+
+/// OpenAI caches what it can without being asked.
+fn drop_cache_points(messages: &mut [Message], dropped: &mut Dropped) {
+    let mut cut = |parts: &mut Vec<Part>| {
+        let before = parts.len();
+        parts.retain(|part| !matches!(part, Part::CachePoint(_)));
+        if parts.len() < before {
+            dropped.add("cache_control");
+        }
+    };
+    for message in messages {
+        cut(&mut message.parts);
+        for part in &mut message.parts {
+            if let Part::ToolResult(result) = part {
+                cut(&mut result.content);
+            }
+        }
+    }
+}
+
+/// Documents of text as text: what takes files here takes PDFs.
+fn write_out_texts(parts: &mut [Part]) {
+    for part in parts {
+        match part {
+            Part::ToolResult(result) => write_out_texts(&mut result.content),
+            Part::File(Upload { source: Media::Inline { media_type, data }, name })
+                if media::is_text(media_type) =>
+            {
+                let Some(text) = media::text(data) else { continue };
+                let title = name.take().map(|name| name + "\n\n").unwrap_or_default();
+                *part = Part::Text(title + &text);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -255,7 +295,8 @@ fn fit_for_anthropic(request: &mut ChatRequest, dropped: &mut Dropped) {
     let last =
         request.messages.iter_mut().rev().find(|message| !instructs(message) && !message.parts.is_empty());
     if let Some(Message { role: Role::Assistant, parts, .. }) = last
-        && let Some(Part::Text(text)) = parts.last_mut()
+        && let Some(Part::Text(text)) =
+            parts.iter_mut().rev().find(|part| !matches!(part, Part::CachePoint(_)))
     {
         text.truncate(text.trim_end().len());
     }

@@ -1,5 +1,8 @@
 //! Images and documents by URL: the OpenAI formats carry bytes in `data:` URLs (RFC 2397).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::error::ConvertError;
 use super::fields::At;
 use crate::domain::chat::{Media, Upload};
@@ -25,6 +28,16 @@ pub(crate) fn from_url(url: String, at: &At<'_>) -> Result<Media, ConvertError> 
 /// The `data:` URL of base64 `data`.
 pub(crate) fn data_url(media_type: &str, data: &str) -> String {
     format!("data:{media_type};base64,{data}")
+}
+
+/// Whether bytes of `media_type` are a text that can be read as it is.
+pub(crate) fn is_text(media_type: &str) -> bool {
+    media_type.starts_with("text/") || matches!(media_type, "application/json" | "application/xml")
+}
+
+/// The text in base64 `data`; `None` if it is none.
+pub(crate) fn text(data: &str) -> Option<String> {
+    String::from_utf8(STANDARD.decode(data).ok()?).ok()
 }
 
 /// The name of a file, which the OpenAI formats want beside data.

@@ -110,6 +110,7 @@ fn client_word(format: ApiFormat, name: &str) -> &str {
         (OpenAiChat, "messages.reasoning") => "messages.reasoning_content",
         (OpenAiResponses, "messages.reasoning") => "input.reasoning",
         (Anthropic, "messages.reasoning") => "messages.thinking",
+        (OpenAiChat, "cache_control") => "messages.content.cache_control",
         (Anthropic, "stop") => "stop_sequences",
         (Anthropic, "user") => "metadata.user_id",
         (Anthropic, "response_format") => "output_config.format",

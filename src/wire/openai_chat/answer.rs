@@ -7,8 +7,8 @@ use crate::domain::chat::{ChatAnswer, Part, ProviderError, Reasoning, StopReason
 use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
-use crate::wire::convert::{failure, ids};
 use crate::wire::convert::surrogates::read_lossy;
+use crate::wire::convert::{failure, ids};
 
 /// Reads a provider's answer.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
@@ -138,7 +138,11 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
                 details.extend(reasoning::details(&piece.text, piece.seal.as_ref(), details.len()));
             }
             Part::ToolCall(call) => calls.push(request::tool_call(call)),
-            Part::Image(_) | Part::File(_) | Part::Audio { .. } | Part::ToolResult(_) => {}
+            Part::Image(_)
+            | Part::File(_)
+            | Part::Audio { .. }
+            | Part::ToolResult(_)
+            | Part::CachePoint(_) => {}
         }
     }
     // `null` says that something else stands in the place of words; an answer of nothing is an empty text.

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
+use crate::wire::convert::sse;
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::openai_chat;
-use crate::wire::convert::sse;
 
 /// Appends the chunks of `answer`.
 pub(crate) fn to_stream(mut answer: Object, usage: bool, out: &mut BytesMut) -> Result<(), ConvertError> {

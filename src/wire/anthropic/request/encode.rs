@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::thinking;
@@ -16,6 +14,7 @@ use crate::wire::convert::RequestOptions;
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
+use crate::wire::convert::media;
 use crate::wire::convert::surrogates::read_lossy;
 
 /// Writes `request`, noting what this format has no word for.
@@ -125,18 +124,13 @@ fn turns(messages: &[Message], dropped: &mut Dropped) -> Result<(Vec<Value>, Vec
         }
         let role = match message.role {
             Role::System | Role::Developer => {
-                for part in &message.parts {
-                    system.extend(block(part, dropped)?);
-                }
+                system.extend(blocks(&message.parts, dropped)?);
                 continue;
             }
             Role::Assistant => "assistant",
             Role::User | Role::Tool => "user",
         };
-        let mut blocks = Vec::with_capacity(message.parts.len());
-        for part in &message.parts {
-            blocks.extend(block(part, dropped)?);
-        }
+        let mut blocks = blocks(&message.parts, dropped)?;
         match turns.last_mut() {
             Some((last, earlier)) if *last == role => earlier.append(&mut blocks),
             _ if blocks.is_empty() => {}
@@ -153,9 +147,27 @@ fn turns(messages: &[Message], dropped: &mut Dropped) -> Result<(Vec<Value>, Vec
 
 fn one_text_or_blocks(mut blocks: Vec<Value>) -> Value {
     match blocks.as_mut_slice() {
-        [block] if block["type"] == "text" => block["text"].take(),
+        [block] if block["type"] == "text" && block.get(CACHE_CONTROL).is_none() => block["text"].take(),
         _ => blocks.into(),
     }
+}
+
+const CACHE_CONTROL: &str = "cache_control";
+
+fn blocks(parts: &[Part], dropped: &mut Dropped) -> Result<Vec<Value>, ConvertError> {
+    let mut blocks: Vec<Value> = Vec::with_capacity(parts.len());
+    for part in parts {
+        let Part::CachePoint(control) = part else {
+            blocks.extend(block(part, dropped)?);
+            continue;
+        };
+        let thinks = |block: &Value| block["type"] == "thinking" || block["type"] == "redacted_thinking";
+        match blocks.last_mut().filter(|last| !thinks(last)) {
+            Some(last) => last[CACHE_CONTROL] = control.clone(),
+            None => dropped.add(CACHE_CONTROL),
+        }
+    }
+    Ok(blocks)
 }
 
 /// One block; nothing if the part cannot be said here.
@@ -185,10 +197,7 @@ fn block(part: &Part, dropped: &mut Dropped) -> Result<Option<Value>, ConvertErr
             "type": "tool_use", "id": tool_id(&call.id), "name": call.name, "input": input(call),
         }),
         Part::ToolResult(ToolResult { call_id, content, is_error }) => {
-            let mut blocks = Vec::with_capacity(content.len());
-            for part in content {
-                blocks.extend(block(part, dropped)?);
-            }
+            let blocks = blocks(content, dropped)?;
             let mut result = json!({"type": "tool_result", "tool_use_id": tool_id(call_id)});
             if !blocks.is_empty() {
                 result["content"] = one_text_or_blocks(blocks);
@@ -198,6 +207,8 @@ fn block(part: &Part, dropped: &mut Dropped) -> Result<Option<Value>, ConvertErr
             }
             result
         }
+        // Stands at the block before it.
+        Part::CachePoint(_) => return Ok(None),
     }))
 }
 
@@ -255,10 +266,9 @@ fn document(file: &Upload) -> Result<Value, ConvertError> {
         Media::Inline { media_type, data } if media_type == "application/pdf" => {
             json!({"type": "base64", "media_type": media_type, "data": data})
         }
-        Media::Inline { media_type, data } if is_text(media_type) => {
-            let text = STANDARD.decode(data).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let text =
-                text.ok_or_else(|| ConvertError::new("A text file's data must be base64 of UTF-8 text"))?;
+        Media::Inline { media_type, data } if media::is_text(media_type) => {
+            let text = media::text(data)
+                .ok_or_else(|| ConvertError::new("A text file's data must be base64 of UTF-8 text"))?;
             json!({"type": "text", "media_type": "text/plain", "data": text})
         }
         Media::Inline { media_type, .. } => {
@@ -277,10 +287,6 @@ fn document(file: &Upload) -> Result<Value, ConvertError> {
         block["title"] = name.as_str().into();
     }
     Ok(block)
-}
-
-fn is_text(media_type: &str) -> bool {
-    media_type.starts_with("text/") || matches!(media_type, "application/json" | "application/xml")
 }
 
 fn tools(request: &ChatRequest, traits: Traits, body: &mut Object, dropped: &mut Dropped) {

@@ -325,3 +325,51 @@ fn thinking_has_room_beside_the_answer() {
     let (body, _) = sent(OpenAiChat, Anthropic, "claude-opus-4-8", &request);
     assert_eq!(body["max_tokens"], 8192 + 24576);
 }
+
+/// What OpenRouter's and LiteLLM's clients say to Claude.
+#[test]
+fn cache_points_reach_claude() {
+    let cached = json!({"type": "ephemeral", "ttl": "1h"});
+    let part = |text: &str| json!({"type": "text", "text": text, "cache_control": cached});
+    let request = json!({"messages": [
+        {"role": "system", "content": [part("Rules")]},
+        {"role": "user", "content": [{"type": "text", "text": "A"}, part("B")]},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ]},
+        {"role": "tool", "tool_call_id": "c", "content": "42", "cache_control": cached},
+        {"role": "assistant", "content": "So ", "cache_control": cached},
+    ]});
+    let (claude, dropped) = sent(OpenAiChat, Anthropic, "claude-sonnet-4-5", &request);
+    assert_eq!(dropped, [""; 0]);
+    assert_eq!(claude["system"], json!([part("Rules")]));
+    assert_eq!(claude["messages"][0]["content"], json!([{"type": "text", "text": "A"}, part("B")]));
+    let result = json!({"type": "tool_result", "tool_use_id": "c", "content": "42", "cache_control": cached});
+    assert_eq!(claude["messages"][2]["content"], json!([result]));
+    assert_eq!(claude["messages"][3]["content"], json!([part("So")]));
+    let (responses, dropped) = sent(OpenAiChat, OpenAiResponses, "gpt-4.1", &request);
+    assert_eq!(dropped, ["messages.content.cache_control"]);
+    assert!(!responses.to_string().contains("ephemeral"), "{responses}");
+    let nothing = json!({"messages": [
+        {"role": "user", "content": [part("")]},
+        {"role": "user", "content": "Hello"},
+    ]});
+    let (claude, dropped) = sent(OpenAiChat, Anthropic, "claude-sonnet-4-5", &nothing);
+    assert_eq!(claude["messages"], json!([{"role": "user", "content": "Hello"}]));
+    assert_eq!(dropped, ["messages.content.cache_control"]);
+}
+
+#[test]
+fn documents_of_text_are_text_to_chat_providers() {
+    let document = |source: Value| json!({"type": "document", "title": "a.txt", "source": source});
+    let request = json!({"max_tokens": 9, "messages": [{"role": "user", "content": [
+        document(json!({"type": "text", "media_type": "text/plain", "data": "Words"})),
+        document(json!({"type": "base64", "media_type": "application/pdf", "data": "JVBE"})),
+        {"type": "text", "text": "Sum up"},
+    ]}]});
+    let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-4.1", &request);
+    assert_eq!(dropped, [""; 0]);
+    let content = &chat["messages"][0]["content"];
+    assert_eq!(content[0], json!({"type": "text", "text": "a.txt\n\nWords"}));
+    assert_eq!(content[1]["type"], "file");
+}

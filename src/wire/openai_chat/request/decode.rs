@@ -96,7 +96,7 @@ fn message(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Message, Con
         "tool" => Role::Tool,
         other => return Err(fields.error("role", format_args!("has the unknown value {other:?}"))),
     };
-    let parts = match role {
+    let mut parts = match role {
         Role::Assistant => assistant(&mut fields, dropped)?,
         Role::Tool => {
             let call_id = fields.require_str("tool_call_id")?;
@@ -105,6 +105,7 @@ fn message(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Message, Con
         }
         Role::System | Role::Developer | Role::User => content(&mut fields, dropped)?,
     };
+    parts.extend(cache_point(&mut fields)?);
     let name = fields.str("name")?.filter(|_| role != Role::Tool);
     fields.drop_rest(dropped);
     Ok(Message { role, parts, name })
@@ -165,20 +166,28 @@ fn content(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Part>, 
     let at = at.key("content");
     let mut parts = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
-        parts.extend(part(Fields::new(item, at.index(index))?, dropped)?);
+        let mut fields = Fields::new(item, at.index(index))?;
+        parts.extend(part(&mut fields, dropped)?);
+        parts.extend(cache_point(&mut fields)?);
+        fields.drop_rest(dropped);
     }
     Ok(parts)
 }
 
-fn part(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Option<Part>, ConvertError> {
+/// What OpenRouter's and LiteLLM's clients say to Claude, on a part or on a whole message.
+fn cache_point(fields: &mut Fields<'_>) -> Result<Option<Part>, ConvertError> {
+    Ok(fields.object("cache_control")?.map(|control| Part::CachePoint(Value::Object(control))))
+}
+
+fn part(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<Part>, ConvertError> {
     let kind = fields.require_str("type")?;
     let part = match kind.as_str() {
         "text" => {
             Some(Part::Text(fields.require_str("text")?)).filter(|part| *part != Part::Text(String::new()))
         }
         "refusal" => Some(Part::Refusal(fields.require_str("refusal")?)),
-        "image_url" => Some(Part::Image(image(&mut fields, dropped)?)),
-        "file" => Some(Part::File(file(&mut fields, dropped)?)),
+        "image_url" => Some(Part::Image(image(fields, dropped)?)),
+        "file" => Some(Part::File(file(fields, dropped)?)),
         "input_audio" => {
             let at = fields.at();
             let mut audio =
@@ -187,7 +196,6 @@ fn part(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Option<Part>, C
         }
         other => return Err(fields.error("type", format_args!("has the unknown value {other:?}"))),
     };
-    fields.drop_rest(dropped);
     Ok(part)
 }
 

@@ -147,7 +147,7 @@ fn part(part: &Part) -> Result<Value, ConvertError> {
         Part::Audio { data, format } => {
             json!({"type": "input_audio", "input_audio": {"data": data, "format": format}})
         }
-        Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) => {
+        Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) | Part::CachePoint(_) => {
             return Err(ConvertError::new(
                 "A message holds a kind of content that does not belong to its role",
             ));

@@ -343,7 +343,11 @@ fn input_part(part: &Part) -> Result<Value, ConvertError> {
                 "`input_audio` content cannot be sent to this model's provider, which takes no audio",
             ));
         }
-        Part::Refusal(_) | Part::Reasoning(_) | Part::ToolCall(_) | Part::ToolResult(_) => {
+        Part::Refusal(_)
+        | Part::Reasoning(_)
+        | Part::ToolCall(_)
+        | Part::ToolResult(_)
+        | Part::CachePoint(_) => {
             return Err(misplaced());
         }
     })
