@@ -144,7 +144,7 @@ impl UpstreamAnswer {
                 self.head.headers.insert(header::CONTENT_TYPE, JSON);
                 // A proxy's error may be compressed in spite of what was asked; what is written here is not.
                 self.head.headers.remove(header::CONTENT_ENCODING);
-                convert_error(provider, client, self.head.status.as_u16(), &self.body).into()
+                convert_error(client, self.head.status.as_u16(), &self.body).into()
             }
             _ => self.body,
         };

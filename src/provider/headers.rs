@@ -105,7 +105,11 @@ fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
             "host" | "content-length" | "content-type" | "accept-encoding" | "expect" | "cookie" | "forwarded" | "via"
                 // Credentials of the caller.
                 | "authorization" | "x-api-key" | "api-key"
+                // A browser's: providers take them for a page that calls them without a gateway, and refuse it.
+                | "origin" | "referer" | "x-real-ip"
         )
+        || name.starts_with("sec-")
+        || name.starts_with("access-control-")
         || name.starts_with("x-nexusgate-")
         || name.starts_with("x-forwarded-");
     // Options of one vendor's API mean nothing, or something else, to another's.
@@ -193,6 +197,11 @@ pub(super) mod tests {
             ("x-nexusgate-provider", "p"),
             ("anthropic-beta", "tools"),
             ("openai-organization", "org"),
+            ("origin", "https://app.example"),
+            ("referer", "https://app.example/chat"),
+            ("sec-fetch-mode", "cors"),
+            ("access-control-request-method", "POST"),
+            ("x-real-ip", "192.0.2.1"),
             ("x-custom", "kept"),
         ]
         .into_iter()

@@ -47,11 +47,11 @@ fn basic_auth(proxy: &Url) -> Option<HeaderValue> {
     if proxy.username().is_empty() {
         return None;
     }
+    // A form's value is percent-encoded too; what else means something in a form is encoded first.
     let decode = |text: &str| {
-        url::form_urlencoded::parse(format!("v={}", text.replace('+', "%2B")).as_bytes())
-            .next()
-            .map(|(_, value)| value.into_owned())
-            .unwrap_or_default()
+        let text = text.replace('+', "%2B").replace('&', "%26");
+        let mut pairs = url::form_urlencoded::parse(text.as_bytes());
+        pairs.next().map(|(text, _)| text.into_owned()).unwrap_or_default()
     };
     let pair = format!("{}:{}", decode(proxy.username()), decode(proxy.password().unwrap_or_default()));
     let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).ok()?;

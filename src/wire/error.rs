@@ -52,11 +52,20 @@ impl ApiError {
         self
     }
 
+    fn anthropic_type(&self) -> &'static str {
+        // OpenAI's 429 has two meanings, and only one of them passes by waiting.
+        let billing = self.kind == QUOTA || self.code.as_deref() == Some(QUOTA);
+        if billing { "billing_error" } else { anthropic_type(self.status) }
+    }
+
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
         self.param = Some(param.into());
         self
     }
 }
+
+/// OpenAI's word for an account without money.
+const QUOTA: &str = "insufficient_quota";
 
 /// OpenAI's `type` for a status. The API reference lists no closed set; these are the ones its SDKs' users meet.
 pub const fn openai_type(status: u16) -> &'static str {
@@ -94,7 +103,7 @@ fn status_of_type(kind: &str) -> Option<u16> {
         "permission_error" => 403,
         "not_found_error" => 404,
         "request_too_large" => 413,
-        "rate_limit_error" | "rate_limit_exceeded" | "insufficient_quota" => 429,
+        "rate_limit_error" | "rate_limit_exceeded" | QUOTA => 429,
         "api_error" | "server_error" => 500,
         "timeout_error" => 504,
         "overloaded_error" => 529,
@@ -161,7 +170,7 @@ pub fn render_error(format: ErrorFormat, error: &ApiError) -> Vec<u8> {
         ErrorFormat::OpenAi => json(&OpenAiBody { error: error.into() }),
         ErrorFormat::Anthropic => json(&AnthropicBody {
             kind: "error",
-            error: AnthropicError { kind: anthropic_type(error.status), message: &error.message },
+            error: AnthropicError { kind: error.anthropic_type(), message: &error.message },
         }),
     }
 }
@@ -275,8 +284,15 @@ fn error_status(number: Raw<'_>) -> Option<u16> {
 
 fn plain_error(status: u16, text: &str) -> ApiError {
     let status = if status >= 400 { status } else { 500 };
-    let readable = !text.is_empty() && !text.starts_with(['<', '{', '[']);
-    ApiError::new(status, if readable { shortened(text) } else { general_message(status) })
+    ApiError::new(status, plain_message(text).unwrap_or_else(|| general_message(status)))
+}
+
+/// What an error that is not JSON says; nothing if it is no text, a web page, or JSON that was cut off.
+pub(crate) fn plain_message(text: &str) -> Option<Cow<'static, str>> {
+    let text = text.trim();
+    let is_text = |c: char| c != char::REPLACEMENT_CHARACTER && (!c.is_control() || c.is_whitespace());
+    let readable = !text.is_empty() && !text.starts_with(['<', '{', '[']) && text.chars().all(is_text);
+    readable.then(|| shortened(text))
 }
 
 fn general_message(status: u16) -> Cow<'static, str> {

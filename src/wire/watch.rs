@@ -99,8 +99,8 @@ impl Reader {
         }
         let kind = match self.format {
             ApiFormat::OpenAiChat => chat::read(data, &mut self.choices, seen),
-            ApiFormat::OpenAiResponses => responses::read(data, seen),
-            ApiFormat::Anthropic => anthropic::read(data, &mut self.usage, seen),
+            ApiFormat::OpenAiResponses => responses::read(event.event, data, seen),
+            ApiFormat::Anthropic => anthropic::read(event.event, data, &mut self.usage, seen),
         };
         if failed && seen.error.is_none() {
             seen.error = Some(Failure::code_of_event(data));

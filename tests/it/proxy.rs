@@ -35,11 +35,11 @@ async fn proxy() -> (String, Arc<Mutex<Vec<String>>>) {
             });
         }
     });
-    (format!("http://user:p%40ss@{address}"), heads)
+    (format!("http://user:p%40s&s@{address}"), heads)
 }
 
-/// `user:p@ss`
-const CREDENTIALS: &str = "proxy-authorization: Basic dXNlcjpwQHNz";
+/// `user:p@s&s`
+const CREDENTIALS: &str = "proxy-authorization: Basic dXNlcjpwQHMmcw==";
 
 #[tokio::test]
 async fn plain_requests_go_through_it_in_absolute_form() {

@@ -82,15 +82,21 @@ fn pieces(mut block: Object) -> (Object, Vec<Value>) {
     (block, deltas)
 }
 
-/// Folds the `data:` of events into the answer.
-pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Value, ConvertError> {
+/// Folds events, each with its name and its `data:`, into the answer.
+pub(crate) fn to_answer<'a>(
+    events: impl Iterator<Item = (Option<&'a str>, &'a str)>,
+) -> Result<Value, ConvertError> {
     let mut answer: Option<Object> = None;
     let mut blocks: Vec<Block> = Vec::new();
-    for data in events.map(str::trim_ascii).filter(|data| !data.is_empty()) {
+    for (name, data) in events {
+        let data = data.trim_ascii();
+        if data.is_empty() {
+            continue;
+        }
         let mut event: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
-        let kind = take_string(&mut event, "type").unwrap_or_default();
+        let kind = take_string(&mut event, "type").or_else(|| name.map(str::to_owned)).unwrap_or_default();
         let index = event.get("index").and_then(Value::as_u64).unwrap_or(0);
         match kind.as_str() {
             "message_start" => answer = take_object(&mut event, "message"),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
 use crate::domain::label::ApiFormat;
+use crate::wire::error::plain_message;
 
 /// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
 /// <https://platform.claude.com/docs/en/api/errors>.
@@ -113,11 +114,14 @@ pub(crate) fn anthropic(error: &ProviderError) -> Value {
     json!({"type": "error", "error": {"type": kind, "message": error.message}})
 }
 
-/// Writes the error `body`, which a provider of the format `from` answered with `status`, in the client's format `to`. Any
-/// body will do: what cannot be read becomes a sentence about the status.
-pub fn convert_error(_from: ApiFormat, to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
-    // The shapes tell themselves apart, and proxies before a provider answer in whatever shape they like.
-    let value: Value = read_lossy(body).unwrap_or_default();
+/// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Any body will do, because the
+/// shapes of errors tell themselves apart, and proxies before a provider answer in whatever shape they like: what cannot be
+/// read becomes a sentence about the status.
+pub fn convert_error(to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
+    let value: Value = read_lossy(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body);
+        plain_message(&text).map_or(Value::Null, |message| message.into())
+    });
     let value = match value {
         Value::Array(mut items) if items.len() == 1 => items.remove(0),
         value => value,
@@ -135,7 +139,7 @@ mod tests {
     use super::*;
 
     fn converted(to: ApiFormat, status: u16, body: &str) -> Value {
-        serde_json::from_slice(&convert_error(ApiFormat::OpenAiChat, to, status, body.as_bytes())).unwrap()
+        serde_json::from_slice(&convert_error(to, status, body.as_bytes())).unwrap()
     }
 
     #[test]
@@ -189,6 +193,7 @@ mod tests {
             "The provider answered with status 502"
         );
         assert_eq!(converted(ApiFormat::Anthropic, 404, "null")["error"]["type"], "not_found_error");
+        assert_eq!(converted(ApiFormat::Anthropic, 503, " no upstream\n")["error"]["message"], "no upstream");
         assert_eq!(converted(ApiFormat::OpenAiChat, 500, r#"{"error":"oops"}"#)["error"]["message"], "oops");
         assert_eq!(
             converted(ApiFormat::OpenAiChat, 400, r#"[{"error":{"message":"m","code":400}}]"#)["error"]["code"],

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::dropped::Dropped;
 use super::{media, names, schema};
 use crate::domain::chat::{
-    ChatRequest, Media, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind, Upload,
+    ChatRequest, Effort, Media, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
+    Upload,
 };
 use crate::domain::label::ApiFormat;
 use crate::wire::anthropic::request::{FREE_INPUT, free_input_schema};
@@ -49,6 +50,7 @@ pub(super) fn fit(
         drop_cache_points(&mut request.messages, dropped);
         fit_tools_for_openai(request, from, dropped);
         fit_effort(request, model, dropped);
+        fit_sampling(request, model, dropped);
     }
     let offered = |name: &str, tools: &[ToolDef]| tools.iter().any(|tool| tool.name() == name);
     match &mut request.tool_choice {
@@ -199,8 +201,15 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
             *tool = ToolDef::Function { name, description, parameters, strict: None };
         }
     }
-    // Nothing is stored that was not asked for, and not every provider knows the word.
-    request.openai.retain(|key, value| key != "store" || *value != json!(false));
+    for (key, value) in std::mem::take(&mut request.openai) {
+        // Nothing is stored that was not asked for.
+        if key != "store" || value != json!(false) {
+            dropped.add(key);
+        }
+    }
+    if request.service_tier.take().is_some_and(|tier| tier != "auto" && tier != "default") {
+        dropped.add("service_tier");
+    }
     join_texts(&mut request.messages);
     let keeps_thoughts = models::takes_thoughts_back(model);
     for message in &mut request.messages {
@@ -222,11 +231,40 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
 /// How hard to think, in a word that the model knows.
 fn fit_effort(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     let Some(config) = &mut request.reasoning else { return };
-    let Some(effort) = config.effort.filter(|_| !models::refuses_reasoning(model)) else { return };
+    let wanted = config.effort.or(config.budget_tokens.map(Effort::from_budget));
+    let Some(effort) = wanted.filter(|_| !models::refuses_reasoning(model)) else { return };
     config.effort = models::effort(effort, model);
     if config.effort.is_none() {
         request.reasoning = None;
         dropped.add("reasoning");
+    }
+}
+
+/// How many stop sequences OpenAI takes.
+const MAX_STOPS: usize = 4;
+
+/// No parameters that OpenAI's models refuse.
+fn fit_sampling(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+    let effort = request.reasoning.as_ref().and_then(|config| config.effort);
+    if models::takes_sampling(model, effort) {
+        if models::is_openai(model) && request.stop.len() > MAX_STOPS {
+            request.stop.truncate(MAX_STOPS);
+            dropped.add("stop");
+        }
+        return;
+    }
+    for (name, value, default) in [
+        ("temperature", &mut request.temperature, 1.0),
+        ("top_p", &mut request.top_p, 1.0),
+        ("frequency_penalty", &mut request.frequency_penalty, 0.0),
+        ("presence_penalty", &mut request.presence_penalty, 0.0),
+    ] {
+        if value.take().is_some_and(|value| value != default) {
+            dropped.add(name);
+        }
+    }
+    if !std::mem::take(&mut request.stop).is_empty() {
+        dropped.add("stop");
     }
 }
 

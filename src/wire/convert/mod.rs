@@ -180,9 +180,8 @@ pub fn stream_to_answer<'a>(
     format: ApiFormat,
     events: impl Iterator<Item = (Option<&'a str>, &'a str)>,
 ) -> Result<Vec<u8>, ConvertError> {
-    let events = events.map(|(_, data)| data);
     let answer = match format {
-        ApiFormat::OpenAiChat => openai_chat::replay::to_answer(events)?,
+        ApiFormat::OpenAiChat => openai_chat::replay::to_answer(events.map(|(_, data)| data))?,
         ApiFormat::OpenAiResponses => openai_responses::replay::to_answer(events)?,
         ApiFormat::Anthropic => anthropic::replay::to_answer(events)?,
     };

@@ -32,6 +32,27 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
         || gpt_generation(model).is_some_and(|generation| generation < 5)
 }
 
+/// Whether a model that is told to think with `effort` takes `temperature`, `top_p`, penalties and `stop`: not while it
+/// reasons. From GPT 5.1 on models do not reason unless they are told to, and from 5.6 on they do again.
+/// Source: <https://platform.openai.com/docs/guides/reasoning#limitations>.
+pub(crate) fn takes_sampling(model: &str, effort: Option<Effort>) -> bool {
+    if !wants_max_completion_tokens(model) || base(model).starts_with("gpt-5-chat") {
+        return true;
+    }
+    let version = gpt_version(base(model)).unwrap_or_default();
+    let untold = version < (5, 6) && effort.is_none();
+    version >= (5, 1) && !is_special(base(model)) && (untold || effort == Some(Effort::Off))
+}
+
+/// Whether it is one of the kinds that always reason.
+fn is_special(name: &str) -> bool {
+    is(name, "codex") || is(name, "pro")
+}
+
+fn is(name: &str, kind: &str) -> bool {
+    name.split('-').any(|word| word == kind)
+}
+
 /// The word for `effort` that a model takes; nothing if it has none for not reasoning, or is not told. The words came with the
 /// models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh` with GPT 5.1 Codex Max and
 /// 5.2; GPT 5 pro knows only `high`. Other providers know `low`, `medium` and `high`; what their servers make of `none`
@@ -40,10 +61,9 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let name = base(model);
     let version = gpt_version(name);
-    let is = |kind: &str| name.split('-').any(|word| word == kind);
-    let special = is("codex") || is("pro");
+    let special = is_special(name);
     match effort {
-        effort if effort != Effort::Off && version == Some((5, 0)) && is("pro") => Some(Effort::High),
+        effort if effort != Effort::Off && version == Some((5, 0)) && is(name, "pro") => Some(Effort::High),
         Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
         Effort::Minimal => Some(Effort::Low),
         Effort::Off if !is_openai(model) => Some(Effort::Off),
@@ -110,6 +130,26 @@ mod tests {
             assert!(!refuses_reasoning(model), "{model}");
         }
         assert!(refuses_reasoning("gpt-5-chat-latest"));
+    }
+
+    #[test]
+    fn models_that_reason_take_no_sampling() {
+        for (model, effort, taken) in [
+            ("gpt-4.1", None, true),
+            ("gpt-5-chat-latest", None, true),
+            ("llama3.1:8b", Some(Effort::High), true),
+            ("o3", None, false),
+            ("gpt-5-mini", None, false),
+            ("gpt-5.1", None, true),
+            ("gpt-5.2", Some(Effort::Off), true),
+            ("gpt-5.2", Some(Effort::Low), false),
+            ("gpt-5.1-codex", None, false),
+            ("gpt-5.2-pro", None, false),
+            ("gpt-5.6", None, false),
+            ("openai/gpt-5.6", Some(Effort::Off), true),
+        ] {
+            assert_eq!(takes_sampling(model, effort), taken, "{model} {effort:?}");
+        }
     }
 
     #[test]

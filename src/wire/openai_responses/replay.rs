@@ -166,14 +166,20 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value[field].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Folds the `data:` of events into the answer: the last event holds it whole.
-pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Value, ConvertError> {
+/// Folds events, each with its name and its `data:`, into the answer: the last event holds it whole.
+pub(crate) fn to_answer<'a>(
+    events: impl Iterator<Item = (Option<&'a str>, &'a str)>,
+) -> Result<Value, ConvertError> {
     let mut items: Vec<(u64, Value)> = Vec::new();
-    for data in events.map(str::trim_ascii).filter(|data| !data.is_empty() && *data != "[DONE]") {
+    for (name, data) in events {
+        let data = data.trim_ascii();
+        if data.is_empty() || data == "[DONE]" {
+            continue;
+        }
         let mut event: Object = read_lossy(data.as_bytes()).map_err(|error| {
             ConvertError::new(format!("The stream holds what is not a JSON object: {error}"))
         })?;
-        match take_string(&mut event, "type").as_deref() {
+        match take_string(&mut event, "type").as_deref().or(name) {
             Some("response.output_item.done") => {
                 let index = event.get("output_index").and_then(Value::as_u64).unwrap_or(0);
                 items.push((index, event.get_mut("item").map(Value::take).unwrap_or_default()));

@@ -63,9 +63,14 @@ pub(crate) fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Reads one event; `None`: it is not JSON. `written` is the usage as the stream wrote it, of which `message_delta` may
+/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell. `written` is the usage as the stream wrote it, of which `message_delta` may
 /// repeat only a part.
-pub(super) fn read(data: &str, written: &mut AnthropicUsage, seen: &mut Seen) -> Option<Kind> {
+pub(super) fn read(
+    name: Option<&str>,
+    data: &str,
+    written: &mut AnthropicUsage,
+    seen: &mut Seen,
+) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
     let mut take_usage = |usage: Raw<'_>| {
         if let Some(usage) = usage.object::<AnthropicUsage>() {
@@ -73,7 +78,7 @@ pub(super) fn read(data: &str, written: &mut AnthropicUsage, seen: &mut Seen) ->
             seen.usage = written.usage();
         }
     };
-    match event.kind.text().as_deref() {
+    match event.kind.text().as_deref().or(name) {
         Some("content_block_delta") => {
             let content = says_something(event.delta);
             seen.first_token |= content;

@@ -99,11 +99,12 @@ impl Response<'_> {
     }
 }
 
-/// Reads one event; `None`: it is not JSON.
-pub(super) fn read(data: &str, seen: &mut Seen) -> Option<Kind> {
+/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell.
+pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
-    let Some(kind) = event.kind.text() else { return Some(Kind::Idle) };
-    match &*kind {
+    let kind = event.kind.text();
+    let Some(kind) = kind.as_deref().or(name) else { return Some(Kind::Idle) };
+    match kind {
         "response.completed" | "response.incomplete" | "response.failed" => {
             seen.terminal = true;
             let response: Response<'_> = event.response.object().unwrap_or_default();

@@ -165,7 +165,11 @@ fn source(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Media, Conve
             Media::Inline { media_type: source.require_str("media_type")?, data: source.require_str("data")? }
         }
         "url" => Media::Url(source.require_str("url")?),
-        "file" => Media::Id(source.require_str("file_id")?),
+        "file" => {
+            let problem = "refers to a file that is stored at Anthropic and cannot be used with this model's \
+                           provider; send its data";
+            return Err(source.error("file_id", problem));
+        }
         "text" => Media::Inline {
             media_type: source.str("media_type")?.unwrap_or_else(|| "text/plain".into()),
             data: STANDARD.encode(source.require_str("data")?),

@@ -308,6 +308,10 @@ fn tools(request: &ChatRequest, traits: Traits, body: &mut Object, dropped: &mut
         Some(ToolChoice::Required | ToolChoice::Allowed { required: true, .. }) => json!({"type": "any"}),
         Some(ToolChoice::Named(name)) => json!({"type": "tool", "name": name}),
     };
+    if !traits.can_stop_thinking && (choice["type"] == "any" || choice["type"] == "tool") {
+        choice = json!({"type": "auto"});
+        dropped.add("tool_choice");
+    }
     let parallel = request.parallel_tool_calls.filter(|_| request.tool_choice != Some(ToolChoice::None));
     if let Some(parallel) = parallel {
         choice["disable_parallel_tool_use"] = (!parallel).into();

@@ -373,3 +373,72 @@ fn documents_of_text_are_text_to_chat_providers() {
     assert_eq!(content[0], json!({"type": "text", "text": "a.txt\n\nWords"}));
     assert_eq!(content[1]["type"], "file");
 }
+
+/// Anthropic's models take them, and so do OpenAI's that do not reason.
+#[test]
+fn models_that_reason_get_no_sampling() {
+    let request = json!({
+        "max_tokens": 9, "temperature": 0.3, "top_p": 0.9, "stop_sequences": ["a", "b", "c", "d", "e"],
+        "messages": [{"role": "user", "content": "Hello"}],
+    });
+    for to in [OpenAiChat, OpenAiResponses] {
+        let (body, dropped) = sent(Anthropic, to, "gpt-5", &request);
+        assert!(["temperature", "top_p", "stop"].iter().all(|field| body.get(field).is_none()), "{body}");
+        assert_eq!(dropped, ["temperature", "top_p", "stop_sequences"]);
+    }
+    let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-5.1", &request);
+    assert_eq!((&chat["temperature"], &chat["stop"]), (&json!(0.3), &json!(["a", "b", "c", "d"])));
+    assert_eq!(dropped, ["stop_sequences"], "the fifth");
+    let (chat, dropped) = sent(Anthropic, OpenAiChat, "llama-3.3-70b", &request);
+    assert_eq!((&chat["stop"], dropped.len()), (&request["stop_sequences"], 0));
+    let default = json!({"max_tokens": 9, "temperature": 1, "messages": request["messages"]});
+    assert_eq!(sent(Anthropic, OpenAiChat, "o3", &default).1, [""; 0], "it is what they do anyway");
+}
+
+#[test]
+fn what_only_openai_keeps_is_not_for_others() {
+    let request = json!({
+        "input": "Hello", "prompt_cache_key": "k", "safety_identifier": "u", "store": false,
+        "metadata": {"a": "b"}, "service_tier": "priority",
+    });
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "llama-3.3-70b", &request);
+    assert_eq!(dropped, ["metadata", "prompt_cache_key", "safety_identifier", "service_tier"]);
+    assert_eq!(chat, json!({"model": "llama-3.3-70b", "messages": [{"role": "user", "content": "Hello"}]}));
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "gpt-4.1", &request);
+    assert_eq!((&chat["prompt_cache_key"], dropped.len()), (&json!("k"), 0));
+}
+
+#[test]
+fn a_budget_is_an_effort_that_the_model_knows() {
+    let request = json!({
+        "max_tokens": 4096, "thinking": {"type": "enabled", "budget_tokens": 2000},
+        "messages": [{"role": "user", "content": "Hello"}],
+    });
+    for (model, effort) in [("gpt-5-pro", "high"), ("gpt-5", "low")] {
+        assert_eq!(sent(Anthropic, OpenAiChat, model, &request).0["reasoning_effort"], effort);
+    }
+}
+
+#[test]
+fn a_model_that_always_thinks_cannot_be_forced_to_call() {
+    let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
+    let request = json!({
+        "messages": [{"role": "user", "content": "Hello"}], "tools": [tool], "tool_choice": "required",
+    });
+    let (claude, dropped) = sent(OpenAiChat, Anthropic, "claude-fable-5", &request);
+    assert_eq!(
+        (&claude["tool_choice"], &dropped[..]),
+        (&json!({"type": "auto"}), &["tool_choice".to_owned()][..])
+    );
+    let (claude, _) = sent(OpenAiChat, Anthropic, "claude-opus-4-8", &request);
+    assert_eq!(claude["tool_choice"], json!({"type": "any"}));
+}
+
+#[test]
+fn a_file_at_anthropic_is_nowhere_else() {
+    let options = RequestOptions { model: "m", stream: false, ask_usage: false, default_max_tokens: 9 };
+    let document = json!({"type": "document", "source": {"type": "file", "file_id": "file_1"}});
+    let request = json!({"max_tokens": 9, "messages": [{"role": "user", "content": [document]}]}).to_string();
+    let error = convert_request(Anthropic, OpenAiChat, request.as_bytes(), &options).unwrap_err();
+    assert_eq!(error.param(), Some("messages[0].content[0].source.file_id"));
+}

@@ -171,7 +171,7 @@ fn read_everything(body: &[u8]) {
         for to in ApiFormat::ALL.iter().copied() {
             let _ = convert_request(from, to, body, &options);
             let _ = convert_answer(from, to, body, &context(to));
-            let _ = convert_error(from, to, 500, body);
+            let _ = convert_error(to, 500, body);
         }
         let mut out = BytesMut::new();
         if answer_to_stream(from, body, true, &mut out).is_err() {

@@ -196,7 +196,7 @@ fn errors() {
             let status = u16::try_from(given["status"].as_u64().unwrap()).unwrap();
             let body = given["body"].to_string();
             for client in ApiFormat::ALL.iter().copied().filter(|client| *client != provider) {
-                let converted = convert_error(provider, client, status, body.as_bytes());
+                let converted = convert_error(client, status, body.as_bytes());
                 let converted: Value = serde_json::from_slice(&converted).unwrap();
                 compare(&case.join(format!("to-{}.json", client.as_str())), &pretty(&converted), &mut wrong);
             }

@@ -12,6 +12,7 @@ use crate::domain::label::ApiFormat;
 use crate::domain::usage::Usage;
 use crate::wire::convert::{StreamConverter, add_usage, answer_to_stream, convert_answer};
 use crate::wire::openai_chat;
+use crate::wire::watch::StreamWatcher;
 
 /// Converts a stream; each event alone, as it comes.
 pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
@@ -232,5 +233,45 @@ proptest! {
         for to in [ApiFormat::OpenAiChat, ApiFormat::OpenAiResponses] {
             same_streamed_or_not(ApiFormat::Anthropic, to, &answer);
         }
+    }
+}
+
+/// Some servers write what an event is only beside its data.
+#[test]
+fn events_may_be_typed_by_their_name_alone() {
+    let answer = json!({"id": "1", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn",
+        "usage": {"input_tokens": 3, "output_tokens": 2}});
+    for (format, body) in [
+        (ApiFormat::Anthropic, answer.to_string()),
+        (
+            ApiFormat::OpenAiResponses,
+            json!({"id": "resp_1", "status": "completed", "output": [{"type": "message", "role": "assistant",
+                "content": [{"type": "output_text", "text": "Hi"}]}],
+                "usage": {"input_tokens": 3, "output_tokens": 2}})
+            .to_string(),
+        ),
+    ] {
+        let typed = stream_of(format, body.as_bytes()).unwrap();
+        let mut bare = String::new();
+        for (name, data) in events(&typed) {
+            let mut data: Value = serde_json::from_str(data).unwrap();
+            data.as_object_mut().unwrap().remove("type");
+            bare += &format!("event: {}\ndata: {data}\n\n", name.unwrap());
+        }
+        assert_eq!(
+            sorted(answer_of(format, &bare).unwrap()),
+            sorted(answer_of(format, &typed).unwrap()),
+            "{format:?}"
+        );
+        let chat = convert(format, ApiFormat::OpenAiChat, &bare);
+        assert_eq!(
+            answer_of(ApiFormat::OpenAiChat, &chat).unwrap()["choices"][0]["message"]["content"],
+            "Hi"
+        );
+        let mut watcher = StreamWatcher::new(format, false);
+        watcher.feed(bare.into());
+        let seen = watcher.seen();
+        assert!(seen.terminal && seen.first_token && seen.error.is_none(), "{seen:?}");
+        assert_eq!((seen.usage.prompt, seen.usage.completion), (Some(3), Some(2)));
     }
 }
