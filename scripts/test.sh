@@ -33,9 +33,12 @@ install_debian() {
         "${sudo[@]}" chmod +x $policy
         made=1
     fi
-    "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    local status=0
+    "${sudo[@]}" apt-get update -qq &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            "${missing[@]}" >/dev/null || status=$?
     [ -z "$made" ] || "${sudo[@]}" rm -f $policy
+    return $status
 }
 
 install_python() {

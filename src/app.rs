@@ -37,9 +37,6 @@ const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long requests that are ended may take to end.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A longer `SHUTDOWN_GRACE` is for ever.
-const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// How long the end waits for what runs beside the requests.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -231,8 +228,7 @@ impl RunningApp {
     /// was finished and written.
     pub async fn shutdown(self) -> bool {
         tracing::info!("shutting down");
-        let patience = self.shutdown_delay.saturating_add(self.shutdown_grace).min(LONGEST_GRACE);
-        let deadline = tokio::time::Instant::now() + patience;
+        let deadline = tokio::time::Instant::now() + self.shutdown_delay + self.shutdown_grace;
         // `/readyz` says so first, and load balancers get time to notice before anything is refused.
         self.gateway.announce_shutdown();
         tokio::time::sleep(self.shutdown_delay).await;

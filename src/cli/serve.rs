@@ -17,7 +17,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
     logging::init(settings.log_format == LogFormat::Json);
     raise_descriptor_limit();
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let app = RunningApp::start(&settings, Default::default()).await?;
@@ -38,7 +39,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             _ = terminate.recv() => Ok(ExitCode::from(3)),
             _ = interrupt.recv() => Ok(ExitCode::from(3)),
         }
-    })
+    });
+    // Otherwise the end would wait for threads that hang in a system call.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Takes as many file descriptors as the process may have: the soft limit is often 1,024, for the sake of programs that use

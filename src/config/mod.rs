@@ -169,7 +169,8 @@ fn parse<T: Setting>(
 ) -> Result<T, ConfigError> {
     // The table and the fields come from one list, so there is always a next one.
     let Some(info) = info else { return T::missing().ok_or_else(|| wrong("?", "", T::TAKES, false)) };
-    let given = lookup(info).filter(|text| !text.is_empty() || T::EMPTY_IS_A_VALUE);
+    // What a file of a secret holds often ends with a line feed, and may be nothing else.
+    let given = lookup(info).filter(|text| !text.trim().is_empty() || T::EMPTY_IS_A_VALUE);
     match given.as_deref().or(info.default) {
         Some(text) => T::parse(text.trim()).ok_or_else(|| wrong(info.name, text, T::TAKES, T::SECRET)),
         None => T::missing().ok_or_else(|| wrong(info.name, "", T::TAKES, T::SECRET)),

@@ -117,22 +117,25 @@ impl Setting for Secret {
 
 /// Zero is allowed: it switches something off.
 impl Setting for Duration {
-    const TAKES: &'static str = "a duration, like 30s, 5m or 0s";
+    const TAKES: &'static str = "a duration of at most 100 years, like 30s, 5m or 0s";
 
     fn parse(text: &str) -> Option<Self> {
-        humantime::parse_duration(text).ok()
+        humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST)
     }
 }
+
+/// The longest duration that a setting may have, so that no sum of a point in time and one overflows.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A duration above zero, of at least a millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
 impl Setting for Span {
-    const TAKES: &'static str = "a duration from 1ms, like 500ms, 30s or 5m";
+    const TAKES: &'static str = "a duration from 1ms to 100 years, like 500ms, 30s or 5m";
 
     fn parse(text: &str) -> Option<Self> {
-        let duration = humantime::parse_duration(text).ok()?;
+        let duration = Duration::parse(text)?;
         (duration >= Duration::from_millis(1)).then_some(Self(duration))
     }
 }

@@ -11,10 +11,15 @@ use crate::limit::{LimitState, headers as limit_headers};
 
 use super::Gateway;
 use super::refusal::Refusal;
-use super::scope::RequestScope;
+use super::scope::{RequestScope, Slot};
 
 /// How long a caller is asked to wait when the gateway is full: requests come and go within seconds.
 const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
+
+fn overloaded() -> Refusal {
+    let message = "The gateway has too many requests in flight; try again.";
+    Refusal::new(RejectReason::Overloaded, message).with_retry_after(OVERLOAD_RETRY)
+}
 
 /// A caller that was let in.
 pub struct Caller {
@@ -24,18 +29,32 @@ pub struct Caller {
 }
 
 impl Gateway {
+    /// Lets in a call that is no inference: it takes no part in the key's limits, and room like any other.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub fn admit_aside(&self, headers: &HeaderMap) -> Result<(Arc<ApiKey>, Slot), Refusal> {
+        self.is_open()?;
+        let slot = self.slots().take().ok_or_else(overloaded)?;
+        Ok((self.authenticate(headers)?, slot))
+    }
+
+    fn is_open(&self) -> Result<(), Refusal> {
+        if self.is_draining() {
+            let message = "The gateway is shutting down; try again.";
+            return Err(Refusal::new(RejectReason::ShuttingDown, message).with_retry_after(OVERLOAD_RETRY));
+        }
+        Ok(())
+    }
+
     /// Lets a request in, and takes it from its key's budget.
     ///
     /// # Errors
     /// The refusal to answer with.
     pub async fn admit(&self, scope: &RequestScope, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        if self.is_draining() {
-            let message = "The gateway is shutting down; try again.";
-            return Err(Refusal::new(RejectReason::ShuttingDown, message).with_retry_after(OVERLOAD_RETRY));
-        }
+        self.is_open()?;
         if !scope.has_slot() {
-            let message = "The gateway has too many requests in flight; try again.";
-            return Err(Refusal::new(RejectReason::Overloaded, message).with_retry_after(OVERLOAD_RETRY));
+            return Err(overloaded());
         }
         let key = self.authenticate(headers)?;
         if key.limits != Limits::default() {

@@ -32,6 +32,14 @@ impl GatewayBody {
         Self(Kind::Whole { bytes: Some(bytes), finish: Some((guard, status)) })
     }
 
+    /// The bytes that are there, unless a stream is still coming.
+    pub(super) fn bytes(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Kind::Whole { bytes, .. } => bytes.as_ref(),
+            Kind::Relay(_) => None,
+        }
+    }
+
     /// A stream that is still coming; it finishes its record itself.
     pub(super) fn relay(relay: Relay) -> Self {
         Self(Kind::Relay(Box::new(relay)))

@@ -1,5 +1,7 @@
 //! Counting tokens at a provider that can (`POST /v1/messages/count_tokens`).
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 
@@ -20,8 +22,8 @@ use super::refusal::{Refusal, error_response};
 const CALL: Call = Call::Completion(ApiFormat::Anthropic);
 
 impl Gateway {
-    /// Passes a token count on to the first Anthropic provider of the model. It is no inference: it is neither limited nor
-    /// counted as a completion.
+    /// Passes a token count on to the first Anthropic provider of the model. It is no inference: no limit of the key's counts it,
+    /// and it is not counted as a completion. The provider's concurrency limit holds.
     ///
     /// # Errors
     /// A refusal when the body cannot be routed, or no provider of the model counts tokens.
@@ -41,6 +43,9 @@ impl Gateway {
             )?;
         let failed = |status, message: &'static str| {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
+        };
+        let Some(_permit) = self.health().admit(&target.provider, Instant::now(), true) else {
+            return failed(503, "The provider is at its concurrency limit; try again.");
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
         let body = head.rewrite(&edit);

@@ -7,6 +7,7 @@
 //! database; in the database after that; and with Redis the id stays locked for the other replicas in between.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::wire::convert::{AnswerContext, add_usage, answer_to_stream, convert_a
 use super::Gateway;
 use super::body::GatewayBody;
 use super::dispatch::{Job, name_answer};
+use super::exchange::{EVENT_STREAM, JSON};
 use super::finish::FinishGuard;
 use super::reading::fold;
 use super::refusal::Refusal;
@@ -35,6 +37,8 @@ const HEADER: &str = "x-nexusgate-reqid";
 const MAX_LENGTH: usize = 127;
 /// How soon it is worth asking again for a running request.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a request waits for a database that says nothing, before it runs without having been looked up.
+const LOOK_UP: Duration = Duration::from_secs(2);
 /// How long a finished answer is kept here at least, and how many at most, with how many bytes together.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 const MAX_KEPT: usize = 10_000;
@@ -241,11 +245,15 @@ impl Gateway {
     ) -> Result<Option<LogRow>, DatabaseAway> {
         // What an earlier process left in the journal may be the very row.
         self.replayed().await;
-        let found = request_log::find_by_request_id(self.database(), call.table(), key_id, request_id).await;
-        found.map_err(|error| {
+        let found = request_log::find_by_request_id(self.database(), call.table(), key_id, request_id);
+        let away = |error: &dyn fmt::Display| {
             tracing::warn!(%error, "a request id could not be looked up");
             DatabaseAway
-        })
+        };
+        match tokio::time::timeout(LOOK_UP, found).await {
+            Ok(found) => found.map_err(|error| away(&error)),
+            Err(late) => Err(away(&late)),
+        }
     }
 
     /// Answers from what was kept, as if the provider had just given it.
@@ -272,9 +280,8 @@ impl Gateway {
         };
         guard.answered(&body);
         let mut response = Response::new(GatewayBody::answer(body, guard, Status::CacheHit));
-        let content_type = if job.stream { "text/event-stream; charset=utf-8" } else { "application/json" };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::CONTENT_TYPE, if job.stream { EVENT_STREAM } else { JSON });
         headers.insert("x-cache", HeaderValue::from_static("HIT"));
         name_answer(headers, id, None);
         if let Ok(id) = HeaderValue::from_str(&kept.id.to_string()) {

@@ -212,6 +212,9 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
         }
     };
     name_answer(response.headers_mut(), guard.record().id, answered_by.as_deref());
+    if let Some(bytes) = response.body().bytes() {
+        guard.answered(bytes);
+    }
     guard.finish(Status::Failed);
     response
 }

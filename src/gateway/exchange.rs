@@ -97,12 +97,9 @@ impl Failure {
     /// The provider's format has no words for what was asked. Another provider's may.
     fn unsupported(call: Call, error: &ConvertError) -> Self {
         let told = ApiError::new(400, error.to_string()).with_code("unsupported_request");
-        let (mut head, ()) = Response::new(()).into_parts();
-        head.status = StatusCode::BAD_REQUEST;
-        head.headers.insert(header::CONTENT_TYPE, JSON);
-        let body = render_error(error_format(call), &told).into();
-        let answer = Box::new(UpstreamAnswer { head, body, format: None });
-        Self { answer: Some(answer), code: Some("unsupported_request"), ..Self::new(Outcome::Http4xx, true) }
+        let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, &told);
+        let code = Some("unsupported_request");
+        Self { answer: Some(Box::new(answer)), code, ..Self::new(Outcome::Http4xx, true) }
     }
 
     /// The same, of an answer that says that it cost `usage`.
@@ -137,6 +134,14 @@ pub(super) struct UpstreamAnswer {
 }
 
 impl UpstreamAnswer {
+    /// What the gateway says in the place of a provider, under what is known of its `head`.
+    pub(super) fn own(call: Call, mut head: http::response::Parts, error: &ApiError) -> Self {
+        head.status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        head.headers.insert(header::CONTENT_TYPE, JSON);
+        head.headers.remove(header::CONTENT_ENCODING);
+        Self { head, body: render_error(error_format(call), error).into(), format: None }
+    }
+
     /// The answer as the caller gets it: as it came, or in the shape of its own format.
     pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
         let body = match (call, self.format) {
@@ -235,7 +240,7 @@ impl Gateway {
         head.extensions = http::Extensions::new();
         head.version = http::Version::HTTP_11;
         if !head.status.is_success() {
-            return Err(Box::pin(read_error(head, upstream, target, retry_after)).await);
+            return Err(Box::pin(read_error(job.call, head, upstream, target, retry_after)).await);
         }
         if encoded {
             // The gateway asked for plain bytes and can read no others.
@@ -273,6 +278,7 @@ enum Received {
 }
 
 async fn read_error(
+    call: Call,
     head: http::response::Parts,
     upstream: UpstreamBody,
     target: &Target,
@@ -285,13 +291,17 @@ async fn read_error(
         outcome_of_status(status)
     };
     let format = Some(target.provider.kind.chat_format());
-    let answer = gather(upstream, MAX_ERROR, None)
-        .await
-        .ok()
-        .map(|body| Box::new(UpstreamAnswer { head, body, format }));
+    let answer = match gather(upstream, MAX_ERROR, None).await {
+        Ok(body) => UpstreamAnswer { head, body, format },
+        // Too long, or cut off. The status is what callers go by.
+        Err(_) => {
+            let message = "The provider answered with an error that could not be read.";
+            UpstreamAnswer::own(call, head, &ApiError::new(status.as_u16(), message))
+        }
+    };
     Failure {
         retry_after,
-        answer: answer.filter(|_| outcome != Outcome::Protocol),
+        answer: (outcome != Outcome::Protocol).then(|| Box::new(answer)),
         status: Some(status),
         // A redirection is as good as no answer; another provider may give one.
         ..Failure::new(outcome, outcome == Outcome::Protocol || is_retriable(status))

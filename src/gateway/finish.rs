@@ -113,6 +113,8 @@ impl FinishGuard {
     /// The request is being sent to `target`. What the attempt before it reported stays owed.
     pub(super) fn tried(&mut self, target: &Arc<Target>) {
         let before = self.record.target.replace(target.clone());
+        // That of whoever was tried before; should this one fail, it has its own.
+        self.record.error = None;
         if self.record.usage.is_known() {
             let usage = std::mem::take(&mut self.record.usage);
             let spent = self.record.spent.get_or_insert_default();

@@ -139,7 +139,7 @@ impl Gateway {
 
     /// A request has arrived.
     pub fn open(&self, call: Call) -> Arc<RequestScope> {
-        RequestScope::open(self.0.parts.telemetry.clone(), call, self.0.slots.take())
+        RequestScope::open(self.0.parts.telemetry.clone(), call, self.slots().take())
     }
 
     /// Answers one inference request, from its body to the head of its answer.
@@ -225,7 +225,7 @@ impl Gateway {
 
     /// Waits until no request is in flight.
     pub async fn idle(&self) {
-        while self.0.slots.taken() > 0 {
+        while self.slots().taken() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -268,6 +268,10 @@ impl Gateway {
 
     fn client(&self) -> &UpstreamClient {
         &self.0.client
+    }
+
+    fn slots(&self) -> &Slots {
+        &self.0.slots
     }
 
     fn endpoints(&self) -> &Endpoints {
@@ -317,10 +321,7 @@ impl Gateway {
 
     /// Waits, within reason, until what an earlier process left in the journal is in the database.
     async fn replayed(&self) {
-        let log = &self.0.parts.log;
-        if LogTable::ALL.iter().any(|table| log.replay_pending(*table) > 0) {
-            log.flush(REPLAY_PATIENCE).await;
-        }
+        self.0.parts.log.replayed(REPLAY_PATIENCE).await;
     }
 
     /// Forgets request ids that can be looked up in the database; call it every second or so.

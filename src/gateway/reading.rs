@@ -12,13 +12,12 @@ use crate::provider::{is_retriable, outcome_of_status};
 use crate::wire::answer::{Observed, observe_answer};
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
-use crate::wire::error::{ApiError, parse_error, render_error};
+use crate::wire::error::{ApiError, parse_error};
 use crate::wire::sse::SseScanner;
 use crate::wire::watch::StreamWatcher;
 
 use super::dispatch::Job;
 use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
-use super::refusal::error_format;
 
 /// What a whole answer says, and the answer as the client asked for it. One that says that it failed, though its HTTP status is
 /// a success, is for another provider to give; if none does, a client of the same format gets it as it came.
@@ -119,11 +118,7 @@ impl Failure {
     /// An error that a provider reported with the status of a success. It is passed on with the status that it means.
     fn told(call: Call, error: &ApiError) -> Self {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let (mut head, ()) = Response::new(()).into_parts();
-        head.status = status;
-        head.headers.insert(header::CONTENT_TYPE, JSON);
-        let body = render_error(error_format(call), error).into();
-        let answer = UpstreamAnswer { head, body, format: None };
+        let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, error);
         Self {
             answer: Some(Box::new(answer)),
             status: Some(status),

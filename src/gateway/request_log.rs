@@ -131,9 +131,14 @@ impl<R: Row> RequestLog<R> {
         self.journal.status()
     }
 
-    /// Rows left by an earlier process that are not in the database yet.
-    pub fn replay_pending(&self, table: LogTable) -> u64 {
-        self.journal.replay_tally(table).pending
+    /// Waits until what an earlier process left is in the database. Returns whether it was in time.
+    pub async fn replayed(&self, within: Duration) -> bool {
+        if self.journal.is_replayed() {
+            return true;
+        }
+        let _flushing = Flushing::start(&self.flushing);
+        self.journal.wake();
+        time::timeout(within, self.journal.wait_until_replayed()).await.is_ok()
     }
 
     /// Where the rows of this process went.
@@ -188,7 +193,8 @@ impl<R: Row> RequestLog<R> {
             tracing::error!(rows = closed.lost, "rows of the request log are LOST: they were in memory only");
         }
         let journal = self.journal.clone();
-        blocking(move || journal.finish()).await;
+        // The writer's thread may hold what this waits for.
+        let _ = time::timeout(FAREWELL, blocking(move || journal.finish())).await;
         closed
     }
 }

@@ -12,7 +12,7 @@ use crate::telemetry::events::RequestRejected;
 use crate::telemetry::{InFlight, Telemetry};
 
 /// What is known of a request from the moment it arrives. It counts as in flight while this lives, and it is counted
-/// exactly once: when it is refused, when its record is finished, or, if the client left before either, at the end.
+/// exactly once: when it is refused, when its record is finished, or, if it ended before either, when this is dropped.
 pub struct RequestScope {
     in_flight: InFlight,
     pub call: Call,
@@ -76,7 +76,7 @@ impl RequestScope {
 
 impl Drop for RequestScope {
     fn drop(&mut self) {
-        // The client left before its request was whole, so it was never one.
+        // The client left, or a handler panicked, before the request was accepted.
         self.refuse(RejectReason::InvalidRequest);
     }
 }
@@ -88,7 +88,7 @@ pub(super) struct Slots {
 }
 
 /// Room for one request, given back when dropped.
-pub(super) struct Slot(Arc<AtomicUsize>);
+pub struct Slot(Arc<AtomicUsize>);
 
 impl Slots {
     pub(super) fn new(max: usize) -> Self {

@@ -57,11 +57,11 @@ where
     response
 }
 
-/// Passes a token count on to a provider that can count; no completion, so neither limited nor logged.
+/// Passes a token count on to a provider that can count; no completion, so neither limited by key nor logged.
 pub(super) async fn count_tokens(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
     let call = Call::Completion(ApiFormat::Anthropic);
     let answer = async {
-        let key = state.gateway.authenticate(&headers)?;
+        let (key, _slot) = state.gateway.admit_aside(&headers)?;
         let body = read_body(&headers, body, state.max_body_size).await?;
         state.gateway.count_tokens(&key, headers, body).await
     };

@@ -74,7 +74,7 @@ where
     }
 }
 
-/// The answer when a handler panicked. The request's record was finished as failed while its parts were dropped.
+/// The answer when a handler panicked. The request was counted while its parts were dropped: as failed if it had been accepted.
 pub(super) fn panicked(call: Call) -> Response<GatewayBody> {
     tracing::error!(?call, "a handler panicked");
     let error = ApiError::new(500, "The gateway failed to handle the request.").with_code("internal_error");

@@ -8,6 +8,7 @@ use http::StatusCode;
 use nexusgate::demo::provider::{Gate, RefusedPort, Reply};
 use nexusgate::domain::key::Secret;
 use nexusgate::domain::label::ApiFormat;
+use nexusgate::domain::provider::ProviderKind;
 use nexusgate::gateway::Hooks;
 use sea_orm::EntityTrait as _;
 use tokio::io::AsyncWriteExt as _;
@@ -84,6 +85,20 @@ async fn upstream_errors() {
             assert_eq!(send(&app, stream).await, Some(status), "the provider's answer is passed on");
             check(&app, Expected { status: "failed", outcome: Some(outcome), error: Some(error) }).await;
         }
+    }
+}
+
+/// What the client was told stands in the request log, whoever told it.
+#[tokio::test]
+async fn errors_are_logged_as_the_client_got_them() {
+    let app = TestApp::spawn().await;
+    for reply in [Reply::status(StatusCode::BAD_REQUEST), Reply::garbage()] {
+        app.provider().always(reply);
+        let told = app.chat(MODEL).send().await.text().await.expect("an error");
+        app.settled().await;
+        let row = app.log_rows().await.pop().expect("a row");
+        assert_eq!(row.response_body.map(String::from).as_deref(), Some(&*told));
+        assert!(told.contains("error"), "{told}");
     }
 }
 
@@ -196,6 +211,22 @@ async fn client_gone_in_the_middle() {
         app.scrape().await.metric("nexusgate_tokens_completion_total").value() > 0.0,
         "drained for the usage"
     );
+}
+
+/// That another provider failed before is not why the client left.
+#[tokio::test]
+async fn client_gone_after_a_failover() {
+    let targets = ["alpha", "beta"].map(|name| (name, ProviderKind::OpenAi, None)).to_vec();
+    let app = TestApp::builder().targets(targets).spawn().await;
+    let gate = Gate::new();
+    app.providers[0].always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+    app.providers[1].always(Reply::text("one two three four").stalled_after(2, &gate));
+    let mut chunks = call(&app, true).send().await.expect("headers").bytes_stream();
+    chunks.next().await.expect("a chunk").expect("bytes");
+    drop(chunks);
+    gate.open();
+    check(&app, Expected { status: "aborted", outcome: None, error: None }).await;
+    assert!(app.scrape().await.metric("nexusgate_failovers_total").is(1.0));
 }
 
 /// SDKs leave as soon as they have read an error, which is not their doing.

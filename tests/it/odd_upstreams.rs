@@ -273,6 +273,32 @@ async fn compressed_answers() {
     assert_eq!(told["error"]["message"], "The provider answered with status 400");
 }
 
+/// An error that is too long to be passed on, or breaks off, is still the error that its status says.
+#[tokio::test]
+async fn errors_that_cannot_be_read() {
+    let app = TestApp::spawn().await;
+    let headers: HeaderMap = [(header::RETRY_AFTER, HeaderValue::from_static("7"))].into_iter().collect();
+    let long = format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(2 << 20));
+    for (status, kind, reply) in [
+        (
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            Reply::raw(StatusCode::BAD_REQUEST, headers.clone(), [long.clone()]),
+        ),
+        (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limit_error",
+            Reply::raw(StatusCode::TOO_MANY_REQUESTS, headers, [long, String::new()]).cut_after(1),
+        ),
+    ] {
+        app.provider().always(reply);
+        let response = app.chat(MODEL).send().await;
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()["retry-after"], "7");
+        assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["type"], kind);
+    }
+}
+
 /// Errors that come with the status of a success.
 #[tokio::test]
 async fn errors_in_disguise() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::StatusCode;
-use nexusgate::demo::provider::{Endpoint, Reply};
+use nexusgate::demo::provider::{Endpoint, Gate, Reply};
 use nexusgate::domain::label::{ApiFormat, ModelType};
 use nexusgate::domain::provider::ProviderKind;
 use serde_json::{Value, json};
@@ -210,6 +210,30 @@ async fn tokens_are_counted_by_anthropic_alone() {
     assert_eq!(told["error"]["type"], "not_found_error");
     assert_eq!(told["error"]["message"], "No provider of this model counts tokens.");
     assert!(app.provider().calls().is_empty());
+}
+
+/// A token count is no inference, but it takes room like one.
+#[tokio::test]
+async fn token_counts_take_room() {
+    let app = TestApp::builder()
+        .targets(vec![("alpha", ProviderKind::Anthropic, None)])
+        .setting("MAX_IN_FLIGHT", "1")
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("slow").held_by(&gate));
+    let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "How many?" }] });
+    let call = app.http.post(app.url("/v1/messages/count_tokens")).header("x-api-key", &app.key).json(&body);
+    let counting = call.try_clone().expect("a whole body").send();
+    let asking = tokio::spawn(app.ask(ApiFormat::Anthropic, MODEL).build().send());
+    gate.reached(1).await;
+    let refused = counting.await.expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    gate.open();
+    assert_eq!(asking.await.expect("no panic").expect("an answer").status(), 200);
+    app.provider().always(Reply::text("fast"));
+    assert_eq!(call.send().await.expect("an answer").status(), 200);
 }
 
 /// The surface besides inference.

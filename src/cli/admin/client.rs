@@ -10,6 +10,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use url::Url;
 
@@ -23,6 +24,10 @@ pub(super) struct AdminClient {
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: Url,
     secret: String,
+}
+
+fn no_roots() -> ClientConfig {
+    ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
 impl AdminClient {
@@ -39,7 +44,13 @@ impl AdminClient {
         })?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         // The system's certificates, as the gateway may stand behind a company's own authority.
-        let tls = HttpsConnectorBuilder::new().with_native_roots()?.https_or_http().enable_http1().build();
+        let tls = HttpsConnectorBuilder::new();
+        let tls = match base.scheme() {
+            "https" => tls.with_native_roots()?,
+            // Without TLS none are asked for, and a small image may have none.
+            _ => tls.with_tls_config(no_roots()),
+        };
+        let tls = tls.https_or_http().enable_http1().build();
         Ok(Self { http: Client::builder(TokioExecutor::new()).build(tls), base, secret })
     }
 

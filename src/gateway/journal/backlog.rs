@@ -309,6 +309,12 @@ impl<R: Row> Backlog<R> {
         self.runs.is_empty() && self.in_flight.is_none()
     }
 
+    /// Nothing that an earlier process left is still to be counted or inserted.
+    pub(super) fn is_replayed(&self) -> bool {
+        let uncounted = |run: &Run<R>| matches!(run, Run::Disk(run) if !run.counted);
+        self.replayed.iter().all(|tally| tally.pending == 0) && !self.runs.iter().any(uncounted)
+    }
+
     pub(super) fn memory_rows(&self) -> usize {
         self.memory_rows
     }

@@ -192,7 +192,8 @@ impl<R: Row> Shared<R> {
 
     fn sync(&self, disk: &Disk) {
         let unsynced = disk.active.lock().take_unsynced();
-        let files = unsynced.files.iter().try_for_each(|file| file.sync_data());
+        // Each of them, whatever becomes of the others.
+        let files = unsynced.files.iter().map(|file| file.sync_data()).fold(Ok(()), Result::and);
         let names = if unsynced.names { disk.directory.sync() } else { Ok(()) };
         if let Err(error) = files.and(names) {
             // The kernel reports a failed write once and forgets the pages: nothing is left to try again with.
@@ -369,7 +370,8 @@ impl<R: Row> Shared<R> {
     }
 
     pub(super) fn tell_if_drained(&self) {
-        if self.backlog.lock().is_drained() {
+        let backlog = self.backlog.lock();
+        if backlog.is_drained() || backlog.is_replayed() {
             self.drained.notify_waiters();
         }
     }

@@ -331,14 +331,28 @@ impl<R: Row> Journal<R> {
         self.shared.work.notify_one();
     }
 
+    /// Nothing that an earlier process left is still on its way to the database.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.shared.backlog.lock().is_replayed()
+    }
+
     /// Waits until nothing is waiting or being inserted.
     pub(super) async fn wait_until_drained(&self) {
+        self.wait_until(Self::is_drained).await;
+    }
+
+    /// Waits until nothing that an earlier process left is still on its way to the database.
+    pub(super) async fn wait_until_replayed(&self) {
+        self.wait_until(Self::is_replayed).await;
+    }
+
+    async fn wait_until(&self, is_done: fn(&Self) -> bool) {
         loop {
-            let drained = self.shared.drained.notified();
-            if self.is_drained() {
+            let settled = self.shared.drained.notified();
+            if is_done(self) {
                 return;
             }
-            drained.await;
+            settled.await;
         }
     }
 
