@@ -215,7 +215,7 @@ async fn surface(recording: bool, provider: SocketAddr) -> Surface {
         commit: None,
         tasks: TaskTracker::new(),
     });
-    let state = HttpState { gateway, database, max_body_size, metrics_token: None, admin };
+    let state = HttpState { gateway, max_body_size, metrics_token: None, admin };
     Surface::new(&state, &Origins::List(Vec::new()), true)
 }
 

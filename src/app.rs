@@ -97,10 +97,6 @@ impl RunningApp {
         let log_writer = Arc::new(store::log_writer(&store_settings(settings), &database)?);
         let snapshots = Arc::new(SnapshotStore::new(cipher.clone()));
         snapshots.replace(Snapshot::load(&database, &cipher).await?);
-        let snapshot = snapshots.load_full();
-        for problem in snapshot.problems() {
-            tracing::warn!("{problem}");
-        }
         let log = Arc::new(wiring::request_log(settings, &telemetry, log_writer.clone())?);
         let limits = Arc::new(wiring::limits(settings, &telemetry).await?);
         let gateway = Gateway::new(Parts {
@@ -144,7 +140,6 @@ impl RunningApp {
         });
         let state = HttpState {
             gateway: gateway.clone(),
-            database: database.clone(),
             max_body_size: settings.max_body_size.bytes(),
             metrics_token: settings.metrics_bearer_token.clone(),
             admin,

@@ -9,7 +9,7 @@ use tokio::time;
 
 use super::StartError;
 use crate::config::Settings;
-use crate::domain::key::{Limits, Secret};
+use crate::domain::key::Limits;
 use crate::domain::label::LogTable;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
@@ -163,7 +163,7 @@ pub(super) fn declared(settings: &Settings) -> Declared {
                 api_key: provider.api_key.clone(),
                 api_version: provider.api_version.clone(),
                 comment: provider.comment.clone(),
-                proxy_url: provider.proxy_url.clone().map(Secret::new),
+                proxy_url: provider.proxy_url.clone(),
                 proxy_enabled: provider.proxy_url.is_some() && provider.proxy_enabled,
                 ask_stream_usage: provider.ask_stream_usage,
                 max_concurrency: provider.max_concurrency,

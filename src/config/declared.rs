@@ -28,7 +28,8 @@ pub struct DeclaredProvider {
     pub api_version: Option<String>,
     pub comment: Option<String>,
     /// HTTP proxy for this provider alone.
-    pub proxy_url: Option<String>,
+    #[serde(default, deserialize_with = "secret")]
+    pub proxy_url: Option<Secret>,
     /// Whether `proxy_url` is used; it is, unless this says `false`.
     #[serde(default = "yes")]
     pub proxy_enabled: bool,

@@ -272,6 +272,8 @@ mod tests {
             ("PORT", "abc", "PORT=\"abc\": expected a port number"),
             ("GAUGE_REFRESH_INTERVAL", "15", "expected a duration"),
             ("GAUGE_REFRESH_INTERVAL", "0s", "expected a duration"),
+            ("UPSTREAM_TIMEOUT", "300000000000y", "100 years"),
+            ("SHUTDOWN_GRACE", "101y", "100 years"),
             ("METRICS_LATENCY_BUCKETS", "1,0.5", "ascending"),
             ("METRICS_LATENCY_BUCKETS", "1,inf", "ascending"),
             ("MAX_BODY_SIZE", "lots", "expected a size"),
@@ -286,8 +288,18 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let settings = Settings::with(&[("ADMIN_SUPER_SECRET", "hush")]).expect("valid");
+        let mut settings = Settings::with(&[("ADMIN_SUPER_SECRET", "hush")]).expect("valid");
+        let provider = r#"{ "name": "p", "type": "openai", "base_url": "https://h/v1", "api_key": "hush",
+                            "proxy_url": "http://user:hush@proxy:1" }"#;
+        settings.declared.providers.push(serde_json::from_str(provider).expect("a provider"));
         assert!(!format!("{settings:?}").contains("hush"));
+    }
+
+    #[test]
+    fn a_blank_secret_is_none() {
+        let settings =
+            Settings::with(&[("METRICS_BEARER_TOKEN", "\n"), ("ADMIN_SUPER_SECRET", " ")]).expect("valid");
+        assert!(settings.metrics_bearer_token.is_none() && settings.admin_super_secret.is_none());
     }
 
     #[test]

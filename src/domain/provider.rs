@@ -1,5 +1,7 @@
 //! A provider: a configured upstream account.
 
+use std::fmt;
+
 use url::Url;
 
 use super::key::Secret;
@@ -56,10 +58,21 @@ pub struct Provider {
     pub api_key: Option<Secret>,
     /// `api-version` of Azure's deployment URLs; `anthropic-version` of Anthropic.
     pub api_version: Option<String>,
-    /// HTTP proxy for this provider alone; may carry user and password.
-    pub proxy: Option<Url>,
+    /// HTTP proxy for this provider alone.
+    pub proxy: Option<ProxyUrl>,
     /// Ask for usage on streams when the client did not. Off for upstreams that refuse `stream_options`.
     pub ask_stream_usage: bool,
     /// Calls to this provider at one time; `None`: unlimited.
     pub max_concurrency: Option<u32>,
+}
+
+/// Where an HTTP proxy is, with its user and password if it wants them; they are not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProxyUrl(pub Url);
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.0.host_str().unwrap_or_default();
+        write!(f, "ProxyUrl(***@{host})")
+    }
 }

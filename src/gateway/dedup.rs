@@ -8,12 +8,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use http::{HeaderMap, HeaderValue, Response, header};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::domain::key::ApiKey;
@@ -120,8 +121,8 @@ pub(super) struct Claim {
 }
 
 impl Ids {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IdKey, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<IdKey, State>> {
+        self.0.lock()
     }
 
     fn known(&self, key: &IdKey) -> Result<Option<Kept>, Refusal> {

@@ -5,10 +5,11 @@
 //! failure here: the provider works, it only wants less.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use parking_lot::Mutex;
 
 use crate::domain::label::{LabelValue, Outcome};
 use crate::domain::provider::Provider;
@@ -65,7 +66,7 @@ impl Health {
     /// Whether a call to this provider would be let through now. Takes nothing.
     pub(super) fn is_fit(&self, provider: &Provider, now: Instant) -> bool {
         let health = self.of(provider);
-        let state = health.lock();
+        let state = health.state.lock();
         state.has_room(provider) && state.lets_through(now)
     }
 
@@ -73,7 +74,7 @@ impl Health {
     /// better than refusing. `None`: its breaker is open or its concurrency limit is reached.
     pub(super) fn admit(&self, provider: &Provider, now: Instant, force: bool) -> Option<Permit> {
         let health = self.of(provider);
-        let mut state = health.lock();
+        let mut state = health.state.lock();
         if !state.has_room(provider) || !(force || state.lets_through(now)) {
             return None;
         }
@@ -159,10 +160,6 @@ impl State {
 }
 
 impl ProviderHealth {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn tell(&self, changed: Option<bool>) {
         if let Some(up) = changed {
             ProviderUpChanged { telemetry: &self.telemetry, provider: &self.name, up }.emit();
@@ -184,7 +181,7 @@ impl Permit {
     /// A good answer is coming. The outcome is still to follow.
     pub(super) fn answers(&mut self) {
         if let Some(health) = self.health.as_ref().filter(|_| std::mem::take(&mut self.probe)) {
-            let changed = health.lock().probe_answers();
+            let changed = health.state.lock().probe_answers();
             health.tell(changed);
         }
     }
@@ -192,7 +189,7 @@ impl Permit {
     fn give_back(&mut self, outcome: Outcome) {
         let Some(health) = self.health.take() else { return };
         let changed = {
-            let mut state = health.lock();
+            let mut state = health.state.lock();
             state.active = state.active.saturating_sub(1);
             state.report(outcome, self.probe, Instant::now())
         };

@@ -41,10 +41,11 @@ use crate::domain::record::{Call, RequestRecord};
 use crate::limit::{Coordination, LimitServices, Limiter};
 use crate::provider::{Endpoints, Trust, UpstreamClient};
 use crate::store::request_log::LogRow;
-use crate::store::{Snapshot, SnapshotStore};
+use crate::store::{SnapshotStore, connect};
 use crate::telemetry::Telemetry;
 use crate::wire::head::RequestHead;
 
+pub use crate::store::Snapshot;
 pub use admit::Caller;
 pub use body::GatewayBody;
 pub use gather::{NotGathered, gather};
@@ -309,6 +310,11 @@ impl Gateway {
 
     fn ids(&self) -> &Arc<Ids> {
         &self.0.ids
+    }
+
+    /// Whether the database answers a question; waits for as long as its driver does.
+    pub async fn database_answers(&self) -> bool {
+        connect::ping(self.database()).await.is_ok()
     }
 
     fn database(&self) -> &DatabaseConnection {

@@ -177,7 +177,7 @@ fn read_models(body: &[u8]) -> Result<Vec<RemoteModel>, String> {
 /// Some providers repeat the key in their errors.
 fn without_secrets(provider: &Provider, message: &str) -> String {
     let key = provider.api_key.as_ref().map(Secret::expose);
-    let password = provider.proxy.as_ref().and_then(|proxy| proxy.password());
+    let password = provider.proxy.as_ref().and_then(|proxy| proxy.0.password());
     let mut clean = message.to_owned();
     for secret in [key, password].into_iter().flatten().filter(|secret| !secret.is_empty()) {
         clean = clean.replace(secret, "***");

@@ -14,7 +14,6 @@ mod surface;
 use axum::Router;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, Method};
-use sea_orm::DatabaseConnection;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::Origins;
@@ -35,7 +34,6 @@ pub use surface::{Surface, SurfaceBody};
 #[derive(Clone)]
 pub struct HttpState {
     pub gateway: Gateway,
-    pub database: DatabaseConnection,
     pub max_body_size: usize,
     pub metrics_token: Option<Secret>,
     pub admin: Admin,

@@ -4,14 +4,14 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::SecondsFormat;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
-use crate::gateway::Refusal;
+use crate::gateway::{Refusal, Snapshot};
 
 use super::HttpState;
 
@@ -37,8 +37,7 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
     let mut names: Vec<&str> =
         snapshot.models().map(|(name, _)| name).filter(|name| key.may_use(name)).collect();
     names.sort_unstable();
-    let loaded = snapshot.loaded_at();
-    let data: Vec<Value> = names.iter().map(|name| describe(&state, name, format, loaded)).collect();
+    let data: Vec<Value> = names.iter().map(|name| describe(&snapshot, name, format)).collect();
     let body = match format {
         ApiFormat::Anthropic => {
             json!({ "data": data, "has_more": false, "first_id": names.first(), "last_id": names.last() })
@@ -68,11 +67,10 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let format = format_of(&headers);
-    let known = |key: &ApiKey| key.may_use(&id) && state.gateway.snapshot().resolve(&id).is_some();
+    let snapshot = state.gateway.snapshot();
+    let known = |key: &ApiKey| key.may_use(&id) && snapshot.resolve(&id).is_some();
     match state.gateway.authenticate(&headers) {
-        Ok(key) if known(&key) => {
-            Json(describe(&state, &id, format, state.gateway.snapshot().loaded_at())).into_response()
-        }
+        Ok(key) if known(&key) => Json(describe(&snapshot, &id, format)).into_response(),
         Ok(_) => {
             let name: String = id.chars().take(100).collect();
             let message = format!("The model `{name}` does not exist or you do not have access to it.");
@@ -82,8 +80,8 @@ pub(super) async fn show(
     }
 }
 
-fn describe(state: &HttpState, name: &str, format: ApiFormat, loaded: DateTime<Utc>) -> Value {
-    let snapshot = state.gateway.snapshot();
+fn describe(snapshot: &Snapshot, name: &str, format: ApiFormat) -> Value {
+    let loaded = snapshot.loaded_at();
     let targets = snapshot.resolve(name).unwrap_or_default();
     let owner = targets.first().map_or("nexusgate", |target| target.provider.name.as_str());
     match format {

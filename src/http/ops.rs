@@ -11,7 +11,6 @@ use subtle::ConstantTimeEq as _;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::key::Secret;
-use crate::store::connect;
 use crate::telemetry::exporter::CONTENT_TYPE;
 
 use super::HttpState;
@@ -62,8 +61,8 @@ pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response
         Ok(Ready { exclude: Some(Excludable::Database) }) => return "ready\n".into_response(),
         Err(_) => return (StatusCode::BAD_REQUEST, "only `exclude=database` is known\n").into_response(),
     }
-    match tokio::time::timeout(READY_TIMEOUT, connect::ping(&state.database)).await {
-        Ok(Ok(())) => "ready\n".into_response(),
+    match tokio::time::timeout(READY_TIMEOUT, state.gateway.database_answers()).await {
+        Ok(true) => "ready\n".into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response(),
     }
 }

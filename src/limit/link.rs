@@ -8,10 +8,11 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -107,7 +108,7 @@ impl RedisLink {
         let link = Self { inner, _monitor: Arc::new(AbortOnDropHandle::new(monitor)) };
         let mut status = link.status();
         if tokio::time::timeout(START_PATIENCE, status.wait_for(|status| status.up)).await.is_err() {
-            let why = link.inner.why_down.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let why = link.inner.why_down.lock().take();
             let why = why.unwrap_or_else(|| "no answer".to_owned());
             warn!(why, "Redis cannot be used; starting without it and trying on");
         }
@@ -197,7 +198,7 @@ impl Inner {
 
     /// Whoever comes first takes the link down; the others who fail with it say nothing.
     fn take_down(&self, live: &Arc<Live>, op: Op, error: &dyn fmt::Display) {
-        let turning = self.turning();
+        let turning = self.turning.lock();
         let previous = self.live.compare_and_swap(live, None);
         if !previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, live)) {
             return;
@@ -208,10 +209,6 @@ impl Inner {
         drop(turning);
         live.gone.cancel();
         warn!(op = op.as_str(), %error, "Redis is away; limits are kept in memory until it is back");
-    }
-
-    fn turning(&self) -> MutexGuard<'_, ()> {
-        self.turning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects and proves that Redis answers in time and takes writes.
@@ -228,7 +225,7 @@ impl Inner {
             .await
             .unwrap_or_else(|_| Err(format!("no connection within {ATTEMPT_TIMEOUT:?}")))?;
         let live = Live { connection, since: Instant::now(), gone: CancellationToken::new() };
-        let _turning = self.turning();
+        let _turning = self.turning.lock();
         self.live.store(Some(Arc::new(live)));
         (self.observer.redis_up)(true);
         self.status.send_modify(|status| *status = Status { up: true, generation: status.generation + 1 });
@@ -259,7 +256,7 @@ async fn monitor(inner: Arc<Inner>) {
             Ok(()) => info!(after = ?down_since.elapsed(), "Redis is there"),
             Err(error) => {
                 inner.report(Op::Connect, &error);
-                *inner.why_down.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                *inner.why_down.lock() = Some(error.to_string());
                 pause = next(pause);
             }
         }

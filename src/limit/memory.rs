@@ -1,11 +1,12 @@
 //! Limits in this process alone: the default, and what takes over while Redis is away.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use papaya::HashMap;
+use parking_lot::Mutex;
 
 use super::bucket::{Bucket, PARTS, Rate};
 use super::{Burst, Decision, KeyUsage, LimitState};
@@ -133,7 +134,7 @@ impl MemoryLimiter {
     pub(super) fn take_owed(&self) -> Vec<(i64, Limits, Owed)> {
         let mut all = Vec::new();
         for (&key_id, entry) in &self.keys.pin() {
-            let mut entry = lock(entry);
+            let mut entry = entry.lock();
             if !entry.owed.is_nothing() {
                 all.push((key_id, entry.limits, std::mem::take(&mut entry.owed)));
             }
@@ -159,7 +160,7 @@ impl MemoryLimiter {
     pub(super) fn recent_keys(&self) -> Vec<(i64, Limits)> {
         let keys = self.keys.pin();
         let recent = keys.iter().filter_map(|(&key_id, entry)| {
-            let entry = lock(entry);
+            let entry = entry.lock();
             entry.recent.then_some((key_id, entry.limits))
         });
         recent.collect()
@@ -177,7 +178,7 @@ impl MemoryLimiter {
     pub(super) fn usage_at(&self, key_id: i64, limits: Limits, now: Instant) -> KeyUsage {
         let now = self.micros(now);
         let guard = self.keys.pin();
-        let entry = guard.get(&key_id).map(lock);
+        let entry = guard.get(&key_id).map(Mutex::lock);
         KeyUsage::new(key_id, state(entry.as_deref(), limits, self.burst, now))
     }
 
@@ -191,7 +192,7 @@ impl MemoryLimiter {
         let now = self.micros(now);
         let mut usages = Vec::new();
         for (&key_id, entry) in &self.keys.pin() {
-            let mut entry = lock(entry);
+            let mut entry = entry.lock();
             if entry.recent {
                 let usage = KeyUsage::new(key_id, state(Some(&entry), entry.limits, self.burst, now));
                 entry.recent = !usage.is_idle();
@@ -201,14 +202,10 @@ impl MemoryLimiter {
         usages
     }
 
-    /// Keys held, for tests and for those who wonder about memory.
-    pub fn len(&self) -> usize {
+    /// Keys held.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.keys.len()
-    }
-
-    /// Whether no key is held.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
     }
 
     #[cfg(test)]
@@ -220,7 +217,7 @@ impl MemoryLimiter {
     fn sweep(&self, now: u64) {
         let keys = self.keys.pin();
         for (key_id, entry) in &keys {
-            let mut entry = lock(entry);
+            let mut entry = entry.lock();
             // Swept by another thread: what is under this key now is a new entry.
             if !entry.swept && entry.is_idle(self.burst, now) {
                 entry.swept = true;
@@ -244,7 +241,7 @@ impl MemoryLimiter {
                     keys.get_or_insert_with(key_id, Mutex::default)
                 }
             };
-            let mut entry = lock(entry);
+            let mut entry = entry.lock();
             if !entry.swept {
                 return act(&mut entry);
             }
@@ -330,9 +327,4 @@ fn state(entry: Option<&Entry>, limits: Limits, burst: Burst, now: u64) -> Limit
         rpm: of(limits.rpm, entry.and_then(|entry| entry.rpm)),
         tpm: of(limits.tpm, entry.and_then(|entry| entry.tpm)),
     }
-}
-
-/// A panic while the lock was held left plain numbers behind, so the data is still good.
-fn lock(entry: &Mutex<Entry>) -> MutexGuard<'_, Entry> {
-    entry.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,9 +7,10 @@
 //! in full, requests down to an empty bucket.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use redis::{RedisError, Script};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -157,7 +158,7 @@ impl RedisLimiter {
 
     /// As [`super::Limiter::flush`].
     pub async fn flush(&self) {
-        let made = self.shared.charges.lock().made;
+        let made = self.shared.charges.waiting.lock().made;
         // The sender lives in `self`.
         let _ = self.shared.charges.done.subscribe().wait_for(|done| *done >= made).await;
     }
@@ -272,12 +273,8 @@ async fn send_charges(shared: Arc<Shared>) {
 }
 
 impl Charges {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn add(&self, key_id: i64, limits: Limits, tokens: u64) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let (known, sum) = waiting.by_key.entry(key_id).or_insert((limits, 0));
         *known = limits;
         *sum = sum.saturating_add(tokens);
@@ -288,7 +285,7 @@ impl Charges {
 
     /// Up to a batch of what waits and, when that is all, how many charges have thereby been taken care of.
     fn take(&self) -> (Vec<(i64, Limits, Owed)>, Option<u64>) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let keys: Vec<i64> = waiting.by_key.keys().copied().take(BATCH).collect();
         let mut batch = Vec::with_capacity(keys.len());
         for key_id in keys {

@@ -19,8 +19,9 @@ mod hash;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -138,7 +139,7 @@ impl Rejections {
         match &self.backend {
             Backend::Memory(observer) => (observer.rejections_exposed)(limit_type, comment, 1),
             Backend::Redis { shared, .. } => {
-                let mut counts = shared.counts();
+                let mut counts = shared.counts.lock();
                 counts.change((limit_type, comment.clone()), |count| count.waiting += 1);
                 counts.made += 1;
                 drop(counts);
@@ -150,7 +151,7 @@ impl Rejections {
     /// Waits until every rejection so far has been exposed, which with a healthy Redis means: stored.
     pub async fn flush(&self) {
         if let Backend::Redis { shared, .. } = &self.backend {
-            let made = shared.counts().made;
+            let made = shared.counts.lock().made;
             // The sender lives in `self`.
             let _ = shared.done.subscribe().wait_for(|done| *done >= made).await;
         }
@@ -158,10 +159,6 @@ impl Rejections {
 }
 
 impl Shared {
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn expose(&self, (limit_type, comment): &Series, count: u64) {
         if count > 0 {
             (self.observer.rejections_exposed)(*limit_type, comment, count);
@@ -170,7 +167,7 @@ impl Shared {
 
     /// Exposes whatever waits, and owes it to Redis.
     fn expose_waiting(&self) {
-        let mut guard = self.counts();
+        let mut guard = self.counts.lock();
         let counts = &mut *guard;
         let mut exposed = Vec::new();
         for series in &counts.dirty {
@@ -236,7 +233,7 @@ impl Sender {
             }
         }
         let known: Vec<Change> = {
-            let counts = self.shared.counts();
+            let counts = self.shared.counts.lock();
             let known = counts.series.iter().filter(|(_, count)| count.stored > 0).map(|(series, count)| {
                 Change { series: series.clone(), add: 0, least: count.stored, hidden: count.hidden }
             });
@@ -253,7 +250,7 @@ impl Sender {
     fn seed(&mut self, stored: HashMap<Series, hash::Stored>) {
         self.seeded = true;
         let mut seeds = Vec::new();
-        let mut counts = self.shared.counts();
+        let mut counts = self.shared.counts.lock();
         // Whoever exposes one type of a comment shows the other at 0 beside it.
         let begun: HashSet<LabelValue> = (counts.series.iter())
             .filter(|(_, count)| count.exposed)
@@ -310,7 +307,7 @@ impl Sender {
     }
 
     fn acknowledged(&self, batch: Batch) {
-        let mut counts = self.shared.counts();
+        let mut counts = self.shared.counts.lock();
         for (series, add, _) in batch.parts {
             let count = counts.series.entry(series).or_default();
             count.stored += add;
@@ -322,7 +319,7 @@ impl Sender {
     fn take(&mut self) -> (Batch, Option<u64>) {
         self.number += 1;
         let mut batch = Batch { number: self.number, sent: false, parts: Vec::new() };
-        let mut guard = self.shared.counts();
+        let mut guard = self.shared.counts.lock();
         let counts = &mut *guard;
         let rest = counts.dirty.len().saturating_sub(BATCH);
         for series in counts.dirty.drain(rest..) {
@@ -335,7 +332,7 @@ impl Sender {
     }
 
     fn changes(&self, batch: &Batch) -> Vec<Change> {
-        let counts = self.shared.counts();
+        let counts = self.shared.counts.lock();
         let change = |(series, add, _): &(Series, u64, u64)| {
             let count = counts.series.get(series).copied().unwrap_or_default();
             Change { series: series.clone(), add: *add, least: count.stored + add, hidden: count.hidden }
@@ -347,7 +344,7 @@ impl Sender {
     /// as it is, to be sent again under its number.
     fn put_aside(&mut self, mut batch: Batch, failure: &Failure) {
         batch.sent |= !matches!(failure, Failure::Down);
-        let mut counts = self.shared.counts();
+        let mut counts = self.shared.counts.lock();
         for (series, add, to_expose) in &mut batch.parts {
             *to_expose = 0;
             if batch.sent {

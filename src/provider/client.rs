@@ -4,16 +4,17 @@
 //! pooling and TLS, and pays for nothing else on each request.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, header};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use url::Url;
 
-use crate::domain::provider::Provider;
+use crate::domain::provider::{Provider, ProxyUrl};
 
 use super::destination::Destination;
 use super::pool::{Pool, PoolError, UpstreamBody, UpstreamRequest};
@@ -72,7 +73,7 @@ impl UpstreamClient {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let result = match &provider.proxy {
             None => self.direct.send(to, request).await,
-            Some(url) => {
+            Some(ProxyUrl(url)) => {
                 let proxied = self.proxied(url)?;
                 let (pool, connector) = &*proxied;
                 // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
@@ -91,7 +92,7 @@ impl UpstreamClient {
     }
 
     fn proxied(&self, url: &Url) -> Result<Arc<(ProxiedPool, ProxyConnector)>, SendError> {
-        let mut proxied = self.proxied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proxied = self.proxied.lock();
         if let Some(pool) = proxied.get(url) {
             return Ok(pool.clone());
         }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::Connection;
+use parking_lot::Mutex;
 use tokio::task::unconstrained;
 use tower::{Service, ServiceExt as _};
 
@@ -228,13 +229,9 @@ where
 }
 
 impl<S: Stream> Shared<S> {
-    fn lock(&self) -> MutexGuard<'_, Origins<S>> {
-        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A connection that is kept, if there is one.
     fn take(&self, origin: &Origin) -> Option<Way<S>> {
-        let mut origins = self.lock();
+        let mut origins = self.origins.lock();
         let kept = origins.by_origin.get_mut(origin)?;
         if let Some((sender, slot)) = kept.shared.iter_mut().find_map(Http2::take) {
             return Some(Way::Shared { sender, slot, reused: true });
@@ -253,7 +250,7 @@ impl<S: Stream> Shared<S> {
     /// The way of the first request on a new connection, which is kept when there is none with room.
     fn share(self: &Arc<Self>, origin: &Arc<Origin>, mut opened: Http2) -> Result<Way<S>, BoxError> {
         let (sender, slot) = opened.take().ok_or("the peer closed the connection, or allows no requests")?;
-        let mut origins = self.lock();
+        let mut origins = self.origins.lock();
         let kept = origins.by_origin.entry(origin.clone()).or_default();
         kept.shared.retain(|connection| !connection.is_closed());
         // Many may have been opened at one time, because none was there.
@@ -267,7 +264,7 @@ impl<S: Stream> Shared<S> {
 
     fn put(self: &Arc<Self>, line: Box<Line<S>>) {
         let idle = Idle { line, since: Instant::now() };
-        let mut origins = self.lock();
+        let mut origins = self.origins.lock();
         let swept = origins.swept;
         match origins.by_origin.get_mut(&idle.line.origin) {
             Some(kept) => kept.idle.push(idle),
@@ -282,10 +279,11 @@ impl<S: Stream> Shared<S> {
     /// Sees that a task closes what grows too old.
     fn keep_swept(self: &Arc<Self>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if std::mem::replace(&mut self.lock().swept, true) {
+        if std::mem::replace(&mut self.origins.lock().swept, true) {
             return;
         }
         let shared = Arc::downgrade(self);
+        // It ends when nothing is left to sweep, or nobody to sweep for.
         runtime.spawn(async move {
             while shared.upgrade().is_some_and(|shared| shared.sweep()) {
                 tokio::time::sleep(IDLE_TIMEOUT / 4).await;
@@ -296,7 +294,7 @@ impl<S: Stream> Shared<S> {
     /// Closes what has been idle for too long; returns whether anything is left.
     fn sweep(&self) -> bool {
         let mut old = Vec::new();
-        let mut origins = self.lock();
+        let mut origins = self.origins.lock();
         for kept in origins.by_origin.values_mut() {
             let aged = kept.idle.partition_point(|idle| idle.since.elapsed() >= IDLE_TIMEOUT);
             old.extend(kept.idle.drain(..aged));

@@ -13,7 +13,7 @@ use super::error::{StoreError, StoreResult};
 use super::{Source, check, now};
 use crate::domain::key::Secret;
 use crate::domain::label::LabelValue;
-use crate::domain::provider::{Provider, ProviderKind};
+use crate::domain::provider::{Provider, ProviderKind, ProxyUrl};
 
 /// A provider to be made.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ impl StoredProvider {
         let kind = ProviderKind::parse(&self.kind)
             .ok_or_else(|| StoreError::invalid("type", format!("unknown: {}", self.kind)))?;
         let proxy = match self.proxy_url(cipher)?.filter(|_| self.proxy_enabled) {
-            Some(url) => Some(check::proxy_url("proxy_url", url.expose())?),
+            Some(url) => Some(ProxyUrl(check::proxy_url("proxy_url", url.expose())?)),
             None => None,
         };
         Ok(Provider {

@@ -156,7 +156,8 @@ impl Snapshot {
     }
 
     /// How much of what is configured is in use, as [`counts`] would answer for this snapshot.
-    pub fn active_counts(&self, now: DateTime<Utc>) -> ActiveCounts {
+    #[cfg(test)]
+    pub(super) fn active_counts(&self, now: DateTime<Utc>) -> ActiveCounts {
         let of_type =
             |kind| self.targets.values().flatten().filter(|target| target.model_type == kind).count();
         ActiveCounts {
@@ -329,7 +330,7 @@ impl SnapshotStore {
         let loaded = loading.await.map_err(|_| StoreError::Database(DbErr::Custom(late())))?;
         let snapshot = Arc::new(loaded?);
         owed.read = true;
-        self.current.store(Arc::clone(&snapshot));
+        self.put(Arc::clone(&snapshot));
         *answered = asked;
         Ok(snapshot)
     }
@@ -341,7 +342,15 @@ impl SnapshotStore {
 
     /// Puts a snapshot in: the first one, and those of tests.
     pub fn replace(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
+        self.put(Arc::new(snapshot));
+    }
+
+    /// Swaps `snapshot` in, and tells of what it leaves out that the one before did not.
+    fn put(&self, snapshot: Arc<Snapshot>) {
+        let before = self.current.swap(Arc::clone(&snapshot));
+        for problem in snapshot.problems().iter().filter(|problem| !before.problems.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
     }
 }
 
@@ -417,6 +426,7 @@ pub async fn counts(db: &impl ConnectionTrait) -> StoreResult<ActiveCounts> {
     })
 }
 
+#[cfg(test)]
 fn to_u64(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }

@@ -1,11 +1,12 @@
 //! Renders the exposition from memory.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use parking_lot::Mutex;
 
 use super::catalog::{self, Kind};
 use super::registry::{Registry, SafeHistogram};
@@ -67,7 +68,7 @@ impl Exporter {
     }
 
     fn try_render(&self, gzip: bool) -> io::Result<Vec<u8>> {
-        let mut last_size = self.last_size.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_size = self.last_size.lock();
         #[expect(clippy::cast_precision_loss, reason = "a count of series")]
         self.series.set(self.registry.series() as f64);
         let mut lines = LineFilter { out: Vec::with_capacity(*last_size + *last_size / 8), line: Vec::new() };

@@ -2,10 +2,11 @@
 //! their state changes.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
 
 use crate::domain::label::{LabelValue, LogTable, ModelType};
 
@@ -89,7 +90,7 @@ impl KeyGauges {
     }
 
     fn show(&self, keys: &[KeyUsage]) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         // Keys with one comment are one series: their usage and their limits are summed.
         let mut sums: HashMap<&LabelValue, (Option<Used>, Option<Used>)> = HashMap::new();
         for key in keys {
@@ -182,7 +183,7 @@ impl DatabaseUp {
     }
 
     fn note(&self, change: impl FnOnce(&mut Works)) {
-        let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut works = self.works.lock();
         change(&mut works);
         self.gauge.set(if works.reads && works.writes { 1.0 } else { 0.0 });
     }

@@ -19,13 +19,14 @@ pub mod series;
 mod surface;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use http::{Method, StatusCode};
 use metrics::{Counter, Gauge};
+use parking_lot::Mutex;
 
 use crate::domain::label::{LabelValue, LimitType, LogTable, ModelType, RejectReason};
 use crate::domain::model::Target;
@@ -147,7 +148,7 @@ impl Telemetry {
     /// say, and no longer those that are gone.
     pub fn providers_configured<'a>(&self, providers: impl Iterator<Item = &'a LabelValue>) {
         let configured: HashSet<&LabelValue> = providers.collect();
-        let mut shown = self.providers_up();
+        let mut shown = self.providers_up.lock();
         shown.retain(|provider, gauge| {
             let stays = configured.contains(provider);
             if !stays {
@@ -166,13 +167,9 @@ impl Telemetry {
 
     /// What a circuit breaker says; of a provider that is not configured any more nobody wants to know.
     fn provider_is_up(&self, provider: &LabelValue, up: bool) {
-        if let Some(gauge) = self.providers_up().get(provider) {
+        if let Some(gauge) = self.providers_up.lock().get(provider) {
             gauge.set(if up { 1.0 } else { 0.0 });
         }
-    }
-
-    fn providers_up(&self) -> MutexGuard<'_, HashMap<LabelValue, RetirableGauge>> {
-        self.providers_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn rate_limit_rejections(&self, comment: &LabelValue) -> Arc<RejectionCounters> {

@@ -4,7 +4,8 @@
 //! too slow for a request. One registry is one exposition: a test may run many side by side in one process.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use metrics::{Counter, Gauge, Histogram, Key, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -160,7 +161,7 @@ impl Registry {
 
     /// How many series exist.
     pub fn series(&self) -> usize {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.known.lock().len()
     }
 
     /// Moves histogram samples into their buckets; without it they pile up until the next render.
@@ -181,7 +182,7 @@ impl Registry {
     fn key(&self, metric: &'static Metric, values: &[&str]) -> Key {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}: labels as declared", metric.name);
         let key = build_key(metric, values);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if known.contains(&key) {
             return key;
         }
@@ -193,7 +194,7 @@ impl Registry {
                 .map(|(label, value)| if label.values.is_none() { OVERFLOW } else { value })
                 .collect();
             let key = build_key(metric, &folded);
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+            self.known.lock().insert(key.clone());
             return key;
         }
         known.insert(key.clone());
@@ -201,7 +202,7 @@ impl Registry {
     }
 
     fn count_overflow(&self, metric: &'static Metric) {
-        let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut overflow = self.overflow.lock();
         overflow
             .entry(metric.name)
             .or_insert_with(|| {

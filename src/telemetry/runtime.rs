@@ -1,9 +1,8 @@
 //! Figures of the process and of the tokio runtime, read on the upkeep timer so that a scrape reads no file.
 
-use std::sync::Mutex;
-
 use metrics::Gauge;
 use metrics_process::Collector;
+use parking_lot::Mutex;
 use tokio_metrics::{RuntimeIntervals, RuntimeMonitor};
 
 use super::catalog as m;
@@ -42,7 +41,7 @@ impl RuntimeCollector {
     /// Must run with the registry as the local recorder: the process figures come through the `metrics` macros.
     pub(super) fn collect(&self) {
         self.process.collect();
-        let interval = self.intervals.as_ref().and_then(|intervals| intervals.lock().ok()?.next());
+        let interval = self.intervals.as_ref().and_then(|intervals| intervals.lock().next());
         if let Some(interval) = interval {
             self.workers.set(as_f64(interval.workers_count));
             self.live_tasks.set(as_f64(interval.live_tasks_count));

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use nexusgate::domain::key::Secret;
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -45,7 +46,7 @@ const CREDENTIALS: &str = "proxy-authorization: Basic dXNlcjpwQHMmcw==";
 async fn plain_requests_go_through_it_in_absolute_form() {
     let (url, heads) = proxy().await;
     let app = TestApp::builder()
-        .adjust(move |settings| settings.declared.providers[0].proxy_url = Some(url.parse().expect("a URL")))
+        .adjust(move |settings| settings.declared.providers[0].proxy_url = Some(Secret::new(url)))
         .spawn()
         .await;
     for stream in [false, true] {
@@ -67,7 +68,7 @@ async fn tls_goes_through_a_tunnel() {
     let (url, heads) = proxy().await;
     let app = TestApp::builder()
         .upstream("https://provider.invalid/v1".into())
-        .adjust(move |settings| settings.declared.providers[0].proxy_url = Some(url.parse().expect("a URL")))
+        .adjust(move |settings| settings.declared.providers[0].proxy_url = Some(Secret::new(url)))
         .spawn()
         .await;
     assert_eq!(app.chat(MODEL).send().await.status(), 502, "the proxy lets nobody through");
@@ -84,7 +85,7 @@ async fn a_proxy_that_is_switched_off_is_not_used() {
     let (url, heads) = proxy().await;
     let app = TestApp::builder()
         .adjust(move |settings| {
-            settings.declared.providers[0].proxy_url = Some(url.parse().expect("a URL"));
+            settings.declared.providers[0].proxy_url = Some(Secret::new(url));
             settings.declared.providers[0].proxy_enabled = false;
         })
         .spawn()

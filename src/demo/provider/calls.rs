@@ -1,12 +1,13 @@
 //! What the scripted provider remembers: the calls it received and the tokens it reported.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::domain::usage::Usage;
@@ -27,7 +28,6 @@ pub struct Call {
     pub body: Bytes,
     /// When the whole request had been read.
     pub at: Instant,
-    pub at_system: SystemTime,
     progress: AtomicU8,
 }
 
@@ -154,12 +154,12 @@ impl Ledger {
     }
 
     pub(super) fn calls(&self) -> Vec<Arc<Call>> {
-        lock(&self.calls).iter().cloned().collect()
+        self.calls.lock().iter().cloned().collect()
     }
 
     /// By endpoint, then by model as the requests named it.
     pub(super) fn totals(&self) -> BTreeMap<Endpoint, BTreeMap<String, Totals>> {
-        lock(&self.totals).clone()
+        self.totals.lock().clone()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
@@ -183,11 +183,10 @@ impl Ledger {
             headers: parts.headers,
             body,
             at: Instant::now(),
-            at_system: SystemTime::now(),
             progress: AtomicU8::new(Progress::Running as u8),
         });
         if self.keep > 0 {
-            let mut calls = lock(&self.calls);
+            let mut calls = self.calls.lock();
             if calls.len() == self.keep {
                 calls.pop_front();
             }
@@ -206,7 +205,7 @@ impl Ledger {
 
     fn count(&self, endpoint: Endpoint, model: &str, change: impl FnOnce(&mut Totals)) {
         {
-            let mut totals = lock(&self.totals);
+            let mut totals = self.totals.lock();
             let models = totals.entry(endpoint).or_default();
             // The name is only copied for the first call of a model.
             match models.get_mut(model) {
@@ -269,9 +268,4 @@ impl Drop for CallGuard {
             self.close(Progress::ClientLeft, |totals| totals.client_left += 1);
         }
     }
-}
-
-/// A panic while a lock is held cannot leave these collections half changed, so poisoning is ignored.
-pub(in crate::demo) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

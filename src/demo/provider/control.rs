@@ -33,7 +33,6 @@ use crate::domain::usage::Usage;
 
 use super::Shared;
 use super::answer::{Answer, ToolCall};
-use super::calls::lock;
 use super::failure::Failure;
 use super::reply::Reply;
 use super::script::{Always, Mode};
@@ -131,7 +130,7 @@ fn command(body: &[u8], shared: &Shared) -> Result<(), String> {
     let command: Command = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let next = command.next.into_iter().map(ReplySpec::build).collect::<Result<Vec<_>, _>>()?;
     let always = command.always.map(ReplySpec::build).transpose()?;
-    let mut script = lock(&shared.script);
+    let mut script = shared.script.lock();
     script.next.extend(next);
     if let Some(always) = always {
         script.always = Always::Reply(Box::new(always));
@@ -246,7 +245,7 @@ fn state(shared: &Shared) -> Value {
             })
         }));
     }
-    json!({"mode": lock(&shared.script).mode(), "totals": totals})
+    json!({"mode": shared.script.lock().mode(), "totals": totals})
 }
 
 fn calls(shared: &Shared) -> Value {

@@ -1,11 +1,9 @@
 //! A weighted draw among replies.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::calls::lock;
 use super::reply::Reply;
 
 /// Replies with weights. The same seed draws the same sequence.
@@ -30,7 +28,7 @@ impl Mix {
 
     /// Draws; the default scripted text when nothing was added.
     pub(super) fn draw(&self) -> Reply {
-        let mut ticket = if self.total == 0 { 0 } else { lock(&self.rng).random_range(0..self.total) };
+        let mut ticket = if self.total == 0 { 0 } else { self.rng.lock().random_range(0..self.total) };
         for (weight, reply) in &self.entries {
             if ticket < *weight {
                 return reply.clone();

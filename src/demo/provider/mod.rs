@@ -52,7 +52,6 @@ pub use reply::Reply;
 pub use script::Mode;
 
 use calls::Ledger;
-pub(in crate::demo) use calls::lock;
 use script::{Always, Script};
 
 /// What is asked of a provider.
@@ -87,7 +86,7 @@ pub struct ScriptedProvider {
 #[derive(Debug)]
 struct Shared {
     ledger: Arc<Ledger>,
-    script: std::sync::Mutex<Script>,
+    script: parking_lot::Mutex<Script>,
 }
 
 /// How a provider is made, when the defaults do not fit.
@@ -109,12 +108,6 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Listens here; a free loopback port by default.
-    pub fn listen_on(mut self, addr: SocketAddr) -> Self {
-        self.addr = addr;
-        self
-    }
-
     /// How many of the last calls are remembered (10,000 by default; 0 for a bench). Totals are kept for all.
     pub fn remember(mut self, calls: usize) -> Self {
         self.remember = calls;
@@ -136,7 +129,7 @@ impl Builder {
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             ledger: Arc::new(Ledger::new(self.remember)),
-            script: std::sync::Mutex::new(Script::new(self.models)),
+            script: parking_lot::Mutex::new(Script::new(self.models)),
         });
         let server = tokio::spawn(server::serve(listener, Arc::clone(&shared)));
         Ok(ScriptedProvider { addr, shared, server })
@@ -177,36 +170,36 @@ impl ScriptedProvider {
 
     /// Answers the next request that no earlier reply is waiting for.
     pub fn next(&self, reply: impl Into<Reply>) {
-        lock(&self.shared.script).next.push_back(reply.into());
+        self.shared.script.lock().next.push_back(reply.into());
     }
 
     /// Answers the next request at this endpoint; comes before [`next`](Self::next).
     pub fn next_at(&self, endpoint: Endpoint, reply: impl Into<Reply>) {
-        lock(&self.shared.script).next_at.entry(endpoint).or_default().push_back(reply.into());
+        self.shared.script.lock().next_at.entry(endpoint).or_default().push_back(reply.into());
     }
 
     /// Answers every request that nothing else answers.
     pub fn always(&self, reply: impl Into<Reply>) {
-        lock(&self.shared.script).always = Always::Reply(Box::new(reply.into()));
+        self.shared.script.lock().always = Always::Reply(Box::new(reply.into()));
     }
 
     /// Answers every request that nothing else answers by a draw.
     pub fn mix(&self, mix: Mix) {
-        lock(&self.shared.script).always = Always::Mix(Arc::new(mix));
+        self.shared.script.lock().always = Always::Mix(Arc::new(mix));
     }
 
     /// Answers what it likes to; the rule that was added first is asked first.
     pub fn rule(&self, rule: impl Fn(&Call, &Ask) -> Option<Reply> + Send + Sync + 'static) {
-        lock(&self.shared.script).rules.push(Arc::new(rule));
+        self.shared.script.lock().rules.push(Arc::new(rule));
     }
 
     /// Makes the whole provider misbehave, or well again.
     pub fn set_mode(&self, mode: Mode) {
-        lock(&self.shared.script).set_mode(mode);
+        self.shared.script.lock().set_mode(mode);
     }
 
     pub fn mode(&self) -> Mode {
-        lock(&self.shared.script).mode()
+        self.shared.script.lock().mode()
     }
 
     /// The remembered calls, oldest first.
@@ -262,11 +255,6 @@ impl ScriptedProvider {
     /// Waits until at least so many calls have arrived.
     pub async fn until_called(&self, times: usize) {
         self.until(|calls| calls.len() >= times).await;
-    }
-
-    /// Waits until no remembered call is being answered any more.
-    pub async fn until_idle(&self) {
-        self.until(|calls| calls.iter().all(|call| call.progress() != Progress::Running)).await;
     }
 
     /// Closes the port and all connections, and waits until that is done.

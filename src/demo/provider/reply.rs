@@ -1,11 +1,12 @@
 //! One turn of the script: what the provider answers, and how the answer behaves on the wire.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 
 use crate::domain::usage::Usage;
 
@@ -13,7 +14,6 @@ use super::Endpoint;
 use super::answer::Answer;
 use super::ask::Ask;
 use super::body::Step;
-use super::calls::lock;
 use super::failure::Failure;
 use super::gate::Gate;
 use super::recorded::{Recording, RecordingError};
@@ -207,11 +207,6 @@ impl Reply {
         self.changed()
     }
 
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
-        self.changed()
-    }
-
     /// Waits so long before the headers.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
@@ -299,11 +294,11 @@ impl Reply {
 
     /// The reply in the shape that `ask` gets, from the cache when such a request was answered before.
     pub(super) fn render(&self, ask: &Ask) -> Arc<Rendered> {
-        if let Some((_, rendered)) = lock(&self.cache).iter().find(|(shape, _)| shape.is_answered_like(ask)) {
+        if let Some((_, rendered)) = self.cache.lock().iter().find(|(shape, _)| shape.is_answered_like(ask)) {
             return Arc::clone(rendered);
         }
         let rendered = Arc::new(self.render_anew(ask));
-        let mut cache = lock(&self.cache);
+        let mut cache = self.cache.lock();
         if cache.len() < CACHE_SHAPES {
             cache.push((ask.clone(), Arc::clone(&rendered)));
         }

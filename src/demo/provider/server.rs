@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::ask::{Ask, place};
 use super::body::{CutSwitch, ScriptBody};
-use super::calls::{CallGuard, lock};
+use super::calls::CallGuard;
 use super::failure::Failure;
 use super::reply::Reply;
 use super::script::Choice;
@@ -92,7 +92,7 @@ async fn handle(
         }
     };
 
-    let turn = lock(&shared.script).turn(endpoint);
+    let turn = shared.script.lock().turn(endpoint);
     if !turn.extra_delay.is_zero() {
         tokio::time::sleep(turn.extra_delay).await;
     }

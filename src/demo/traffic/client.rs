@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,10 +12,11 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::demo::provider::{FAILURE_MARK, lock};
+use crate::demo::provider::FAILURE_MARK;
 use crate::domain::label::RejectReason;
 
 use super::plan::{Job, Kind};
@@ -35,7 +36,7 @@ pub struct Arrivals {
 impl Arrivals {
     /// The request of this end user has reached a provider.
     pub fn announce(&self, user: &str) {
-        if let Some(waiting) = lock(&self.waiting).remove(user) {
+        if let Some(waiting) = self.waiting.lock().remove(user) {
             // Nobody waits any more when the answer came first.
             let _ = waiting.send(());
         }
@@ -43,12 +44,12 @@ impl Arrivals {
 
     fn expect(&self, user: &str) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        lock(&self.waiting).insert(user.to_owned(), sender);
+        self.waiting.lock().insert(user.to_owned(), sender);
         receiver
     }
 
     fn forget(&self, user: &str) {
-        lock(&self.waiting).remove(user);
+        self.waiting.lock().remove(user);
     }
 }
 

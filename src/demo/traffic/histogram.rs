@@ -25,7 +25,7 @@ impl Default for Histogram {
 impl Histogram {
     pub fn record(&mut self, sample: Duration) {
         let index = index(micros(sample));
-        if let Some(count) = self.counts.get_mut(index).or(None) {
+        if let Some(count) = self.counts.get_mut(index) {
             *count += 1;
         }
         self.total += 1;

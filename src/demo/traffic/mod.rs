@@ -12,9 +12,10 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -24,8 +25,6 @@ pub use client::{Arrivals, Client};
 pub use histogram::Histogram;
 pub use plan::{Job, Kind, LEAVES_MID_STREAM, LEAVES_WAITING, Plan, Planner};
 pub use tally::{Ending, Seen, Tally};
-
-use super::provider::lock;
 
 /// Requests that may be under way at one time. Past it the generator itself is late, which its latencies show.
 const MAX_IN_FLIGHT: usize = 2_000;
@@ -46,7 +45,7 @@ impl Traffic {
 
     /// What has been seen so far.
     pub fn tally(&self) -> Tally {
-        lock(&self.tally).clone()
+        self.tally.lock().clone()
     }
 
     /// Sends until it is told to stop, then waits for the answers that are still to come.
@@ -67,7 +66,7 @@ impl Traffic {
             let (client, tally, job) = (self.client.clone(), Arc::clone(&self.tally), planner.next_job());
             requests.spawn(async move {
                 let seen = client.send(&job, due.into_std()).await;
-                lock(&tally).add(&seen);
+                tally.lock().add(&seen);
                 drop(slot);
             });
             while requests.try_join_next().is_some() {}

@@ -56,7 +56,6 @@ pub struct Seen {
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     endings: BTreeMap<(Kind, Ending), u64>,
-    statuses: BTreeMap<Option<u16>, u64>,
     /// Completed requests.
     pub latency: Histogram,
     /// Completed streams.
@@ -69,7 +68,6 @@ pub struct Tally {
 impl Tally {
     pub fn add(&mut self, seen: &Seen) {
         *self.endings.entry((seen.kind, seen.ending)).or_default() += 1;
-        *self.statuses.entry(seen.status).or_default() += 1;
         if seen.ending == Ending::Completed {
             self.latency.record(seen.latency);
             if let Some(first) = seen.first_content {
@@ -96,11 +94,6 @@ impl Tally {
     /// Counts by kind and ending.
     pub fn endings(&self) -> impl Iterator<Item = (Kind, Ending, u64)> + '_ {
         self.endings.iter().map(|((kind, ending), count)| (*kind, *ending, *count))
-    }
-
-    /// Counts by HTTP status; `None`: none came.
-    pub fn statuses(&self) -> impl Iterator<Item = (Option<u16>, u64)> + '_ {
-        self.statuses.iter().map(|(status, count)| (*status, *count))
     }
 }
 
@@ -131,10 +124,6 @@ mod tests {
         assert_eq!(tally.tokens.prompt, 6);
         assert_eq!(tally.ended(Ending::Completed, |kind| kind == Kind::Chat), 1);
         assert_eq!(tally.ended(limited, |_| true), 1);
-        assert_eq!(
-            tally.statuses().collect::<Vec<_>>(),
-            [(None, 1), (Some(200), 2), (Some(429), 1), (Some(502), 1)]
-        );
         assert_eq!(tally.endings().count(), 5);
     }
 }

@@ -9,13 +9,14 @@ mod server;
 mod targets;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Observer, Op};
 use crate::domain::key::Limits;
 use crate::domain::label::{LabelValue, LimitType};
+use parking_lot::Mutex;
 
 /// The longest a test waits for a condition. Generous: the machine may be busy with builds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,28 +53,28 @@ impl Witness {
         let (outages, recoveries) = (Arc::clone(&self.outages), Arc::clone(&self.recoveries));
         Observer {
             rejections_exposed: Arc::new(move |limit_type, comment: &LabelValue, count| {
-                *exposed.lock().unwrap().entry((limit_type, comment.to_string())).or_default() += count;
+                *exposed.lock().entry((limit_type, comment.to_string())).or_default() += count;
             }),
             redis_up: Arc::new(move |up| {
                 let counter = if up { &recoveries } else { &outages };
                 counter.fetch_add(1, Ordering::SeqCst);
             }),
-            redis_error: Arc::new(move |op| *errors.lock().unwrap().entry(op).or_default() += 1),
+            redis_error: Arc::new(move |op| *errors.lock().entry(op).or_default() += 1),
             ..Observer::default()
         }
     }
 
     fn exposed(&self, limit_type: LimitType, comment: &str) -> u64 {
-        self.exposed.lock().unwrap().get(&(limit_type, comment.to_owned())).copied().unwrap_or_default()
+        self.exposed.lock().get(&(limit_type, comment.to_owned())).copied().unwrap_or_default()
     }
 
     fn all_exposed(&self) -> u64 {
-        self.exposed.lock().unwrap().values().sum()
+        self.exposed.lock().values().sum()
     }
 
     /// Failures other than those of coming back.
     fn failures(&self) -> u64 {
-        self.errors.lock().unwrap().iter().filter(|(op, _)| **op != Op::Connect).map(|(_, count)| count).sum()
+        self.errors.lock().iter().filter(|(op, _)| **op != Op::Connect).map(|(_, count)| count).sum()
     }
 
     /// Not counting the word at the start that the link is not up yet.

@@ -63,6 +63,8 @@ impl Http2 {
             .handshake(stream)
             .await?;
         // Shared, because the connection alone knows what its peer allows. Gone when it has ended, so that its sender sees that.
+        // The lock is held briefly: this task hands requests over, and reading and writing is done by another one of hyper's. It
+        // ends with its peer, or when its sender and its requests are gone.
         let shared = Arc::new(Mutex::new(Some(connection)));
         let asked = shared.clone();
         let most = Box::new(move || asked.lock().as_ref().map_or(0, |it| it.current_max_send_streams()));

@@ -232,7 +232,7 @@ async fn providers_and_models_are_kept_and_changed() {
         let domain = made.to_domain(&t.cipher).unwrap();
         assert_eq!(domain.kind, ProviderKind::Azure);
         assert_eq!(domain.api_key, new.api_key);
-        assert_eq!(domain.proxy.as_ref().and_then(url::Url::password), Some("p"));
+        assert_eq!(domain.proxy.as_ref().and_then(|proxy| proxy.0.password()), Some("p"));
         assert_eq!((domain.ask_stream_usage, domain.max_concurrency), (false, Some(3)));
         let change = ProviderChange {
             api_key: Some(None),

@@ -2,6 +2,7 @@
 
 use nexusgate::config::DeclaredProvider;
 use nexusgate::demo::provider::{Reply, ScriptedProvider};
+use nexusgate::domain::key::Secret;
 use nexusgate::domain::provider::ProviderKind;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -112,7 +113,7 @@ async fn the_proxy_is_used() {
             settings.declared.providers.push(DeclaredProvider {
                 name: "far".to_owned(),
                 base_url: "http://no-such-host.invalid/v1".to_owned(),
-                proxy_url: Some(proxy_url),
+                proxy_url: Some(Secret::new(proxy_url)),
                 ..settings.declared.providers[0].clone()
             });
         })
