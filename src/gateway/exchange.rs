@@ -96,7 +96,8 @@ impl Failure {
 
     /// The provider's format has no words for what was asked. Another provider's may.
     fn unsupported(call: Call, error: &ConvertError) -> Self {
-        let told = ApiError::new(400, error.to_string()).with_code("unsupported_request");
+        let code = error.code().unwrap_or("unsupported_request");
+        let told = ApiError::new(400, error.to_string()).with_code(code);
         let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, &told);
         let code = Some("unsupported_request");
         Self { answer: Some(Box::new(answer)), code, ..Self::new(Outcome::Http4xx, true) }

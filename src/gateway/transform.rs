@@ -137,7 +137,7 @@ impl Transform {
             Self::Pass(watcher) => {
                 let between = watcher.is_between_events();
                 if between {
-                    out.push_back(error_event(client, error, None));
+                    out.push_back(error_event(client, error, Some(watcher.next_sequence_number())));
                 }
                 between
             }

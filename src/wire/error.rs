@@ -64,6 +64,26 @@ impl ApiError {
     }
 }
 
+/// A conversation that is to be kept by the provider cannot be, or is not there: codes of Anthropic's API.
+pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+pub(crate) const THREAD_NOT_FOUND: &str = "thread_not_found";
+const THREAD_CODES: [&str; 2] = [THREAD_UNSUPPORTED, THREAD_NOT_FOUND];
+
+/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and try again.
+pub(crate) const TOO_LONG: &str = "context_length_exceeded";
+
+/// Anthropic's words for it, which has no code: its clients go by them.
+pub(crate) const TOO_LONG_IN_WORDS: &str = "prompt is too long";
+
+/// What an Anthropic client is told of an error that says `message`.
+pub(crate) fn anthropic_message<'a>(code: Option<&str>, message: &'a str) -> Cow<'a, str> {
+    if code == Some(TOO_LONG) && !message.starts_with(TOO_LONG_IN_WORDS) {
+        format!("{TOO_LONG_IN_WORDS}: {message}").into()
+    } else {
+        message.into()
+    }
+}
+
 /// OpenAI's word for an account without money.
 const QUOTA: &str = "insufficient_quota";
 
@@ -97,7 +117,7 @@ pub const fn anthropic_type(status: u16) -> &'static str {
 /// The status that an error of this type has outside a stream: Anthropic's types, and OpenAI's as far as they are known.
 fn status_of_type(kind: &str) -> Option<u16> {
     Some(match kind {
-        "invalid_request_error" | "invalid_prompt" | "context_length_exceeded" => 400,
+        "invalid_request_error" | "invalid_prompt" | TOO_LONG => 400,
         "authentication_error" => 401,
         "billing_error" => 402,
         "permission_error" => 403,
@@ -148,6 +168,21 @@ struct AnthropicError<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<ThreadDetails<'a>>,
+}
+
+/// What Anthropic's SDKs go by to send a conversation again without a thread.
+#[derive(Serialize)]
+struct ThreadDetails<'a> {
+    error_code: &'a str,
+    unsupported: [&'static str; 1],
+}
+
+impl<'a> ThreadDetails<'a> {
+    fn of(error_code: &'a str) -> Self {
+        Self { error_code, unsupported: ["provider"] }
+    }
 }
 
 /// The `error` event of the Responses format. The reference documents the flat fields; OpenAI's server sends them within
@@ -170,7 +205,15 @@ pub fn render_error(format: ErrorFormat, error: &ApiError) -> Vec<u8> {
         ErrorFormat::OpenAi => json(&OpenAiBody { error: error.into() }),
         ErrorFormat::Anthropic => json(&AnthropicBody {
             kind: "error",
-            error: AnthropicError { kind: error.anthropic_type(), message: &error.message },
+            error: AnthropicError {
+                kind: error.anthropic_type(),
+                message: &anthropic_message(error.code.as_deref(), &error.message),
+                details: error
+                    .code
+                    .as_deref()
+                    .filter(|code| THREAD_CODES.contains(code))
+                    .map(ThreadDetails::of),
+            },
         }),
     }
 }

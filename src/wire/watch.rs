@@ -66,6 +66,8 @@ struct Reader {
     usage: AnthropicUsage,
     /// The choices of a chat.
     choices: chat::Progress,
+    /// Events so far that said anything.
+    events: u64,
     template: Template,
     /// The first error that the provider sent as an event. Boxed, because there hardly ever is one.
     failure: Option<Box<ApiError>>,
@@ -77,6 +79,7 @@ impl Reader {
             format,
             usage: AnthropicUsage::default(),
             choices: chat::Progress::default(),
+            events: 0,
             template: Template::default(),
             failure: None,
         }
@@ -93,6 +96,7 @@ impl Reader {
             seen.terminal |= self.format == ApiFormat::OpenAiChat;
             return Kind::Telling;
         }
+        self.events += 1;
         let failed = event.event == Some("error");
         if !failed && self.template.fits(data.as_bytes()) {
             return Kind::Content;
@@ -156,6 +160,11 @@ impl StreamWatcher {
     /// The error whose code is in [`Seen::error`], with the status that it would have had outside of a stream.
     pub fn failure(&self) -> Option<&ApiError> {
         self.reader.failure.as_deref()
+    }
+
+    /// The number that the next event of a Responses stream has: they are counted from 0.
+    pub fn next_sequence_number(&self) -> u64 {
+        self.reader.events
     }
 
     /// Whether what was forwarded ends where an event ends, so that another event may follow. What is held back does not

@@ -160,6 +160,25 @@ async fn what_cannot_be_converted_has_failed() {
     }
 }
 
+/// Anthropic's SDKs know from the details that they must send the whole conversation.
+#[tokio::test]
+async fn threads_are_refused_in_anthropics_words() {
+    let app = TestApp::spawn().await;
+    let call = app.ask(ApiFormat::Anthropic, MODEL).with("thread", json!({ "type": "create" }));
+    let response = call.send().await;
+    assert_eq!(response.status(), 400);
+    let told: serde_json::Value = response.json().await.expect("JSON");
+    let details = json!({ "error_code": "thread_unsupported_request", "unsupported": ["provider"] });
+    assert_eq!(
+        (&told["error"]["type"], &told["error"]["details"]),
+        (&json!("invalid_request_error"), &details)
+    );
+    let app = TestApp::builder().targets(vec![("alpha", ProviderKind::Anthropic, None)]).spawn().await;
+    let call = app.ask(ApiFormat::Anthropic, MODEL).with("thread", json!({ "type": "create" }));
+    assert_eq!(call.send().await.status(), 200, "Anthropic itself may be asked");
+    assert_eq!(app.provider().last_call().expect("a call").json()["thread"]["type"], "create");
+}
+
 /// The next provider may speak another format than the first, and than the client.
 #[tokio::test]
 async fn a_failover_crosses_formats() {

@@ -353,6 +353,23 @@ async fn choices_that_failed() {
     }
 }
 
+/// Events of a Responses stream are numbered, and the one that tells of its end by the gateway too.
+#[tokio::test]
+async fn the_last_word_on_a_responses_stream_has_a_number() {
+    let app = behind(ProviderKind::OpenAiResponses).await;
+    app.provider().always(Reply::text("one two three four").cut_after(3));
+    let text = app.ask(ApiFormat::OpenAiResponses, MODEL).streamed().send().await.text().await.expect("text");
+    let numbers: Vec<u64> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| {
+            serde_json::from_str::<Value>(data).expect("JSON")["sequence_number"].as_u64().expect("a number")
+        })
+        .collect();
+    assert!(text.contains("stream_cut") && numbers.len() > 2, "{text}");
+    assert!(numbers.iter().zip(0..).all(|(number, index)| *number == index), "{numbers:?}");
+}
+
 /// Only one choice was asked for, whatever the provider calls it.
 #[tokio::test]
 async fn a_choice_with_another_number() {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::AnswerContext;
+use super::signed;
 use super::surrogates::read_lossy;
 use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
 use crate::wire::anthropic::request::FREE_INPUT;
@@ -21,8 +22,8 @@ fn text_of(arguments: &str) -> String {
 /// What the client knows of the call number `number` of its answer. Some providers give calls no id, but a result has to name
 /// one, and no two calls of a conversation may have the same.
 fn restore(number: usize, id: &mut String, name: &mut String, kind: &mut ToolKind, context: &AnswerContext) {
-    if id.is_empty() {
-        *id = format!("call_{}_{number}", context.id);
+    if signed::bare(id).is_empty() {
+        id.insert_str(0, &format!("call_{}_{number}", context.id));
     }
     // What has a namespace is put there by the writer of the only format that has any.
     if let Some(renamed) = context.renamed(name).filter(|renamed| renamed.namespace.is_none()) {

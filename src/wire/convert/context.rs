@@ -36,7 +36,10 @@ impl AnswerContext {
         let responses = format == ApiFormat::OpenAiResponses;
         let (model, id) = (model.to_owned(), id.to_owned());
         let mut context = Self { model, created, id, include_usage, ..Self::default() };
-        for tool in items(request.get("tools")) {
+        let offered_later =
+            items(request.get("input")).filter(|item| responses && item["type"] == "additional_tools");
+        let more = offered_later.flat_map(|item| items(item.get("tools")));
+        for tool in items(request.get("tools")).chain(more) {
             if responses && tool["type"] == "namespace" {
                 let namespace = tool["name"].as_str().filter(|name| !name.is_empty());
                 for inner in items(tool.get("tools")) {

@@ -11,12 +11,13 @@ use super::fields::At;
 pub struct ConvertError {
     message: String,
     param: Option<String>,
+    code: Option<&'static str>,
 }
 
 impl ConvertError {
     /// About the whole body, or about something without a path of its own.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), param: None }
+        Self { message: message.into(), param: None, code: None }
     }
 
     /// About the field `at`; `problem` follows its name: `must be a string`.
@@ -24,7 +25,17 @@ impl ConvertError {
         let param = at.to_string();
         let message =
             if param.is_empty() { format!("The body {problem}") } else { format!("`{param}` {problem}") };
-        Self { message, param: Some(param).filter(|param| !param.is_empty()) }
+        Self { message, param: Some(param).filter(|param| !param.is_empty()), code: None }
+    }
+
+    /// With a code that the client's SDK goes by.
+    pub(crate) fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// A code that the client's SDK goes by, if there is one.
+    pub fn code(&self) -> Option<&'static str> {
+        self.code
     }
 
     /// Path of the field in the caller's body, when one field is to blame; OpenAI's `param`.

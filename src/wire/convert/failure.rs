@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
 use crate::domain::label::ApiFormat;
-use crate::wire::error::plain_message;
+use crate::wire::error::{TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message};
 
 /// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
 /// <https://platform.claude.com/docs/en/api/errors>.
@@ -78,16 +78,15 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
         Some(status) => format!("The provider answered with status {status}"),
         None => "The provider reported an error without saying which".into(),
     });
-    let code = code.or_else(|| is_too_long(&message).then(|| TOO_LONG.to_owned()));
+    let code = if is_too_long(&message) { Some(TOO_LONG.to_owned()) } else { code };
     ProviderError { kind, message, code, param: word("param") }
 }
 
-/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and try again.
-const TOO_LONG: &str = "context_length_exceeded";
-
-/// Whether Anthropic says so, which has no code for it.
+/// Whether a provider without a code for it says that the conversation is too long: Anthropic, vLLM.
 fn is_too_long(message: &str) -> bool {
-    message.starts_with("prompt is too long") || message.contains("exceed context limit")
+    message.starts_with(TOO_LONG_IN_WORDS)
+        || message.contains("exceed context limit")
+        || message.contains("maximum context length")
 }
 
 /// What to say of an event that is not JSON.
@@ -111,7 +110,7 @@ pub(crate) fn openai(error: &ProviderError) -> Value {
 /// Anthropic's error, envelope included.
 pub(crate) fn anthropic(error: &ProviderError) -> Value {
     let kind = KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("api_error", |(.., word)| *word);
-    json!({"type": "error", "error": {"type": kind, "message": error.message}})
+    json!({"type": "error", "error": {"type": kind, "message": anthropic_message(error.code.as_deref(), &error.message)}})
 }
 
 /// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Any body will do, because the
@@ -183,6 +182,14 @@ mod tests {
         let error = r#"{"type":"error","error":{"type":"invalid_request_error","message":"prompt is too long: 210000 tokens > 200000 maximum"}}"#;
         let told = converted(ApiFormat::OpenAiChat, 400, error);
         assert_eq!(told["error"]["code"], TOO_LONG);
+        let openai = r#"{"error":{"message":"Too many words","type":"invalid_request_error","code":"context_length_exceeded"}}"#;
+        let vllm = r#"{"error":{"message":"This model's maximum context length is 8 tokens.","type":"BadRequestError","code":400}}"#;
+        for (body, words) in
+            [(openai, "Too many words"), (vllm, "This model's maximum context length is 8 tokens.")]
+        {
+            let told = converted(ApiFormat::Anthropic, 400, body);
+            assert_eq!(told["error"]["message"], format!("prompt is too long: {words}"));
+        }
         assert_eq!(told["error"]["type"], "invalid_request_error");
     }
 

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::dropped::Dropped;
-use super::{media, names, schema};
+use super::{media, names, schema, signed};
 use crate::domain::chat::{
     ChatRequest, Effort, Media, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
     Upload,
@@ -30,6 +30,9 @@ pub(super) fn fit(
     model: &str,
     dropped: &mut Dropped,
 ) {
+    if to != ApiFormat::OpenAiChat || !models::signs_calls(model) {
+        drop_signatures(&mut request.messages);
+    }
     match to {
         ApiFormat::OpenAiChat => {
             if !models::is_openai(model) {
@@ -67,6 +70,18 @@ pub(super) fn fit(
             }
         }
         _ => {}
+    }
+}
+
+/// Signatures of another provider's calls mean nothing here.
+fn drop_signatures(messages: &mut [Message]) {
+    for part in messages.iter_mut().flat_map(|message| &mut message.parts) {
+        let id = match part {
+            Part::ToolCall(call) => &mut call.id,
+            Part::ToolResult(result) => &mut result.call_id,
+            _ => continue,
+        };
+        id.truncate(signed::bare(id).len());
     }
 }
 

@@ -5,10 +5,13 @@ use super::AnswerContext;
 /// Prefixes that the formats put before ids of answers.
 const PREFIXES: [&str; 3] = ["chatcmpl-", "msg_", "resp_"];
 
-/// The provider's id with the prefix of the client's format; the gateway's own id if the provider gave none.
+/// Shorter ids come again: Ollama's are one of a thousand. Clients take answers of one id for one.
+const LEAST_LEN: usize = 16;
+
+/// The provider's id with the prefix of the client's format; the gateway's own id if the provider gave none that is unique.
 pub(crate) fn answer(prefix: &str, id: &str, context: &AnswerContext) -> String {
     let bare = PREFIXES.iter().find_map(|known| id.strip_prefix(known)).unwrap_or(id);
-    format!("{prefix}{}", if bare.is_empty() { &context.id } else { bare })
+    format!("{prefix}{}", if bare.len() < LEAST_LEN { &context.id } else { bare })
 }
 
 /// An id for the item at `index` of an answer.

@@ -19,6 +19,7 @@ pub(crate) mod names;
 pub(crate) mod schema;
 pub(crate) mod seal;
 mod sequence;
+pub(crate) mod signed;
 pub(crate) mod sse;
 mod stream;
 pub(crate) mod surrogates;

@@ -8,7 +8,7 @@ use crate::wire::convert::AnswerContext;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_objects, take_string};
 use crate::wire::convert::surrogates::read_lossy;
-use crate::wire::convert::{failure, ids};
+use crate::wire::convert::{failure, ids, signed};
 
 /// Reads a provider's answer.
 pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
@@ -85,6 +85,7 @@ fn chunk(chunk: Value) -> Option<Part> {
 
 fn tool_call(mut call: Object) -> Option<ToolCall> {
     let id = take_string(&mut call, "id").unwrap_or_default();
+    let id = signed::sign(&id, signed::signature(&call));
     let (mut inner, input, kind) = match take_object(&mut call, "custom") {
         Some(custom) => (custom, "input", ToolKind::Custom),
         None => (take_object(&mut call, "function")?, "arguments", ToolKind::Function),

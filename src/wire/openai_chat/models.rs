@@ -87,6 +87,11 @@ pub(crate) fn takes_thoughts_back(model: &str) -> bool {
     FAMILIES.iter().any(|family| model.contains(family))
 }
 
+/// Whether the name is that of a model that wants the signatures of its calls back. Other providers refuse the field.
+pub(crate) fn signs_calls(model: &str) -> bool {
+    base(model).to_ascii_lowercase().contains("gemini")
+}
+
 /// 4 of `gpt-4.1-mini`, 5 of `gpt-5.2-codex`; nothing of `gpt-oss-120b`.
 fn gpt_generation(model: &str) -> Option<u32> {
     gpt_version(model).map(|(major, _)| major)

@@ -13,11 +13,23 @@ use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::{schema, seal};
+use crate::wire::error::{THREAD_NOT_FOUND, THREAD_UNSUPPORTED};
+
+/// A conversation that is kept at Anthropic stays there. SDKs that ask for one go by the code: they send all of it again, or do
+/// without.
+fn refuse_threads(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
+    let Some(thread) = fields.take("thread") else { return Ok(()) };
+    let code = if thread["type"] == "continue" { THREAD_NOT_FOUND } else { THREAD_UNSUPPORTED };
+    let problem =
+        "asks for a conversation that is stored at Anthropic, and this model's provider stores none";
+    Err(fields.error("thread", problem).with_code(code))
+}
 
 /// Reads `body`, noting what the domain has no word for.
 pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(&["model", "stream"]);
+    refuse_threads(&mut fields)?;
     let (tool_choice, parallel_tool_calls) = tool_choice(&mut fields, dropped)?;
     let mut output_config = fields.take("output_config");
     let mut request = ChatRequest {

@@ -442,3 +442,106 @@ fn a_file_at_anthropic_is_nowhere_else() {
     let error = convert_request(Anthropic, OpenAiChat, request.as_bytes(), &options).unwrap_err();
     assert_eq!(error.param(), Some("messages[0].content[0].source.file_id"));
 }
+
+/// Codex offers a newer model its tools within the input, and more of them later.
+#[test]
+fn tools_in_the_input_are_tools() {
+    let tool = |name: &str, about: &str| json!({"type": "function", "name": name, "description": about, "parameters": {"type": "object"}});
+    let request = json!({"input": [
+        {"type": "additional_tools", "id": "at_1", "role": "developer", "tools": [
+            tool("run", "first"),
+            {"type": "custom", "name": "patch"},
+            {"type": "namespace", "name": "files", "tools": [tool("read", "in a namespace")]},
+        ]},
+        {"role": "user", "content": "Go"},
+        {"type": "additional_tools", "role": "developer", "tools": [tool("run", "second")]},
+    ]});
+    let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, "gpt-4.1", &request);
+    assert_eq!(dropped, [""; 0]);
+    let told: Vec<_> = chat["tools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tool| {
+            let inner = &tool[tool["type"].as_str().unwrap()];
+            (inner["name"].as_str().unwrap(), inner["description"].as_str())
+        })
+        .collect();
+    assert_eq!(told, [("run", Some("second")), ("patch", None), ("files__read", Some("in a namespace"))]);
+    assert_eq!(chat["messages"].as_array().unwrap().len(), 1);
+    let (whole, _) = answered(OpenAiResponses, &request, &call("c", "files__read"));
+    assert_eq!(
+        (&whole["output"][0]["name"], &whole["output"][0]["namespace"]),
+        (&json!("read"), &json!("files"))
+    );
+    let (whole, _) = answered(OpenAiResponses, &request, &call("c", "patch"));
+    assert_eq!(whole["output"][0]["type"], "custom_tool_call");
+}
+
+/// Gemini refuses a turn whose calls come without the signatures that it gave them.
+#[test]
+fn signatures_of_calls_come_back_to_gemini() {
+    let signed = json!({"tool_calls": [{
+        "index": 0, "id": "", "type": "function", "function": {"name": "f", "arguments": "{}"},
+        "extra_content": {"google": {"thought_signature": "a+b/c=="}},
+    }]});
+    for client in [Anthropic, OpenAiResponses] {
+        let asked =
+            json!({"input": "Hello", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9});
+        let (whole, stream) = answered(client, &asked, &signed);
+        let id = match client {
+            Anthropic => whole["content"][0]["id"].as_str(),
+            _ => whole["output"][0]["call_id"].as_str(),
+        };
+        let id = id.unwrap();
+        assert!(stream.contains(id), "{stream}");
+        assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)), "{id}");
+        let next = match client {
+            Anthropic => json!({"max_tokens": 9, "messages": [
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": id, "name": "f", "input": {}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": "1"}]},
+            ]}),
+            _ => json!({"input": [
+                {"role": "user", "content": "Hello"},
+                {"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": id, "output": "1"},
+            ]}),
+        };
+        for (model, expected) in [("gemini-3-pro", json!("a+b/c==")), ("gpt-4.1", Value::Null)] {
+            let (chat, _) = sent(client, OpenAiChat, model, &next);
+            let call = &chat["messages"][1]["tool_calls"][0];
+            assert_eq!(call["extra_content"]["google"]["thought_signature"], expected, "{chat}");
+            assert_eq!(call["id"], chat["messages"][2]["tool_call_id"]);
+            assert!(call["id"].as_str().is_some_and(|id| id.len() < 40), "{chat}");
+        }
+    }
+}
+
+/// Anthropic's SDKs go by the code: they send the whole conversation again, or do without a thread.
+#[test]
+fn threads_are_refused_by_code() {
+    let options = RequestOptions { model: "m", stream: false, ask_usage: false, default_max_tokens: 9 };
+    for (thread, code) in [
+        (json!({"type": "create"}), "thread_unsupported_request"),
+        (json!({"type": "continue", "previous_message_id": "msg_1"}), "thread_not_found"),
+    ] {
+        let request =
+            json!({"max_tokens": 9, "thread": thread, "messages": [{"role": "user", "content": "A"}]});
+        let body = request.to_string();
+        let error = convert_request(Anthropic, OpenAiChat, body.as_bytes(), &options).unwrap_err();
+        assert_eq!((error.code(), error.param()), (Some(code), Some("thread")));
+    }
+}
+
+/// Clients take answers of one id for one.
+#[test]
+fn ids_that_come_again_are_not_told() {
+    let request = json!({"messages": [], "max_tokens": 9});
+    let context = AnswerContext::new(Anthropic, request.to_string().as_bytes(), "m", "own", 0);
+    for (id, told) in [("chatcmpl-123", "msg_own"), ("chatcmpl-0123456789abcdef", "msg_0123456789abcdef")] {
+        let answer = json!({"id": id, "choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]});
+        let whole = convert_answer(OpenAiChat, Anthropic, answer.to_string().as_bytes(), &context).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&whole).unwrap()["id"], told);
+    }
+}

@@ -390,7 +390,7 @@ pub(super) fn answer(format: ApiFormat) -> impl Strategy<Value = ChatAnswer> {
         .boxed(),
     };
     let said = (vec(text(), 0..2), prop::bool::weighted(0.2));
-    (word(), option::of(thought), said, calls, option::of(cut), usage(format)).prop_map(
+    ("[a-zA-Z0-9_-]{16,20}", option::of(thought), said, calls, option::of(cut), usage(format)).prop_map(
         move |(id, thought, (texts, refuses), calls, cut, usage)| {
             let mut parts: Vec<Part> = thought.map(Part::Reasoning).into_iter().collect();
             let refuses = refuses && format != Anthropic;

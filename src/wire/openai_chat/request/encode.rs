@@ -9,7 +9,7 @@ use crate::domain::chat::{
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
-use crate::wire::convert::{RequestOptions, media};
+use crate::wire::convert::{RequestOptions, media, signed};
 use crate::wire::openai_chat::models;
 
 /// Writes `request`, noting what this format has no word for.
@@ -225,17 +225,20 @@ fn assistant(message: &Message, model: &str, dropped: &mut Dropped) -> Result<Op
 
 /// A call as requests and answers write it.
 pub(crate) fn tool_call(call: &ToolCall) -> Value {
-    match call.kind {
+    let id = signed::bare(&call.id);
+    let mut written = match call.kind {
         ToolKind::Function => {
             let arguments = if call.arguments.is_empty() { "{}" } else { &call.arguments };
-            json!({
-                "id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments},
-            })
+            json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
         }
-        ToolKind::Custom => json!({
-            "id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments},
-        }),
+        ToolKind::Custom => {
+            json!({"id": id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}})
+        }
+    };
+    if let Some(extra) = signed::extra_content(&call.id) {
+        written["extra_content"] = extra;
     }
+    written
 }
 
 /// One message for each result. They can only hold text, so images and documents follow in a message of the user.
@@ -247,6 +250,7 @@ fn tool_results(
     let mut media = Vec::new();
     for part in &message.parts {
         let Part::ToolResult(ToolResult { call_id, content: parts, is_error }) = part else { continue };
+        let call_id = signed::bare(call_id);
         if *is_error {
             dropped.add("tool_result.is_error");
         }

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use crate::domain::chat::{Block, StreamEvent, ToolKind};
-use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_object, take_objects, take_string};
 use crate::wire::convert::surrogates::read_lossy;
+use crate::wire::convert::{failure, signed};
 use crate::wire::openai_chat::{answer, usage};
 
 /// What to remember between chunks.
@@ -30,6 +30,7 @@ struct Call {
     /// The provider's number for it.
     index: u64,
     id: String,
+    signature: Option<String>,
     /// `None` until its name came.
     key: Option<u32>,
     kind: ToolKind,
@@ -187,6 +188,9 @@ impl Decoder {
         if call.id.is_empty() {
             call.id = id;
         }
+        if let Some(signature) = signed::signature(&delta) {
+            call.signature = Some(signature.to_owned());
+        }
         call.json.feed(&arguments);
         match call.key {
             Some(key) if !arguments.is_empty() => events.push(StreamEvent::Delta { key, text: arguments }),
@@ -206,7 +210,7 @@ impl Decoder {
         let key = self.new_key();
         let Some(call) = self.calls.get_mut(position) else { return };
         call.key = Some(key);
-        let id = call.id.clone();
+        let id = signed::sign(&call.id, call.signature.as_deref());
         events.push(StreamEvent::Open { key, block: Block::ToolCall { id, name, kind: call.kind } });
         let text = std::mem::take(&mut call.early) + &arguments;
         if !text.is_empty() {
@@ -247,6 +251,7 @@ impl Decoder {
         self.calls.push(Call {
             index: index.unwrap_or(u64::MAX),
             id: id.to_owned(),
+            signature: None,
             key: None,
             kind,
             early: String::new(),

@@ -16,6 +16,8 @@ pub(crate) struct Encoder {
     calls: usize,
     details: usize,
     usage: Usage,
+    /// Whether there were words, or a call in their place.
+    has_spoken: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,8 @@ impl Encoder {
         match event {
             StreamEvent::Start { id } => {
                 self.id = ids::answer("chatcmpl-", &id, context);
-                self.delta(json!({"role": "assistant", "content": "", "refusal": null}), context, out);
+                // `null` until there are words: some clients make a text of an empty one, before calls.
+                self.delta(json!({"role": "assistant", "content": null, "refusal": null}), context, out);
             }
             StreamEvent::Open { block, .. } => self.begin(block, context, out),
             StreamEvent::Delta { text, .. } => self.more(text, context, out),
@@ -53,6 +56,9 @@ impl Encoder {
             StreamEvent::Close { .. } => self.end(context, out),
             StreamEvent::Usage(later) => self.usage.merge(&later),
             StreamEvent::Stop(stop) => {
+                if !self.has_spoken {
+                    self.delta(json!({"content": ""}), context, out);
+                }
                 self.chunk(json!({}), answer::finish_reason(&stop).into(), context, out);
             }
             StreamEvent::End => {
@@ -75,6 +81,7 @@ impl Encoder {
             Block::ToolCall { id, name, kind } => {
                 let index = self.calls;
                 self.calls += 1;
+                self.has_spoken = true;
                 let call = match kind {
                     ToolKind::Function => json!({
                         "index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""},
@@ -90,6 +97,7 @@ impl Encoder {
     }
 
     fn more(&mut self, text: String, context: &AnswerContext, out: &mut BytesMut) {
+        self.has_spoken |= matches!(self.open, Some(Open::Text | Open::Refusal));
         let delta = match &mut self.open {
             None => return,
             Some(Open::Text) => json!({"content": text}),

@@ -9,7 +9,7 @@ use crate::domain::chat::{
 use crate::wire::convert::OPENAI_SHARED;
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
-use crate::wire::convert::fields::Fields;
+use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::names;
 
 /// Reads `body`, noting what the domain has no word for.
@@ -18,9 +18,13 @@ pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, 
     fields.ignore(&["model", "stream", "stream_options"]);
     refuse_what_only_openai_has(&mut fields)?;
 
+    let mut tools = match fields.array("tools")? {
+        Some(items) => tools(items, fields.at().key("tools"), dropped)?,
+        None => Vec::new(),
+    };
     let mut request = ChatRequest {
-        messages: messages(&mut fields, dropped)?,
-        tools: tools(&mut fields, dropped)?,
+        messages: messages(&mut fields, &mut tools, dropped)?,
+        tools,
         tool_choice: tool_choice(&mut fields, dropped)?,
         parallel_tool_calls: fields.bool("parallel_tool_calls")?,
         max_tokens: fields.u64("max_output_tokens")?,
@@ -63,7 +67,11 @@ fn refuse_what_only_openai_has(fields: &mut Fields<'_>) -> Result<(), ConvertErr
     Ok(())
 }
 
-fn messages(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Message>, ConvertError> {
+fn messages(
+    fields: &mut Fields<'_>,
+    tools: &mut Vec<ToolDef>,
+    dropped: &mut Dropped,
+) -> Result<Vec<Message>, ConvertError> {
     let mut messages = Vec::new();
     if let Some(instructions) = fields.str("instructions")?.filter(|text| !text.is_empty()) {
         messages.push(Message::new(Role::System, vec![Part::Text(instructions)]));
@@ -72,17 +80,20 @@ fn messages(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Messag
     match fields.take("input") {
         None => return Err(fields.error("input", "is required")),
         Some(Value::String(text)) => messages.push(Message::new(Role::User, vec![Part::Text(text)])),
-        Some(Value::Array(items)) => input::decode(items, at.key("input"), &mut messages, dropped)?,
+        Some(Value::Array(items)) => input::decode(items, at.key("input"), &mut messages, tools, dropped)?,
         Some(_) => return Err(fields.error("input", "must be a string or an array")),
     }
     Ok(messages)
 }
 
-fn tools(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<ToolDef>, ConvertError> {
-    let at = fields.at();
-    let at = at.key("tools");
+/// The tools in `items`, which stand `at`; those in namespaces among the others.
+pub(super) fn tools(
+    items: Vec<Value>,
+    at: At<'_>,
+    dropped: &mut Dropped,
+) -> Result<Vec<ToolDef>, ConvertError> {
     let mut tools = Vec::new();
-    for (index, item) in fields.array("tools")?.unwrap_or_default().into_iter().enumerate() {
+    for (index, item) in items.into_iter().enumerate() {
         let mut item = Fields::new(item, at.index(index))?;
         if item.is("type", "namespace") {
             let (namespace, at) = (item.require_str("name")?, item.at());

@@ -2,19 +2,22 @@
 
 use serde_json::{Value, json};
 
+use super::decode::tools as decode_tools;
 use crate::domain::chat::{
-    Image, Media, Message, Part, Reasoning, Role, Seal, ToolCall, ToolKind, ToolResult, Upload,
+    Image, Media, Message, Part, Reasoning, Role, Seal, ToolCall, ToolDef, ToolKind, ToolResult, Upload,
 };
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::{media, names, seal};
 
-/// Reads `items`, which stand `at`, into turns: what a model generated in one go is several items here.
+/// Reads `items`, which stand `at`, into turns: what a model generated in one go is several items here. Tools that are offered in
+/// the middle of a conversation join the others.
 pub(super) fn decode(
     items: Vec<Value>,
     at: At<'_>,
     messages: &mut Vec<Message>,
+    tools: &mut Vec<ToolDef>,
     dropped: &mut Dropped,
 ) -> Result<(), ConvertError> {
     for (index, item) in items.into_iter().enumerate() {
@@ -48,6 +51,17 @@ pub(super) fn decode(
                 let part = Part::Reasoning(reasoning(&mut item)?);
                 extend(messages, Role::Assistant, vec![part]);
             }
+            "additional_tools" => {
+                let at = item.at();
+                for more in decode_tools(item.array("tools")?.unwrap_or_default(), at.key("tools"), dropped)?
+                {
+                    match tools.iter_mut().find(|tool| tool.name() == more.name()) {
+                        Some(known) => *known = more,
+                        None => tools.push(more),
+                    }
+                }
+                item.ignore(&["role"]);
+            }
             "item_reference" => {
                 let problem = "refers to an item that is stored at OpenAI and cannot be used with this model's \
                                provider";
@@ -67,8 +81,7 @@ pub(super) fn decode(
 }
 
 /// Items about tools that run at OpenAI or that only its models know; the text that came of them stands beside them.
-const PROVIDERS_OWN: [&str; 22] = [
-    "additional_tools",
+const PROVIDERS_OWN: [&str; 21] = [
     "apply_patch_call",
     "apply_patch_call_output",
     "code_interpreter_call",
