@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds target/pgo/nexusgate, which does the same and usually needs 3 to 11 % less CPU for a request. The compiler first builds a
+# Builds target/pgo/nexusgate, which does the same and usually needs 3 to 14 % less CPU for a request. The compiler first builds a
 # gateway that counts where it goes; that one is used for a minute; the one that is built then has what is often used close
 # together, and what is rare out of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two
 # cores.
 #
-# It is used as scripts/bench-gateways.sh uses it, and as `nexusgate demo` does, with every format, failures and failovers.
+# It is used as scripts/bench-gateways.sh uses it, and as `nexusgate demo` does, with failures and failovers: chat completions and
+# embeddings.
 #
 # Needs python3, taskset, two cores, and llvm-profdata in a version that fits the compiler's: of the toolchain (rustup component
 # add llvm-tools), or of Debian (llvm-19 fits Rust 1.95), which is installed when there is none.

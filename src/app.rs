@@ -220,7 +220,7 @@ impl RunningApp {
     }
 
     /// Stops accepting, lets running requests finish within the grace, writes what is pending. Returns whether everything
-    /// was finished and written.
+    /// was finished and nothing was lost; rows that a database did not take in time are in the journal.
     pub async fn shutdown(self) -> bool {
         tracing::info!("shutting down");
         let deadline = tokio::time::Instant::now() + self.shutdown_delay + self.shutdown_grace;

@@ -11,7 +11,7 @@ use crate::domain::label::ModelType;
 use crate::domain::provider::{Provider, ProviderKind};
 use crate::provider::{Destination, Operation, UpstreamHeaders, UpstreamRequest, endpoint};
 use crate::wire::error::parse_error;
-use crate::wire::openai_chat::models::wants_max_completion_tokens;
+use crate::wire::openai_models::wants_max_completion_tokens;
 
 use super::Gateway;
 use super::gather::gather;

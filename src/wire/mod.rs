@@ -15,6 +15,7 @@ pub mod error;
 pub mod head;
 pub(crate) mod lenient;
 pub(crate) mod openai_chat;
+pub(crate) mod openai_models;
 pub(crate) mod openai_responses;
 pub mod sse;
 pub mod usage;

@@ -206,7 +206,7 @@ pub(super) struct LogRecord {
     /// What the client sent, as JSON; null under `LOG_PAYLOADS=metadata`.
     #[schema(value_type = Option<serde_json::Value>)]
     request: Option<Box<RawValue>>,
-    /// What the client received, as JSON, or an event stream as text; null under `LOG_PAYLOADS=metadata`.
+    /// What the client received, as JSON, or an event stream as text; null under `LOG_PAYLOADS=metadata`, and beyond 4 MiB.
     #[schema(value_type = Option<serde_json::Value>)]
     response: Option<Box<RawValue>>,
 }

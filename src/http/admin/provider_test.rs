@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::Admin;
 use super::error::{AdminError, AdminResult, ErrorBody};
 use super::extract::{Body, Id};
+use super::fields::at_most;
 use super::providers::NOUN;
 use crate::domain::label::ModelType;
 use crate::domain::provider::Provider;
@@ -66,6 +67,9 @@ pub(super) async fn remote_models(State(admin): State<Admin>, Id(id): Id) -> Adm
     let models = admin.0.gateway.remote_models(&provider).await.result.map_err(AdminError::Upstream)?;
     Ok(Json(RemoteModels { models: models.into_iter().map(RemoteModelView::from).collect() }))
 }
+
+/// The longest name of a model, in characters.
+const MODEL_MAX: usize = 500;
 
 /// What to test with.
 #[derive(Default, Deserialize, ToSchema)]
@@ -129,7 +133,9 @@ pub(super) async fn test(
         Err(AdminError::Upstream(error)) => return Ok(failed_before(error)),
         provider => provider?,
     };
-    let asked = body.and_then(|Body(body)| body.model).map(|model| (model, ModelType::Chat));
+    let asked = body.and_then(|Body(body)| body.model);
+    at_most("model", asked.as_deref(), MODEL_MAX)?;
+    let asked = asked.map(|model| (model, ModelType::Chat));
     let model = match asked {
         Some(asked) => Some(asked),
         None => first_model(&admin, id).await?,

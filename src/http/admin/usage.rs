@@ -70,7 +70,7 @@ struct GroupView {
     day: Option<NaiveDate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_id: Option<i64>,
-    /// Left out of a deleted key too.
+    /// As the metrics show it: at most 128 characters, `unknown` without one. Left out of a deleted key.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_comment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

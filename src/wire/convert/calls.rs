@@ -1,12 +1,19 @@
 //! Calls as the client that defined the tools knows them: under its names, with an id, and free text where it takes free text.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::AnswerContext;
 use super::signed;
 use super::surrogates::read_lossy;
 use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
-use crate::wire::anthropic::request::FREE_INPUT;
+
+/// The key under which free text, and what is no JSON object, is passed as an object.
+pub(crate) const FREE_INPUT: &str = "input";
+
+/// The schema of a tool that takes free text, where tools take objects.
+pub(crate) fn free_input_schema() -> Value {
+    json!({"type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT]})
+}
 
 /// The text in `{"input": text}`; the whole arguments if they are something else.
 fn text_of(arguments: &str) -> String {

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::calls::{FREE_INPUT, free_input_schema};
 use super::dropped::Dropped;
 use super::{media, names, schema, signed};
 use crate::domain::chat::{
@@ -10,8 +11,7 @@ use crate::domain::chat::{
     Upload,
 };
 use crate::domain::label::ApiFormat;
-use crate::wire::anthropic::request::{FREE_INPUT, free_input_schema};
-use crate::wire::openai_chat::models;
+use crate::wire::openai_models as models;
 
 /// The least that OpenAI's Responses take for `max_output_tokens`.
 const MIN_OUTPUT_TOKENS: u64 = 16;

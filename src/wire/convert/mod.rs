@@ -6,7 +6,7 @@
 //!
 //! [`answer_to_stream`] and [`stream_to_answer`] stay within one format and lose nothing.
 
-mod calls;
+pub(crate) mod calls;
 mod context;
 pub(crate) mod dropped;
 pub(crate) mod error;

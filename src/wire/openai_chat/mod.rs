@@ -5,7 +5,6 @@
 //! <https://openrouter.ai/docs/use-cases/reasoning-tokens>.
 
 pub(crate) mod answer;
-pub(crate) mod models;
 pub(crate) mod reasoning;
 pub(crate) mod replay;
 pub(crate) mod request;

@@ -11,6 +11,7 @@ use crate::domain::chat::{
 };
 use crate::wire::anthropic::models::Traits;
 use crate::wire::convert::RequestOptions;
+use crate::wire::convert::calls::{FREE_INPUT, free_input_schema};
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
@@ -223,14 +224,6 @@ fn tool_id(id: &str) -> Cow<'_, str> {
     } else {
         id.chars().map(|c| if plain(c) { c } else { '_' }).collect()
     }
-}
-
-/// The key under which free text, and what is no JSON object, is passed as an object.
-pub(crate) const FREE_INPUT: &str = "input";
-
-/// The schema of a tool that takes free text, where tools take objects.
-pub(crate) fn free_input_schema() -> Value {
-    json!({"type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT]})
 }
 
 /// `input` must be an object.

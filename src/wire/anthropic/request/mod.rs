@@ -5,4 +5,4 @@ mod encode;
 mod thinking;
 
 pub(crate) use decode::decode;
-pub(crate) use encode::{FREE_INPUT, encode, free_input_schema, input};
+pub(crate) use encode::{encode, input};

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::domain::chat::{Block, Seal, StopReason, StreamEvent, ToolKind};
 use crate::domain::usage::Usage;
-use crate::wire::anthropic::request::FREE_INPUT;
 use crate::wire::anthropic::{answer, usage};
+use crate::wire::convert::calls::FREE_INPUT;
 use crate::wire::convert::{AnswerContext, failure, ids, seal, sse};
 
 /// What to remember between events. Blocks come one after another, so one is open at most.

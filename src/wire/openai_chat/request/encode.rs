@@ -10,7 +10,7 @@ use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
 use crate::wire::convert::{RequestOptions, media, signed};
-use crate::wire::openai_chat::models;
+use crate::wire::openai_models as models;
 
 /// Writes `request`, noting what this format has no word for.
 pub(crate) fn encode(

@@ -9,6 +9,7 @@ use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::Object;
 use crate::wire::openai_chat::request::{SCHEMA_NAME, effort, shared};
+use crate::wire::openai_models as models;
 
 /// Writes `request`, noting what this format has no word for.
 pub(crate) fn encode(
@@ -73,7 +74,7 @@ fn reasoning(request: &ChatRequest, model: &str, body: &mut Object, dropped: &mu
     if let Some(effort) = effort {
         reasoning.insert("effort".into(), effort.as_str().into());
     }
-    let refused = crate::wire::openai_chat::models::refuses_reasoning(model);
+    let refused = models::refuses_reasoning(model);
     let wanted =
         request.reasoning.as_ref().is_some_and(|config| config.effort != Some(Effort::Off)) && !refused;
     if wanted && request.reasoning.as_ref().is_some_and(|config| config.visible == Some(true)) {
