@@ -194,17 +194,19 @@ impl Gateway {
             Ok(Received::Stream { head, first, upstream }) => {
                 Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
-            Ok(Received::Whole { head, body }) => match read_whole(job, target, plan.context(), head, body) {
-                Ok((head, body, observed)) => {
-                    attempt.finish(Outcome::Ok);
-                    guard.observed(&observed.usage, observed.finish_reason);
-                    Ok(Answer::Whole { head, body })
+            Ok(Received::Whole { mut head, body }) => {
+                match read_whole(job, target, plan.context(), &mut head, body) {
+                    Ok((body, observed)) => {
+                        attempt.finish(Outcome::Ok);
+                        guard.observed(&observed.usage, observed.finish_reason);
+                        Ok(Answer::Whole { head, body })
+                    }
+                    Err(failure) => {
+                        attempt.finish(failure.outcome);
+                        Err(failure)
+                    }
                 }
-                Err(failure) => {
-                    attempt.finish(failure.outcome);
-                    Err(failure)
-                }
-            },
+            }
             Err(failure) => {
                 attempt.finish(failure.outcome);
                 Err(failure)

@@ -19,15 +19,15 @@ use crate::wire::watch::StreamWatcher;
 use super::dispatch::Job;
 use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
 
-/// What a whole answer says, and the answer as the client asked for it. One that says that it failed, though its HTTP status is
+/// What a whole answer says, and the answer under its `head` as the client asked for it. One that says that it failed, though its HTTP status is
 /// a success, is for another provider to give; if none does, a client of the same format gets it as it came.
 pub(super) fn read_whole(
     job: &Job,
     target: &Target,
     context: Option<&AnswerContext>,
-    mut head: Parts,
+    head: &mut Parts,
     body: Bytes,
-) -> Result<(Parts, Bytes, Observed), Failure> {
+) -> Result<(Bytes, Observed), Failure> {
     let protocol = || Failure::new(Outcome::Protocol, true);
     let provider = match job.call {
         Call::Completion(_) => Call::Completion(target.provider.kind.chat_format()),
@@ -40,21 +40,20 @@ pub(super) fn read_whole(
     if observed.error.is_some() {
         let mut failure = Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage);
         if context.is_none() {
-            let body = as_asked(job, &mut head, body);
+            let body = as_asked(job, head, body);
+            let head = std::mem::replace(head, Response::new(()).into_parts().0);
             failure.answer = Some(Box::new(UpstreamAnswer { head, body, format: None }));
         }
         return Err(failure);
     }
     let (Call::Completion(client), Some(context)) = (job.call, context) else {
-        let body = as_asked(job, &mut head, body);
-        return Ok((head, body, observed));
+        return Ok((as_asked(job, head, body), observed));
     };
     let Ok(converted) = convert_answer(target.provider.kind.chat_format(), client, &body, context) else {
         return Err(protocol().costing(&observed.usage));
     };
     head.headers.insert(header::CONTENT_TYPE, JSON);
-    let body = as_asked(job, &mut head, converted.into());
-    Ok((head, body, observed))
+    Ok((as_asked(job, head, converted.into()), observed))
 }
 
 /// The error in a body that is no answer.
