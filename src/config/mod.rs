@@ -149,7 +149,7 @@ settings! {
     shutdown_grace: Duration = "SHUTDOWN_GRACE", "30s";
     /// Largest request body.
     max_body_size: ByteSize = "MAX_BODY_SIZE", "32MiB";
-    /// Inference requests at one time; more are answered 503.
+    /// Inference requests and token counts at one time; more are answered 503.
     max_in_flight: usize = "MAX_IN_FLIGHT", "10000";
     /// How long the listener stays open after SIGTERM, with `/readyz` at 503, so that load balancers notice first.
     shutdown_delay: Duration = "SHUTDOWN_DELAY", "0s";

@@ -16,8 +16,9 @@ use super::scope::{RequestScope, Slot};
 /// How long a caller is asked to wait when the gateway is full: requests come and go within seconds.
 const OVERLOAD_RETRY: Duration = Duration::from_secs(1);
 
-fn overloaded() -> Refusal {
-    let message = "The gateway has too many requests in flight; try again.";
+/// There is no room, here or at the provider.
+pub(super) fn overloaded() -> Refusal {
+    let message = "There are too many requests in flight; try again.";
     Refusal::new(RejectReason::Overloaded, message).with_retry_after(OVERLOAD_RETRY)
 }
 

@@ -1,12 +1,13 @@
 //! Counting tokens at a provider that can (`POST /v1/messages/count_tokens`).
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::model::Target;
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
 use crate::provider::{Operation, UpstreamHeaders, UpstreamRequest, headers};
@@ -14,16 +15,18 @@ use crate::wire::error::ApiError;
 use crate::wire::head::{Edit, RequestHead};
 
 use super::Gateway;
+use super::admit::overloaded;
 use super::body::GatewayBody;
 use super::exchange::MAX_ERROR;
 use super::gather::gather;
+use super::health::Permit;
 use super::refusal::{Refusal, error_response};
 
 const CALL: Call = Call::Completion(ApiFormat::Anthropic);
 
 impl Gateway {
-    /// Passes a token count on to the first Anthropic provider of the model. It is no inference: no limit of the key's counts it,
-    /// and it is not counted as a completion. The provider's concurrency limit holds.
+    /// Passes a token count on to the first Anthropic provider of the model that has room. It is no inference: no limit of the
+    /// key's counts it, it is not counted as a completion, and no breaker learns from it.
     ///
     /// # Errors
     /// A refusal when the body cannot be routed, or no provider of the model counts tokens.
@@ -37,15 +40,9 @@ impl Gateway {
             Refusal::new(RejectReason::InvalidRequest, error.to_string()).with_param(error.param())
         })?;
         let targets = self.route(CALL, key, &head.model, &client)?;
-        let target =
-            targets.iter().find(|target| target.provider.kind == ProviderKind::Anthropic).ok_or_else(
-                || Refusal::new(RejectReason::ModelNotFound, "No provider of this model counts tokens."),
-            )?;
+        let (target, _permit) = self.counting(&targets)?;
         let failed = |status, message: &'static str| {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
-        };
-        let Some(_permit) = self.health().admit(&target.provider, Instant::now(), true) else {
-            return failed(503, "The provider is at its concurrency limit; try again.");
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
         let body = head.rewrite(&edit);
@@ -70,5 +67,16 @@ impl Gateway {
             Ok(None) => failed(502, "The provider could not be reached."),
             Err(_) => failed(504, "The provider did not answer in time."),
         }
+    }
+
+    /// The first of `targets` that can count and has room.
+    fn counting<'a>(&self, targets: &'a [Arc<Target>]) -> Result<(&'a Arc<Target>, Permit), Refusal> {
+        let counts = |target: &&Arc<Target>| target.provider.kind == ProviderKind::Anthropic;
+        if !targets.iter().any(|target| counts(&target)) {
+            let message = "No provider of this model counts tokens.";
+            return Err(Refusal::new(RejectReason::ModelNotFound, message));
+        }
+        let with_room = |target: &'a Arc<Target>| Some((target, self.health().room(&target.provider)?));
+        targets.iter().filter(counts).find_map(with_room).ok_or_else(overloaded)
     }
 }

@@ -270,13 +270,16 @@ impl Gateway {
         let Some(body) = render(job, &kept) else {
             let message = "The request with this id has completed, but its answer was not kept.";
             guard.blame("answer_not_kept");
-            guard.finish(Status::Failed);
             let mut refusal = Refusal::new(RejectReason::InFlightDuplicate, message);
             refusal.error = refusal.error.with_code("answer_not_kept");
             let mut response = refusal.into_response(job.call);
             // It was accepted, so it is counted as such.
             response.extensions_mut().clear();
             name_answer(response.headers_mut(), id, None);
+            if let Some(bytes) = response.body().bytes() {
+                guard.answered(bytes);
+            }
+            guard.finish(Status::Failed);
             return response;
         };
         guard.answered(&body);

@@ -84,6 +84,19 @@ impl Health {
         Some(Permit { health: Some(health), probe })
     }
 
+    /// Room for one call that says nothing of how the provider stands, whatever its breaker does. `None`: its concurrency limit is
+    /// reached.
+    pub(super) fn room(&self, provider: &Provider) -> Option<Permit> {
+        let health = self.of(provider);
+        let mut state = health.state.lock();
+        if !state.has_room(provider) {
+            return None;
+        }
+        state.active += 1;
+        drop(state);
+        Some(Permit { health: Some(health), probe: false })
+    }
+
     fn of(&self, provider: &Provider) -> Arc<ProviderHealth> {
         let new = || {
             let (telemetry, name) = (self.telemetry.clone(), provider.name.clone());

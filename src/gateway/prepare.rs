@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
 use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
+use crate::wire::convert::signed::without_signatures;
 use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
-use crate::wire::head::Edit;
+use crate::wire::head::{Edit, RequestHead};
 
 use super::dispatch::Job;
 use super::transform::Plan;
@@ -57,7 +59,15 @@ pub(super) fn prepare<'a>(
                 stream: (job.stream && job.head.stream.is_none()).then_some(true),
                 ask_usage,
             };
-            (job.head.rewrite(&edit), Plan::Pass { format, strip_usage: ask_usage }, Vec::new())
+            let body = match without_signatures(&job.body).filter(|_| job.call != Call::Embedding) {
+                None => job.head.rewrite(&edit),
+                Some(body) => {
+                    let body = Bytes::from(body);
+                    let head = RequestHead::parse(job.call, &body);
+                    head.map_or_else(|_| job.head.rewrite(&edit), |head| head.rewrite(&edit))
+                }
+            };
+            (body, Plan::Pass { format, strip_usage: ask_usage }, Vec::new())
         }
         Some((client, provider)) => {
             let options = RequestOptions {

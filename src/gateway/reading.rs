@@ -19,8 +19,8 @@ use crate::wire::watch::StreamWatcher;
 use super::dispatch::Job;
 use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
 
-/// What a whole answer says, and the answer under its `head` as the client asked for it. One that says that it failed, though its HTTP status is
-/// a success, is for another provider to give; if none does, a client of the same format gets it as it came.
+/// What a whole answer says, and the answer under its `head` as the client asked for it. One that says that it failed, though its
+/// HTTP status is a success, is for another provider to give; if none does, a client of the same format gets what it says.
 pub(super) fn read_whole(
     job: &Job,
     target: &Target,

@@ -153,7 +153,8 @@ impl Inner {
             let silent = since.elapsed();
             if silent >= idle {
                 // Some providers say why the model stopped, and then neither `[DONE]` nor anything else.
-                if over || self.verdict().is_some() {
+                let seen = self.transform.seen();
+                if over || (seen.terminal && !seen.goes_on && !seen.malformed) {
                     self.guard.client_has_it_all(since);
                     self.upstream_ended();
                     return Poll::Ready(());

@@ -1,7 +1,6 @@
 //! Limits in this process alone: the default, and what takes over while Redis is away.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;

@@ -77,7 +77,9 @@ pub(crate) const TOO_LONG_IN_WORDS: &str = "prompt is too long";
 
 /// What an Anthropic client is told of an error that says `message`.
 pub(crate) fn anthropic_message<'a>(code: Option<&str>, message: &'a str) -> Cow<'a, str> {
-    if code == Some(TOO_LONG) && !message.starts_with(TOO_LONG_IN_WORDS) {
+    // What was said and what may be said are too long together: less of the latter would do.
+    let with_answer = message.contains("in the completion") || message.contains("exceed context limit");
+    if code == Some(TOO_LONG) && !with_answer && !message.starts_with(TOO_LONG_IN_WORDS) {
         format!("{TOO_LONG_IN_WORDS}: {message}").into()
     } else {
         message.into()

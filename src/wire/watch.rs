@@ -37,6 +37,9 @@ pub struct Seen {
     pub terminal: bool,
     /// Whether `[DONE]` came.
     pub done: bool,
+    /// Whether a choice of a chat went on after it had finished, so that its finish reason ends nothing; only `[DONE]` or the end
+    /// of the connection does.
+    pub goes_on: bool,
     /// The short code of the first error that the provider sent as an event.
     pub error: Option<String>,
     /// Whether an event was not JSON, or too large to be read.
@@ -150,6 +153,11 @@ impl StreamWatcher {
     /// What was seen so far.
     pub fn seen(&self) -> &Seen {
         &self.seen
+    }
+
+    /// Whether all that matters has come, though more may follow.
+    pub fn is_complete(&self) -> bool {
+        self.seen.terminal && (self.seen.done || !self.seen.goes_on)
     }
 
     /// Whether the stream has said its last word: nothing may follow, however its connection ends.

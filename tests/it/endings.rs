@@ -142,6 +142,22 @@ async fn silence_after_the_finish_reason() {
     check(&app, Expected { status: "completed", outcome: Some("ok"), error: None }).await;
 }
 
+/// One that says a reason in every chunk has not said the end.
+#[tokio::test]
+async fn silence_in_a_stream_of_reasons() {
+    let app = TestApp::builder().setting("STREAM_IDLE_TIMEOUT", "200ms").spawn().await;
+    let said =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"well\"},\"finish_reason\":\"stop\"}]}\n\n";
+    app.provider().always(Reply::raw_stream([said, said, "data: [DONE]\n\n"]).stalled_after(2, &Gate::new()));
+    assert_eq!(send(&app, true).await, Some(StatusCode::OK));
+    check(&app, Expected { status: "failed", outcome: Some("timeout"), error: Some("stream_idle_timeout") })
+        .await;
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::raw_stream([said, said, "data: [DONE]\n\n"]));
+    assert_eq!(send(&app, true).await, Some(StatusCode::OK));
+    check(&app, Expected { status: "completed", outcome: Some("ok"), error: None }).await;
+}
+
 #[tokio::test]
 async fn cut_in_the_middle() {
     let app = TestApp::spawn().await;

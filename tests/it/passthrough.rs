@@ -236,6 +236,46 @@ async fn token_counts_take_room() {
     assert_eq!(call.send().await.expect("an answer").status(), 200);
 }
 
+/// A count goes to a provider that has room, and says nothing about one that has none.
+#[tokio::test]
+async fn token_counts_go_where_there_is_room() {
+    let targets = ["alpha", "beta"].map(|name| (name, ProviderKind::Anthropic, None)).to_vec();
+    let app = TestApp::builder()
+        .targets(targets)
+        .adjust(|settings| settings.declared.providers[0].max_concurrency = Some(1))
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    app.providers[0].always(Reply::text("slow").held_by(&gate));
+    let asking = tokio::spawn(app.ask(ApiFormat::Anthropic, MODEL).build().send());
+    gate.reached(1).await;
+    let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "How many?" }] });
+    let call = app.http.post(app.url("/v1/messages/count_tokens")).header("x-api-key", &app.key).json(&body);
+    assert_eq!(call.send().await.expect("an answer").status(), 200);
+    assert_eq!(app.providers[1].last_call().expect("a call").endpoint, Endpoint::CountTokens);
+    gate.open();
+    assert_eq!(asking.await.expect("no panic").expect("an answer").status(), 200);
+}
+
+/// Ids that carry what a provider of another format wants back are too long for one of the client's own.
+#[tokio::test]
+async fn signatures_stay_behind_when_the_provider_changes() {
+    let app = behind(ProviderKind::OpenAiResponses).await;
+    let input = json!([
+        { "role": "user", "content": "Hello" },
+        { "type": "function_call", "call_id": "call_1__thought__U0lH", "name": "f", "arguments": "{}" },
+        { "type": "function_call_output", "call_id": "call_1__thought__U0lH", "output": "1" },
+    ]);
+    let response = app.ask(ApiFormat::OpenAiResponses, MODEL).with("input", input).send().await;
+    assert_eq!(response.status(), 200);
+    let sent = app.provider().last_call().expect("a call").json();
+    assert_eq!(
+        (&sent["input"][1]["call_id"], &sent["input"][2]["call_id"]),
+        (&json!("call_1"), &json!("call_1"))
+    );
+    assert_eq!(sent["model"], format!("remote-{MODEL}"));
+}
+
 /// The surface besides inference.
 #[tokio::test]
 async fn models_and_unknown_paths() {

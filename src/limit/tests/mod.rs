@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::{Observer, Op};
 use crate::domain::key::Limits;
 use crate::domain::label::{LabelValue, LimitType};
-use parking_lot::Mutex;
 
 /// The longest a test waits for a condition. Generous: the machine may be busy with builds.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -35,11 +35,11 @@ pub(super) fn fit(
     }
     match to {
         ApiFormat::OpenAiChat => {
-            if !models::is_openai(model) {
-                fit_for_others(request, model, dropped);
-            }
             for message in &mut request.messages {
                 write_out_texts(&mut message.parts);
+            }
+            if !models::is_openai(model) {
+                fit_for_others(request, model, dropped);
             }
             results_behind_calls(&mut request.messages);
         }

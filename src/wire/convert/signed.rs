@@ -35,3 +35,45 @@ pub(crate) fn extra_content(id: &str) -> Option<Value> {
     let signature = String::from_utf8(URL_SAFE_NO_PAD.decode(coded).ok()?).ok()?;
     Some(json!({"google": {"thought_signature": signature}}))
 }
+
+/// `body` without the signatures in its ids; `None` if there are none. For a provider that is sent the client's own words and may
+/// know nothing of them: OpenAI refuses ids of more than 64 characters.
+pub(crate) fn without_signatures(body: &[u8]) -> Option<Vec<u8>> {
+    let mark = MARK.as_bytes();
+    let mut rest = body;
+    let mut out: Option<Vec<u8>> = None;
+    while let Some(at) = memchr::memmem::find(rest, mark) {
+        let (before, behind) = rest.split_at(at);
+        let coded = behind[mark.len()..].iter().take_while(|byte| is_of_id(**byte)).count();
+        let end = mark.len() + coded;
+        // It is an id, and not a text that speaks of one, if the whole string is made of such characters.
+        let begins = before.iter().rev().find(|byte| !is_of_id(**byte)) == Some(&b'"');
+        let is_id = begins && behind.get(end) == Some(&b'"');
+        let kept = if is_id { at } else { at + end };
+        out.get_or_insert_default().extend_from_slice(&rest[..kept]);
+        rest = &rest[at + end..];
+    }
+    out.map(|mut out| {
+        out.extend_from_slice(rest);
+        out
+    })
+}
+
+fn is_of_id(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_lose_their_signatures() {
+        let id = sign("call_1", Some("a+b=="));
+        let body = format!(r#"{{"call_id":"{id}","output":"of \"{id} and more","id": "{id}"}}"#);
+        let clean = without_signatures(body.as_bytes()).unwrap();
+        let expected = format!(r#"{{"call_id":"call_1","output":"of \"{id} and more","id": "call_1"}}"#);
+        assert_eq!(String::from_utf8(clean).unwrap(), expected);
+        assert_eq!(without_signatures(br#"{"call_id":"call_1"}"#), None);
+    }
+}

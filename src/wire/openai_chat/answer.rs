@@ -16,7 +16,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
         .map_err(|error| ConvertError::new(format!("The answer is not a JSON object: {error}")))?;
     let usage = answer.get("usage").map(usage::decode).unwrap_or_default();
     let id = take_string(&mut answer, "id").unwrap_or_default();
-    let mut choice = first_choice(take_objects(&mut answer, "choices").collect())
+    let mut choice = first_choice(take_objects(&mut answer, "choices"))
         .ok_or_else(|| ConvertError::new("The answer has no `choices`"))?;
     let mut message = take_object(&mut choice, "message").unwrap_or_default();
     let parts = parts(&mut message);
@@ -42,11 +42,9 @@ pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
     Some(failure::decode(&choice["error"], None))
 }
 
-/// The choice that a client is told of: number 0, wherever it stands, as in a stream.
-fn first_choice(mut choices: Vec<Object>) -> Option<Object> {
-    let is_first = |choice: &Object| choice.get("index").is_none_or(|index| index.as_u64() == Some(0));
-    let position = choices.iter().position(is_first).unwrap_or(0);
-    (position < choices.len()).then(|| choices.swap_remove(position))
+/// The choice that a client is told of: that of the lowest number, wherever it stands.
+fn first_choice(choices: impl Iterator<Item = Object>) -> Option<Object> {
+    choices.min_by_key(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0))
 }
 
 fn parts(message: &mut Object) -> Vec<Part> {

@@ -63,8 +63,8 @@ pub(crate) fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell. `written` is the usage as the stream wrote it, of which `message_delta` may
-/// repeat only a part.
+/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell. `written` is the usage as the stream
+/// wrote it, of which `message_delta` may repeat only a part.
 pub(super) fn read(
     name: Option<&str>,
     data: &str,

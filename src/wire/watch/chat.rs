@@ -97,6 +97,8 @@ pub(crate) struct Choices {
 pub(super) struct Progress {
     begun: u64,
     finished: u64,
+    /// A choice went on after it had finished: this provider says a reason in every chunk.
+    goes_on: bool,
     /// Of the lowest choice that has one, with its index. A client that is told of one choice is told of the first.
     finish_reason: Option<(u64, FinishReason)>,
 }
@@ -117,6 +119,7 @@ impl Progress {
 
     /// Takes in a later chunk, whose word on a choice replaces an earlier one.
     fn merge(&mut self, later: &Self) {
+        self.goes_on |= self.finished & later.begun != 0;
         self.begun |= later.begun;
         self.finished |= later.finished;
         if let Some((index, _)) = later.finish_reason
@@ -201,6 +204,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         progress.merge(&choices.progress);
         seen.finish_reason = progress.finish_reason();
         seen.terminal = seen.done || progress.is_complete();
+        seen.goes_on = progress.goes_on;
         usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
         error = error.or(choices.error);
     }

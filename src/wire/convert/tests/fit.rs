@@ -372,6 +372,12 @@ fn documents_of_text_are_text_to_chat_providers() {
     let content = &chat["messages"][0]["content"];
     assert_eq!(content[0], json!({"type": "text", "text": "a.txt\n\nWords"}));
     assert_eq!(content[1]["type"], "file");
+    let only_text = json!({"max_tokens": 9, "messages": [{"role": "user", "content": [
+        document(json!({"type": "text", "media_type": "text/plain", "data": "Words"})),
+        {"type": "text", "text": "Sum up"},
+    ]}]});
+    let (chat, _) = sent(Anthropic, OpenAiChat, "llama-3.3-70b", &only_text);
+    assert_eq!(chat["messages"][0]["content"], "a.txt\n\nWords\n\nSum up");
 }
 
 /// Anthropic's models take them, and so do OpenAI's that do not reason.
