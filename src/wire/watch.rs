@@ -101,7 +101,8 @@ impl Reader {
         }
         self.events += 1;
         let failed = event.event == Some("error");
-        if !failed && self.template.fits(data.as_bytes()) {
+        // After an end it matters whether there is more.
+        if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
             return Kind::Content;
         }
         let kind = match self.format {

@@ -92,7 +92,8 @@ impl RedisServer {
         connection
     }
 
-    /// Runs one command, given as words; later, while the server is still loading.
+    /// Runs one command, given as words; later, while the server is still loading, and again when a sentinel that promotes it has
+    /// hung up on its clients.
     pub(super) fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
@@ -104,7 +105,8 @@ impl RedisServer {
                 Ok(answer) => return answer,
                 Err(error) => {
                     let loading = error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
-                    assert!(loading && start.elapsed() < super::PATIENCE, "{words:?}: {error}");
+                    let again = loading || error.is_connection_dropped();
+                    assert!(again && start.elapsed() < super::PATIENCE, "{words:?}: {error}");
                     std::thread::sleep(Duration::from_millis(5));
                 }
             }

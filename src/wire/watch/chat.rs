@@ -129,6 +129,11 @@ impl Progress {
         }
     }
 
+    /// Whether any choice has finished.
+    pub(super) fn has_finished(&self) -> bool {
+        self.finished != 0
+    }
+
     fn finish_reason(&self) -> Option<FinishReason> {
         self.finish_reason.map(|(_, reason)| reason)
     }
