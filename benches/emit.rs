@@ -62,13 +62,13 @@ fn emit_by_macros(record: &RequestRecord) {
     let comment = || record.key.comment.as_str().to_owned();
     let provider =
         || record.target.as_ref().map_or(String::new(), |target| target.provider.name.as_str().to_owned());
-    gauge!("nexusgate_requests_in_flight", "surface" => "openai-chat").increment(1.0);
+    gauge!("nexusgate_requests_in_flight", "api_format" => "openai-chat").increment(1.0);
     counter!("nexusgate_upstream_attempts_total", "model" => model(), "provider" => provider(),
         "outcome" => "ok")
     .increment(1);
     histogram!("nexusgate_upstream_duration_seconds", "provider" => provider())
         .record(record.duration.as_secs_f64());
-    histogram!("nexusgate_gateway_overhead_seconds", "surface" => "openai-chat")
+    histogram!("nexusgate_gateway_overhead_seconds", "api_format" => "openai-chat")
         .record(record.overhead.as_secs_f64());
     counter!("nexusgate_completions_total", "model" => model(), "status" => record.status.as_str(),
         "api_format" => "openai-chat", "api_key_comment" => comment())
@@ -98,7 +98,7 @@ fn emit_by_macros(record: &RequestRecord) {
     ] {
         histogram!(name, "model" => model()).record(value);
     }
-    gauge!("nexusgate_requests_in_flight", "surface" => "openai-chat").decrement(1.0);
+    gauge!("nexusgate_requests_in_flight", "api_format" => "openai-chat").decrement(1.0);
 }
 
 /// The same series in the other well-known crate: as its documentation shows, a family for each metric, looked up by its
@@ -156,20 +156,24 @@ mod other_crate {
                 let target = record.target.as_ref();
                 ("provider", target.map_or("", |target| target.provider.name.as_str()).to_owned())
             };
-            let surface = || ("surface", "openai-chat".to_owned());
+            let format = || ("api_format", "openai-chat".to_owned());
             let status = ("status", record.status.as_str().to_owned());
-            let format = ("api_format", "openai-chat".to_owned());
             let reason = ("finish_reason", "stop".to_owned());
             Metrics {
-                in_flight: self.in_flight.get_or_create_owned(&vec![surface()]),
+                in_flight: self.in_flight.get_or_create_owned(&vec![format()]),
                 attempts: self.attempts.get_or_create_owned(&vec![
                     model(),
                     provider(),
                     ("outcome", "ok".to_owned()),
                 ]),
                 upstream: self.upstream.get_or_create_owned(&vec![provider()]),
-                overhead: self.overhead.get_or_create_owned(&vec![surface()]),
-                completions: self.completions.get_or_create_owned(&vec![model(), status, format, comment()]),
+                overhead: self.overhead.get_or_create_owned(&vec![format()]),
+                completions: self.completions.get_or_create_owned(&vec![
+                    model(),
+                    status,
+                    format(),
+                    comment(),
+                ]),
                 tokens: self.tokens.each_ref().map(|family| family.get_or_create_owned(&vec![model()])),
                 cost: self
                     .cost

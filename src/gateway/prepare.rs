@@ -59,14 +59,9 @@ pub(super) fn prepare<'a>(
                 stream: (job.stream && job.head.stream.is_none()).then_some(true),
                 ask_usage,
             };
-            let body = match without_signatures(&job.body).filter(|_| job.call != Call::Embedding) {
-                None => job.head.rewrite(&edit),
-                Some(body) => {
-                    let body = Bytes::from(body);
-                    let head = RequestHead::parse(job.call, &body);
-                    head.map_or_else(|_| job.head.rewrite(&edit), |head| head.rewrite(&edit))
-                }
-            };
+            let plain = without_signatures(&job.body).map(Bytes::from);
+            let plain = plain.and_then(|body| RequestHead::parse(job.call, &body).ok());
+            let body = plain.as_ref().unwrap_or(&job.head).rewrite(&edit);
             (body, Plan::Pass { format, strip_usage: ask_usage }, Vec::new())
         }
         Some((client, provider)) => {

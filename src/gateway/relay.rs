@@ -154,7 +154,7 @@ impl Inner {
             if silent >= idle {
                 // Some providers say why the model stopped, and then neither `[DONE]` nor anything else.
                 let seen = self.transform.seen();
-                if over || (seen.terminal && !seen.goes_on && !seen.malformed) {
+                if over || (seen.is_complete() && !seen.malformed) {
                     self.guard.client_has_it_all(since);
                     self.upstream_ended();
                     return Poll::Ready(());

@@ -97,7 +97,7 @@ impl Transform {
     /// Whether what was forwarded is a whole answer in the client's format.
     pub(super) fn client_has_all(&self) -> bool {
         match self {
-            Self::Pass(watcher) => watcher.is_complete(),
+            Self::Pass(watcher) => watcher.seen().is_complete(),
             Self::Convert(conversion) => conversion.converter.is_done(),
         }
     }

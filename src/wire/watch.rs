@@ -46,6 +46,13 @@ pub struct Seen {
     pub malformed: bool,
 }
 
+impl Seen {
+    /// Whether all that matters has come, though more may follow.
+    pub fn is_complete(&self) -> bool {
+        self.terminal && (self.done || !self.goes_on)
+    }
+}
+
 /// What a reader makes of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -154,11 +161,6 @@ impl StreamWatcher {
     /// What was seen so far.
     pub fn seen(&self) -> &Seen {
         &self.seen
-    }
-
-    /// Whether all that matters has come, though more may follow.
-    pub fn is_complete(&self) -> bool {
-        self.seen.terminal && (self.seen.done || !self.seen.goes_on)
     }
 
     /// Whether the stream has said its last word: nothing may follow, however its connection ends.

@@ -110,7 +110,8 @@ pub(crate) fn openai(error: &ProviderError) -> Value {
 /// Anthropic's error, envelope included.
 pub(crate) fn anthropic(error: &ProviderError) -> Value {
     let kind = KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("api_error", |(.., word)| *word);
-    json!({"type": "error", "error": {"type": kind, "message": anthropic_message(error.code.as_deref(), &error.message)}})
+    let message = anthropic_message(error.code.as_deref(), &error.message);
+    json!({"type": "error", "error": {"type": kind, "message": message}})
 }
 
 /// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Any body will do, because the

@@ -4,18 +4,21 @@ mod fit;
 mod garbage;
 mod golden;
 mod grammar;
+mod known;
 mod requests;
 mod strategy;
 mod streams;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::AnswerContext;
 use crate::domain::chat::{ChatAnswer, ChatRequest};
-use crate::domain::label::ApiFormat;
+use crate::domain::label::ApiFormat::{self, OpenAiChat};
 use crate::wire::convert::dropped::Dropped;
 use crate::wire::convert::error::ConvertError;
-use crate::wire::convert::{RequestOptions, answer_to_stream, stream_to_answer};
+use crate::wire::convert::{
+    RequestOptions, StreamConverter, answer_to_stream, convert_answer, convert_request, stream_to_answer,
+};
 use crate::wire::{anthropic, openai_chat, openai_responses};
 
 fn context(format: ApiFormat) -> AnswerContext {
@@ -85,4 +88,29 @@ fn stream_of(format: ApiFormat, answer: &[u8]) -> Result<String, ConvertError> {
 fn answer_of(format: ApiFormat, stream: &str) -> Result<Value, ConvertError> {
     let body = stream_to_answer(format, events(stream).into_iter())?;
     Ok(serde_json::from_slice(&body).unwrap())
+}
+
+/// The request as the model called `model` gets it, and what was left out.
+fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value, Vec<String>) {
+    let options = RequestOptions { model, stream: false, ask_usage: false, default_max_tokens: 8192 };
+    let rendered = convert_request(from, to, request.to_string().as_bytes(), &options).unwrap();
+    (serde_json::from_slice(&rendered.body).unwrap(), rendered.dropped)
+}
+
+/// An answer of a chat provider to `request`, as its client of the format `client` gets it, whole and streamed.
+fn answered(client: ApiFormat, request: &Value, message: &Value) -> (Value, String) {
+    let context = || AnswerContext::new(client, request.to_string().as_bytes(), "m", "0a1b", 0);
+    let whole = json!({"id": "1", "choices": [{"message": message, "finish_reason": "tool_calls"}]});
+    let whole = convert_answer(OpenAiChat, client, whole.to_string().as_bytes(), &context()).unwrap();
+    let mut converter = StreamConverter::new(OpenAiChat, client, context());
+    let mut out = bytes::BytesMut::new();
+    let chunk =
+        json!({"id": "1", "choices": [{"index": 0, "delta": message, "finish_reason": "tool_calls"}]});
+    converter.feed(None, &chunk.to_string(), &mut out);
+    converter.feed(None, "[DONE]", &mut out);
+    (serde_json::from_slice(&whole).unwrap(), String::from_utf8(out.to_vec()).unwrap())
+}
+
+fn call(id: &str, name: &str) -> Value {
+    json!({"tool_calls": [{"index": 0, "id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}]})
 }
