@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ErrorKind, FromRedisValue, ServerErrorKind};
+use redis::{Client, Connection, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -85,15 +85,14 @@ impl RedisServer {
         connection.is_ok_and(|mut connection| redis::cmd("PING").exec(&mut connection).is_ok())
     }
 
-    fn connection(&self) -> Connection {
-        let client = Client::open(self.url().expose()).unwrap();
-        let connection = client.get_connection_with_timeout(super::PATIENCE).unwrap();
-        connection.set_read_timeout(Some(super::PATIENCE)).unwrap();
-        connection
+    fn connection(&self) -> RedisResult<Connection> {
+        let connection = Client::open(self.url().expose())?.get_connection_with_timeout(super::PATIENCE)?;
+        connection.set_read_timeout(Some(super::PATIENCE))?;
+        Ok(connection)
     }
 
     /// Runs one command, given as words; later, while the server is still loading, and again when a sentinel that promotes it has
-    /// hung up on its clients.
+    /// hung up on its clients, those that are still connecting among them.
     pub(super) fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
@@ -101,7 +100,7 @@ impl RedisServer {
         }
         let start = Instant::now();
         loop {
-            match command.query(&mut self.connection()) {
+            match self.connection().and_then(|mut connection| command.query(&mut connection)) {
                 Ok(answer) => return answer,
                 Err(error) => {
                     let loading = error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
