@@ -319,7 +319,7 @@ fn a_hanging_file_system_holds_nobody_for_long() {
             start.elapsed()
         });
         // One patience in all, not one each; the bound is generous because the machine may be busy.
-        assert!(appending.join().unwrap() < Duration::from_secs(1));
+        assert!(appending.join().unwrap() < Duration::from_secs(5));
     });
     drop(hanging);
     assert_eq!((told.journal_failed(), journal.only_in_memory()), (99, 99));
@@ -375,7 +375,10 @@ fn without_a_directory_the_queue_is_bounded_and_says_what_it_drops() {
 #[test]
 fn many_threads_append_and_nothing_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
-    let (journal, _) = open(JournalConfig { segment_size: 20_000, memory_rows: 50, ..config(dir.path()) });
+    // A thread that waits for another, however busy the machine, keeps the order of its rows.
+    let patience = Duration::from_secs(60);
+    let settings = JournalConfig { segment_size: 20_000, memory_rows: 50, patience, ..config(dir.path()) };
+    let (journal, told) = open(settings);
     let mut rows = Vec::new();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -386,6 +389,7 @@ fn many_threads_append_and_nothing_is_lost_or_doubled() {
         }
         while rows.len() < 4000 {
             rows.extend(drain(&journal));
+            assert_eq!((told.journal_failed(), told.rows_dropped()), (0, 0));
         }
     });
     for thread in 0..4 {
