@@ -2,6 +2,7 @@
 
 mod background;
 mod check;
+mod quiet;
 mod retention;
 mod serve;
 mod unread;

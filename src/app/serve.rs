@@ -1,6 +1,7 @@
 //! A listener and its connections.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -22,6 +23,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::quiet::{Quiet, Quieted};
 use super::unread::Unread;
 use crate::http::{ClientBody, Surface};
 
@@ -35,6 +37,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 /// At the end a connection over which nothing is answered any more, and whose client takes nothing of what is left of an answer, is
 /// given so long: it may have sent half a head.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// Pieces of an answer that are together no longer than this are sent as one: to copy them costs less than to have the kernel
+/// collect them, and most answers are as short.
+const JOINED: usize = 4096;
 
 /// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, lets running requests finish, or
 /// until `cut` ends them, and returns.
@@ -96,9 +102,11 @@ async fn attend(
     let service = service_fn(move |request| {
         let answering = seen.clone().begin();
         let surface = surface.clone();
-        let held = (request.version() == Version::HTTP_2).then(|| held.clone());
+        let is_http2 = request.version() == Version::HTTP_2;
+        let held = is_http2.then(|| held.clone());
         async move {
-            let request = request.map(|body: Incoming| ClientBody::new(body, patience));
+            let request =
+                request.map(|body: Incoming| ClientBody::new(Quieted::new(body, !is_http2), patience));
             let response = surface.answer(request, peer).await?;
             Ok::<_, Infallible>(response.map(|body| {
                 let answer = Answer { body, _answering: answering };
@@ -111,9 +119,10 @@ async fn attend(
     });
     let stream = Watched { stream: TokioIo::new(stream), activity: activity.clone(), patience, pause: None };
     let mut connection = pin!(builder.serve_connection(stream, service));
+    let mut quiet = Quiet::default();
     let mut served = tokio::select! {
         biased;
-        served = connection.as_mut() => Some(served),
+        served = poll_fn(|cx| connection.as_mut().poll(&mut quiet.context(cx))) => Some(served),
         () = stop.cancelled() => None,
         () = activity.ceased(IDLE_TIMEOUT) => None,
         never = unread.take_away(patience) => match never {},
@@ -122,7 +131,7 @@ async fn attend(
         connection.as_mut().graceful_shutdown();
         served = tokio::select! {
             biased;
-            served = connection => Some(served),
+            served = poll_fn(|cx| connection.as_mut().poll(&mut quiet.context(cx))) => Some(served),
             () = activity.ceased(LINGER) => None,
             () = cut.cancelled() => None,
             never = unread.take_away(patience) => match never {},
@@ -214,7 +223,18 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        let stream = Pin::new(&mut self.stream);
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let written = if length > JOINED {
+            stream.poll_write_vectored(cx, pieces)
+        } else {
+            let (mut joined, mut end) = ([0; JOINED], 0);
+            for piece in pieces {
+                joined[end..end + piece.len()].copy_from_slice(piece);
+                end += piece.len();
+            }
+            stream.poll_write(cx, &joined[..end])
+        };
         self.wrote(cx, written)
     }
 

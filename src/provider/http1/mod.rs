@@ -32,6 +32,9 @@ use self::head::take_head;
 const READ_MIN: usize = 8 << 10;
 const READ_MAX: usize = 256 << 10;
 
+/// A body that is no longer than this is sent from behind its head: to copy it costs less than to have the kernel collect the two.
+const JOINED: usize = 4096;
+
 /// What came is not HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP: {0}")]
@@ -57,7 +60,7 @@ pub(super) struct Http1<S> {
     /// What was received and not yet made sense of.
     read: BytesMut,
     read_size: usize,
-    /// What is being sent: a head, of which so many bytes are gone, and what is left of a body.
+    /// What is being sent: a head, with a short body behind it, of which so many bytes are gone, and what is left of a long body.
     head: Vec<u8>,
     head_sent: usize,
     body: Bytes,
@@ -100,6 +103,10 @@ impl<S: Read + Write + Unpin> Http1<S> {
         head.write(&mut self.head, body.len());
         self.head_sent = 0;
         self.body = body;
+        if self.body.len() <= JOINED {
+            self.head.extend_from_slice(&self.body);
+            self.body = Bytes::new();
+        }
         self.sending = true;
         // Until there is an answer.
         self.framing = Framing::Done;

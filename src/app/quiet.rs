@@ -1,0 +1,190 @@
+//! What hyper tells the task of a connection for nothing.
+//!
+//! Whoever takes a piece of an HTTP/1 request's body wakes the connection, which may be waiting to pass on the next one. hyper 1.12
+//! does so after the last piece too. Handlers run in their connection's own task, so that task would poll everything it has once
+//! more, the whole way of the request among it. A connection polled with a [`Quiet`] waker does not hear of it when its bodies are
+//! [`Quieted`]; it hears everything else.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use http_body::{Body, Frame, SizeHint};
+
+thread_local! {
+    /// What becomes of those whom this thread wakes.
+    static WAKES: Cell<Wakes> = const { Cell::new(Wakes::Pass) };
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wakes {
+    Pass,
+    /// A body is being asked for its next piece: they wait until it is known what came.
+    Hold,
+    /// One waits.
+    Held,
+}
+
+/// The waker of a task, made once.
+#[derive(Default)]
+pub(super) struct Quiet(Option<(Waker, Waker)>);
+
+impl Quiet {
+    /// The context of the task, with its wakes held back while a [`Quieted`] body is asked.
+    pub(super) fn context(&mut self, cx: &Context<'_>) -> Context<'_> {
+        if self.0.as_ref().is_some_and(|(task, _)| !task.will_wake(cx.waker())) {
+            self.0 = None;
+        }
+        let (_, quiet) = self.0.get_or_insert_with(|| {
+            let task = cx.waker().clone();
+            (task.clone(), Waker::from(Arc::new(Task(task))))
+        });
+        Context::from_waker(quiet)
+    }
+}
+
+struct Task(Waker);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if WAKES.get() == Wakes::Pass {
+            self.0.wake_by_ref();
+        } else {
+            WAKES.set(Wakes::Held);
+        }
+    }
+}
+
+/// A request's body that does not wake its connection when all of it has been taken.
+pub(super) struct Quieted<B> {
+    body: B,
+    /// Over HTTP/2 bodies wake their connection for other reasons: a window has room again.
+    is_http1: bool,
+}
+
+impl<B> Quieted<B> {
+    pub(super) fn new(body: B, is_http1: bool) -> Self {
+        Self { body, is_http1 }
+    }
+}
+
+impl<B: Body + Unpin> Body for Quieted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        if !self.is_http1 {
+            return Pin::new(&mut self.body).poll_frame(cx);
+        }
+        // What runs in between is the body's end of hyper's channel, which wakes its other end and nobody else.
+        WAKES.set(Wakes::Hold);
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let held = WAKES.replace(Wakes::Pass) == Wakes::Held;
+        if held && !self.body.is_end_stream() {
+            cx.waker().wake_by_ref();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Future as _, poll_fn};
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::Response;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// Answers one request with its body's length when it is told to, and counts how often it was looked at while it waited for
+    /// that.
+    async fn serve(stream: DuplexStream, answer: Arc<Notify>, looked: Arc<AtomicUsize>) {
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (answer, looked) = (answer.clone(), looked.clone());
+            async move {
+                let body = request.map(|body| Quieted::new(body, true)).into_body().collect().await.unwrap();
+                let mut told = pin!(answer.notified());
+                poll_fn(|cx| {
+                    looked.fetch_add(1, Ordering::SeqCst);
+                    told.as_mut().poll(cx)
+                })
+                .await;
+                let length = body.to_bytes().len().to_string();
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(length))))
+            }
+        });
+        let mut quiet = Quiet::default();
+        let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        poll_fn(|cx| connection.as_mut().poll(&mut quiet.context(cx))).await.unwrap();
+    }
+
+    /// Sends a request in such pieces; what came back, and how often the service was looked at.
+    async fn ask(pieces: &[&str]) -> (String, usize) {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let (answer, looked) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
+        let serving = tokio::spawn(serve(server, answer.clone(), looked.clone()));
+        for piece in pieces {
+            client.write_all(piece.as_bytes()).await.unwrap();
+            // On this runtime's one thread the server does all that it can do now.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        answer.notify_one();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        serving.await.unwrap();
+        (text.split("\r\n\r\n").nth(1).unwrap().to_owned(), looked.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_taken_wakes_nobody() {
+        let head = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\n";
+        assert_eq!(
+            ask(&[&format!("{head}sixsix")]).await,
+            ("6".into(), 2),
+            "when it began to wait, and when it was told"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_of_many_pieces_arrives() {
+        let head = "POST / HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let (length, _) = ask(&[&format!("{head}3\r\nsix\r\n3\r\nsix\r\n0\r\n\r\n")]).await;
+        assert_eq!(length, "6");
+        let (length, _) = ask(&[head, "3\r\nsix\r\n", "3\r\nsix\r\n", "0\r\n\r\n"]).await;
+        assert_eq!(length, "6");
+        let head = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\n";
+        assert_eq!(ask(&[head, "six", "six"]).await.0, "6");
+        let long = format!(
+            "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 40000\r\n\r\n{}",
+            "x".repeat(40_000)
+        );
+        assert_eq!(ask(&[&long]).await.0, "40000");
+    }
+}
