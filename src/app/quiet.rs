@@ -17,13 +17,12 @@ thread_local! {
     static WAKES: Cell<Wakes> = const { Cell::new(Wakes::Pass) };
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Wakes {
     Pass,
-    /// A body is being asked for its next piece: they wait until it is known what came.
+    /// A body is being asked for its next piece: the first waits until it is known what came.
     Hold,
-    /// One waits.
-    Held,
+    /// It waits.
+    Held(Waker),
 }
 
 /// The waker of a task, made once.
@@ -52,11 +51,15 @@ impl Wake for Task {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if WAKES.get() == Wakes::Pass {
-            self.0.wake_by_ref();
-        } else {
-            WAKES.set(Wakes::Held);
-        }
+        let held = match WAKES.replace(Wakes::Pass) {
+            Wakes::Pass => return self.0.wake_by_ref(),
+            Wakes::Hold => self.0.clone(),
+            Wakes::Held(first) => {
+                self.0.wake_by_ref();
+                first
+            }
+        };
+        WAKES.set(Wakes::Held(held));
     }
 }
 
@@ -87,9 +90,11 @@ impl<B: Body + Unpin> Body for Quieted<B> {
         // What runs in between is the body's end of hyper's channel, which wakes its other end and nobody else.
         WAKES.set(Wakes::Hold);
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let held = WAKES.replace(Wakes::Pass) == Wakes::Held;
-        if held && !self.body.is_end_stream() {
-            cx.waker().wake_by_ref();
+        if let Wakes::Held(connection) = WAKES.replace(Wakes::Pass)
+            && !self.body.is_end_stream()
+        {
+            // Not always the task that asks: who administers has one of its own.
+            connection.wake();
         }
         frame
     }
@@ -109,6 +114,7 @@ mod tests {
     use std::future::{Future as _, poll_fn};
     use std::pin::pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use http::Response;
     use http_body_util::{BodyExt as _, Full};
@@ -122,12 +128,14 @@ mod tests {
     use super::*;
 
     /// Answers one request with its body's length when it is told to, and counts how often it was looked at while it waited for
-    /// that.
-    async fn serve(stream: DuplexStream, answer: Arc<Notify>, looked: Arc<AtomicUsize>) {
+    /// that. The body is taken here or `elsewhere`, in another task.
+    async fn serve(stream: DuplexStream, elsewhere: bool, answer: Arc<Notify>, looked: Arc<AtomicUsize>) {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (answer, looked) = (answer.clone(), looked.clone());
             async move {
-                let body = request.map(|body| Quieted::new(body, true)).into_body().collect().await.unwrap();
+                let taking = Quieted::new(request.into_body(), true).collect();
+                let taken = if elsewhere { tokio::spawn(taking).await.unwrap() } else { taking.await };
+                let body = taken.unwrap();
                 let mut told = pin!(answer.notified());
                 poll_fn(|cx| {
                     looked.fetch_add(1, Ordering::SeqCst);
@@ -144,10 +152,10 @@ mod tests {
     }
 
     /// Sends a request in such pieces; what came back, and how often the service was looked at.
-    async fn ask(pieces: &[&str]) -> (String, usize) {
+    async fn ask(elsewhere: bool, pieces: &[&str]) -> (String, usize) {
         let (mut client, server) = tokio::io::duplex(4096);
         let (answer, looked) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
-        let serving = tokio::spawn(serve(server, answer.clone(), looked.clone()));
+        let serving = tokio::spawn(serve(server, elsewhere, answer.clone(), looked.clone()));
         for piece in pieces {
             client.write_all(piece.as_bytes()).await.unwrap();
             // On this runtime's one thread the server does all that it can do now.
@@ -157,34 +165,34 @@ mod tests {
         }
         answer.notify_one();
         let mut text = String::new();
-        client.read_to_string(&mut text).await.unwrap();
+        let reading = client.read_to_string(&mut text);
+        tokio::time::timeout(Duration::from_secs(20), reading).await.expect("an answer").unwrap();
         serving.await.unwrap();
         (text.split("\r\n\r\n").nth(1).unwrap().to_owned(), looked.load(Ordering::SeqCst))
     }
 
     #[tokio::test]
     async fn a_body_that_was_taken_wakes_nobody() {
-        let head = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\n";
-        assert_eq!(
-            ask(&[&format!("{head}sixsix")]).await,
-            ("6".into(), 2),
-            "when it began to wait, and when it was told"
-        );
+        let request = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\nsixsix";
+        let seen = ask(false, &[request]).await;
+        assert_eq!(seen, ("6".into(), 2), "when it began to wait, and when it was told");
     }
 
     #[tokio::test]
     async fn a_body_of_many_pieces_arrives() {
-        let head = "POST / HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
-        let (length, _) = ask(&[&format!("{head}3\r\nsix\r\n3\r\nsix\r\n0\r\n\r\n")]).await;
-        assert_eq!(length, "6");
-        let (length, _) = ask(&[head, "3\r\nsix\r\n", "3\r\nsix\r\n", "0\r\n\r\n"]).await;
-        assert_eq!(length, "6");
-        let head = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 6\r\n\r\n";
-        assert_eq!(ask(&[head, "six", "six"]).await.0, "6");
-        let long = format!(
-            "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 40000\r\n\r\n{}",
-            "x".repeat(40_000)
-        );
-        assert_eq!(ask(&[&long]).await.0, "40000");
+        let chunked = "POST / HTTP/1.1\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+        let counted = "POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 40000\r\n\r\n";
+        let half = "x".repeat(20_000);
+        for elsewhere in [false, true] {
+            for pieces in [
+                &[chunked, "3\r\nsix\r\n", "3\r\nsix\r\n", "0\r\n\r\n"][..],
+                &[&[chunked, "3\r\nsix\r\n3\r\nsix\r\n0\r\n\r\n"].concat()],
+            ] {
+                assert_eq!(ask(elsewhere, pieces).await.0, "6");
+            }
+            for pieces in [&[counted, &half, &half][..], &[&[counted, &half, &half].concat()]] {
+                assert_eq!(ask(elsewhere, pieces).await.0, "40000");
+            }
+        }
     }
 }
