@@ -225,7 +225,9 @@ impl Write for Watched {
     ) -> Poll<io::Result<usize>> {
         let stream = Pin::new(&mut self.stream);
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let written = if length > JOINED {
+        let written = if let [piece] = pieces {
+            stream.poll_write(cx, piece)
+        } else if length > JOINED {
             stream.poll_write_vectored(cx, pieces)
         } else {
             let (mut joined, mut end) = ([0; JOINED], 0);

@@ -151,9 +151,9 @@ impl Default for JournalConfig {
             // Small, so that the files in use stay near the processor; see `directory`.
             segment_size: 4 << 20,
             sync_interval: Duration::from_secs(1),
-            // A hundred thousand times an ordinary write, and twice what a container may have to pause for its CPU limit: whoever
-            // writes may be paused too. Those who wait when a file system begins to hang lose it once.
-            patience: Duration::from_millis(250),
+            // Longer than a container has to pause for its CPU limit (a tenth of a second): whoever writes may be paused too. Shorter
+            // than the kernel lets a writer wait for a disk that cannot keep up (a fifth), for which nobody else should wait.
+            patience: Duration::from_millis(150),
             memory_rows: 10_000,
             memory_bytes: 64 << 20,
             batch_rows: 2048,
