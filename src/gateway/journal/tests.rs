@@ -318,8 +318,8 @@ fn a_hanging_file_system_holds_nobody_for_long() {
             (1..100).for_each(|n| journal.append(TestRow::new(n)));
             start.elapsed()
         });
-        // One patience in all, not one each; the bound is generous because the machine may be busy.
-        assert!(appending.join().unwrap() < Duration::from_secs(5));
+        // One patience in all, not 99; the bound is generous because the machine may be busy.
+        assert!(appending.join().unwrap() < JournalConfig::default().patience * 50);
     });
     drop(hanging);
     assert_eq!((told.journal_failed(), journal.only_in_memory()), (99, 99));
