@@ -1,7 +1,7 @@
 //! Where rooms that do not know each other are joined.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -50,6 +50,15 @@ pub(super) async fn limits(
         let redis = Arc::new(RedisGauges::new(telemetry));
         redis.expect_errors(Op::ALL.iter().map(|op| op.as_str()));
         let errors = redis.clone();
+        let (instance, told) = (limit_settings.instance_id.clone(), Once::new());
+        observer.instance_shared = Arc::new(move || {
+            told.call_once(|| {
+            tracing::warn!(
+                instance,
+                "another process has the same INSTANCE_ID: give each its own, or rejections are counted twice after a restart"
+            );
+        })
+        });
         observer.redis_up = Arc::new(move |up| redis.up(up));
         observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));
     }

@@ -64,6 +64,8 @@ pub struct Observer {
     pub rejections_exposed: ExposeRejections,
     /// No seed will come any more: what is exposed from now on may begin at 0.
     pub rejections_seeded: Arc<dyn Fn() + Send + Sync>,
+    /// Another process keeps its rejections under our `instance_id`, at this time. Told each time it is noticed.
+    pub instance_shared: Arc<dyn Fn() + Send + Sync>,
     /// Redis came (true) or went.
     pub redis_up: Arc<dyn Fn(bool) + Send + Sync>,
     /// An operation failed.
@@ -76,6 +78,7 @@ impl Default for Observer {
         Self {
             rejections_exposed: Arc::new(|_, _, _| {}),
             rejections_seeded: Arc::new(|| {}),
+            instance_shared: Arc::new(|| {}),
             redis_up: Arc::new(|_| {}),
             redis_error: Arc::new(|_| {}),
         }

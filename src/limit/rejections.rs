@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::hash::{Change, HEARTBEAT, Hash, Series};
+use self::hash::{Change, HEARTBEAT, Hash, Series, Writer};
 use super::Observer;
 use super::link::{Failure, RedisLink};
 use crate::domain::label::{LabelValue, LimitType};
@@ -127,8 +127,14 @@ impl Rejections {
             wake: Notify::new(),
             done: watch::Sender::new(0),
         });
-        let mut sender =
-            Sender { shared: Arc::clone(&shared), status, seeded: false, number: 0, in_doubt: None };
+        let mut sender = Sender {
+            shared: Arc::clone(&shared),
+            status,
+            seeded: false,
+            number: 0,
+            in_doubt: None,
+            wrote: false,
+        };
         sender.catch_up().await;
         let sender = tokio::spawn(sender.run());
         Self { backend: Backend::Redis { shared, _sender: AbortOnDropHandle::new(sender) } }
@@ -196,6 +202,8 @@ struct Sender {
     /// Of the last batch.
     number: u64,
     in_doubt: Option<Batch>,
+    /// Whether this process has written to its hash.
+    wrote: bool,
 }
 
 impl Sender {
@@ -240,10 +248,9 @@ impl Sender {
             known.collect()
         };
         for changes in known.chunks(BATCH) {
-            if self.shared.hash.store(0, changes).await.is_err() {
-                // The link is down again, and its return brings us back here.
-                return;
-            }
+            // When it fails, the link is down again, and its return brings us back here.
+            let Ok(before) = self.shared.hash.store(0, changes).await else { return };
+            self.look_at(before);
         }
     }
 
@@ -292,10 +299,13 @@ impl Sender {
                 for (series, _, to_expose) in &batch.parts {
                     self.shared.expose(series, *to_expose);
                 }
-                if let Err(failure) = sent {
-                    self.put_aside(batch, &failure);
-                    self.shared.expose_waiting();
-                    return;
+                match sent {
+                    Ok(before) => self.look_at(before),
+                    Err(failure) => {
+                        self.put_aside(batch, &failure);
+                        self.shared.expose_waiting();
+                        return;
+                    }
                 }
                 self.acknowledged(batch);
             }
@@ -304,6 +314,14 @@ impl Sender {
                 return;
             }
         }
+    }
+
+    /// Whoever has written since we last did lives beside us, under the name that should be ours alone.
+    fn look_at(&mut self, before: Writer) {
+        if self.wrote && before == Writer::Another {
+            (self.shared.observer.instance_shared)();
+        }
+        self.wrote = true;
     }
 
     fn acknowledged(&self, batch: Batch) {

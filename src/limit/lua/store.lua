@@ -1,7 +1,8 @@
 -- Adds a batch of rejections, once, and makes sure that nothing that was acknowledged before has been lost.
--- KEYS: the hash; the marker with the number of the last batch of this process; the hash of what is hidden.
--- ARGV: number of this batch (0: only make sure), days to live of the hashes in ms, of the marker in ms, and then for every
--- field: its name, what to add, what it must hold afterwards at the least, what of it is hidden.
+-- KEYS: the hash; the marker with the number of the last batch of this process; the hash of what is hidden; who wrote last.
+-- ARGV: number of this batch (0: only make sure), time to live of the hashes in ms, of the marker in ms, this process, and then
+-- for every field: its name, what to add, what it must hold afterwards at the least, what of it is hidden.
+-- Returns which process wrote before this one; nothing, if that is not known.
 -- A batch whose answer was lost is sent again under its number, and then only looked at.
 
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
@@ -10,7 +11,7 @@ local fresh = tonumber(ARGV[1]) > last
 -- First: should anything below fail, what was added must not be added again.
 if fresh then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3]) end
 
-for i = 4, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
   local field, add, least, hidden = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local stored = string.match(redis.call('HGET', KEYS[1], field) or '0', '^%d+$')
   if stored and fresh and add ~= '0' then stored = redis.call('HINCRBY', KEYS[1], field, add) end
@@ -21,4 +22,6 @@ end
 
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], ARGV[2])
-return redis.status_reply('OK')
+local before = redis.call('GET', KEYS[4])
+redis.call('SET', KEYS[4], ARGV[4], 'PX', ARGV[3])
+return before

@@ -52,6 +52,15 @@ pub(super) struct Change {
     pub(super) hidden: u64,
 }
 
+/// Which process changed a hash last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writer {
+    Us,
+    Another,
+    /// Nobody yet, or Redis has forgotten.
+    Unknown,
+}
+
 /// One instance's hash.
 #[derive(Debug)]
 pub(super) struct Hash {
@@ -59,6 +68,9 @@ pub(super) struct Hash {
     own: String,
     hidden: String,
     marker: String,
+    writer: String,
+    /// Names this process in `writer`.
+    process: String,
     store: Script,
     rename: Script,
 }
@@ -66,12 +78,14 @@ pub(super) struct Hash {
 impl Hash {
     pub(super) fn new(link: RedisLink, instance: &str) -> Self {
         let own = format!("{REFERENCE}:{instance}");
-        let process = uuid::Uuid::now_v7();
+        let process = uuid::Uuid::now_v7().to_string();
         Self {
             link,
             // The braces keep them on the server of the hash itself, in Redis Cluster.
             hidden: format!("{{{own}}}:hidden"),
             marker: format!("{{{own}}}:batch:{process}"),
+            writer: format!("{{{own}}}:writer"),
+            process,
             own,
             store: Script::new(include_str!("../lua/store.lua")),
             rename: Script::new(include_str!("../lua/rename.lua")),
@@ -103,19 +117,24 @@ impl Hash {
         Ok(sum(&own, &self.fields(&self.hidden).await?))
     }
 
-    /// Applies changes as batch `number`, once however often it is sent; number 0 adds nothing.
-    pub(super) async fn store(&self, number: u64, changes: &[Change]) -> Result<(), Failure> {
+    /// Applies changes as batch `number`, once however often it is sent; number 0 adds nothing. Says who had written before.
+    pub(super) async fn store(&self, number: u64, changes: &[Change]) -> Result<Writer, Failure> {
         let work = |mut connection| async move {
             let mut call = self.store.prepare_invoke();
-            call.key(&self.own).key(&self.marker).key(&self.hidden);
-            call.arg(number).arg(millis(TIME_TO_LIVE)).arg(millis(MARKER_TIME_TO_LIVE));
+            call.key(&self.own).key(&self.marker).key(&self.hidden).key(&self.writer);
+            call.arg(number).arg(millis(TIME_TO_LIVE)).arg(millis(MARKER_TIME_TO_LIVE)).arg(&self.process);
             for change in changes {
                 let (limit_type, comment) = &change.series;
                 call.arg(field(*limit_type, comment)).arg(change.add).arg(change.least).arg(change.hidden);
             }
-            call.invoke_async::<()>(&mut connection).await
+            call.invoke_async::<Option<String>>(&mut connection).await
         };
-        self.link.run(Op::Rejections, PATIENCE, work).await
+        let before = self.link.run(Op::Rejections, PATIENCE, work).await?;
+        Ok(match before {
+            Some(process) if process == self.process => Writer::Us,
+            Some(_) => Writer::Another,
+            None => Writer::Unknown,
+        })
     }
 
     async fn fields(&self, key: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {

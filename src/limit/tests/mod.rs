@@ -10,7 +10,7 @@ mod targets;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -46,13 +46,16 @@ struct Witness {
     errors: Arc<Mutex<HashMap<Op, u64>>>,
     outages: Arc<AtomicU64>,
     recoveries: Arc<AtomicU64>,
+    name_shared: Arc<AtomicBool>,
 }
 
 impl Witness {
     fn observer(&self) -> Observer {
         let (exposed, errors) = (Arc::clone(&self.exposed), Arc::clone(&self.errors));
         let (outages, recoveries) = (Arc::clone(&self.outages), Arc::clone(&self.recoveries));
+        let name_shared = Arc::clone(&self.name_shared);
         Observer {
+            instance_shared: Arc::new(move || name_shared.store(true, Ordering::SeqCst)),
             rejections_exposed: Arc::new(move |limit_type, comment: &LabelValue, count| {
                 *exposed.lock().entry((limit_type, comment.to_string())).or_default() += count;
             }),
@@ -81,6 +84,10 @@ impl Witness {
     /// Not counting the word at the start that the link is not up yet.
     fn outages(&self) -> u64 {
         self.outages.load(Ordering::SeqCst).saturating_sub(1)
+    }
+
+    fn name_shared(&self) -> bool {
+        self.name_shared.load(Ordering::SeqCst)
     }
 
     fn recoveries(&self) -> u64 {

@@ -323,7 +323,7 @@ async fn a_late_seed_spares_both_types_of_a_comment() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_that_share_a_name_lose_nothing() {
+async fn two_processes_that_share_a_name_lose_nothing_and_are_told() {
     let server = RedisServer::start();
     let (one, other) =
         (Replica::start(server.url(), "host").await, Replica::start(server.url(), "host").await);
@@ -334,6 +334,23 @@ async fn two_processes_that_share_a_name_lose_nothing() {
     }
     assert_eq!(stored(&server, "host", "rpm:k"), 200);
     assert_eq!(one.exposed("k") + other.exposed("k"), 200);
+    assert!(one.witness.name_shared() && other.witness.name_shared());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_passes_on_at_a_restart_is_not_shared() {
+    let server = RedisServer::start();
+    let before = Replica::start(server.url(), "host").await;
+    before.reject("k", 5);
+    before.services.flush().await;
+    drop(before.services);
+    let after = Replica::start(server.url(), "host").await;
+    for _ in 0..3 {
+        after.reject("k", 5);
+        after.services.flush().await;
+    }
+    assert_eq!(after.exposed("k"), 20);
+    assert!(!before.witness.name_shared() && !after.witness.name_shared());
 }
 
 #[tokio::test]
