@@ -31,9 +31,6 @@ impl CompletionFinished<'_> {
     fn count(&self) {
         let Self { record, series } = self;
         let model = &*series.model;
-        // Each of the six histograms pins the epoch of its samples, which is a memory fence; while it is pinned already, it
-        // is an addition.
-        let _pinned = crossbeam_epoch::pin();
         series.cost.add(record.total_cost());
         count_tokens(model, record);
         if let Some(spent) = &record.spent {
@@ -189,6 +186,9 @@ pub struct RequestFinished<'a> {
 impl RequestFinished<'_> {
     pub fn emit(self) {
         let Self { telemetry, record, series, provider } = self;
+        // Each of up to seven histograms pins the epoch of its samples, which is a memory fence; while it is pinned already,
+        // it is an addition.
+        let _pinned = crossbeam_epoch::pin();
         telemetry.audit.counted(record.call.table());
         telemetry.surfaces.overhead(record.call).record(record.overhead.as_secs_f64());
         // After a failover the answer came from another provider than the one the request was routed to first.
