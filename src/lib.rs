@@ -3,7 +3,7 @@
 //! The rooms, in the order a request meets them:
 //!
 //! * [`http`] is the surface: paths, layers, handlers.
-//! * [`gateway`] is the way of a request: who calls, within which limits, to which provider, and how it ends.
+//! * [`gateway`] is the request path: authentication, limits, routing, failover, and the final record.
 //! * [`limit`] holds the budgets of keys, in memory or in Redis.
 //! * [`provider`] knows where a call goes and how it is sent.
 //! * [`wire`] reads the formats: heads of requests, usage and endings of answers, conversions.

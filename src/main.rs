@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Small allocations come and go with every request, and what a request leaves to its log another thread gives back.
+/// Small allocations come and go with every request, and memory for log rows is freed on another thread, which mimalloc
+/// does cheaply.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! What happens on timers.
+//! Periodic tasks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,15 +24,14 @@ use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 /// How often the gauges of the request log are set. It costs a lock and no I/O.
 const LOG_GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon keys and routes are read again after a failure. Whatever made somebody read them has changed something, which may
-/// be a key that was revoked.
+/// How soon keys and routes are read again after a failure. The change that made us read them may be a revoked key.
 const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a refresh may take. A database whose machine vanished answers nothing for a quarter of an hour, until TCP gives
 /// up; meanwhile the refresh counts as failed, and the next one tries a new connection.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the timers work on.
+/// The state that the timers work on.
 #[derive(Clone)]
 pub(super) struct Background {
     pub(super) gateway: Gateway,
@@ -65,7 +64,7 @@ impl Background {
         });
     }
 
-    /// Reads keys and routes again as soon as another replica says that they changed.
+    /// Reloads keys and routes as soon as another replica announces a change.
     pub(super) fn follow(&self, coordination: &Coordination, tasks: &TaskTracker) -> Subscription {
         let changed = Arc::new(Notify::new());
         let this = self.clone();
@@ -131,8 +130,8 @@ impl Background {
         }
     }
 
-    /// What every limited key that was used has taken from its budget, and what those may take that share its comment. The
-    /// limits are those of now, whatever they were when a key was used.
+    /// The usage and the limits of all keys that share a comment with a recently used limited key. The limits are the
+    /// current ones, even if a key was used under others.
     async fn key_usage(&self) -> Vec<KeyUsage> {
         let recent = self.gateway.limiter().recent_usage().await;
         if recent.is_empty() {
@@ -147,7 +146,7 @@ impl Background {
             shown.insert(&key.comment);
             let seen = Limits { rpm: usage.rpm.map(|rpm| rpm.limit), tpm: usage.tpm.map(|tpm| tpm.limit) };
             if seen != key.limits {
-                // What was used of a limit says nothing beside another.
+                // Usage that was counted against an old limit means nothing beside the new one.
                 *usage = self.gateway.limiter().usage(key).await;
             }
         }
@@ -163,7 +162,7 @@ impl Background {
         living().filter(|key| shown.contains(&key.comment)).map(usage).collect()
     }
 
-    /// Reads keys and routes again.
+    /// Reloads keys and routes.
     pub(super) async fn refresh_snapshot(&self) {
         let was_behind = self.snapshots.is_behind();
         match self.snapshots.refresh(&self.database).await {

@@ -1,4 +1,4 @@
-//! What a start would refuse, found without one.
+//! Checking the settings without starting.
 
 use std::collections::HashSet;
 
@@ -12,8 +12,8 @@ use crate::store::declared::Declared;
 use crate::store::providers::NewProvider;
 use crate::store::{self, Source};
 
-/// Looks at the settings and at what they declare. Connects to nothing, and makes no file: whether a database, Redis or a port is
-/// there to be had is not looked at.
+/// Checks the settings and the declared providers, models and keys. Connects to nothing and creates no file; whether
+/// the database, Redis or a port is available is not checked.
 ///
 /// # Errors
 /// [`StartError`]: the first thing that every start would refuse.
@@ -25,7 +25,7 @@ pub async fn check(settings: &Settings) -> Result<(), StartError> {
         limit::check_url(url)?;
     }
     super::trust(settings)?;
-    // Declared things are put into a database that nobody keeps, by what does it at a start.
+    // The declarations are applied to a throw-away database by the code that applies them at a start.
     let mut declared = wiring::declared(settings);
     add_what_may_be_stored(&mut declared);
     let database = store::connect(&store::Settings::new("sqlite::memory:")).await?;
@@ -34,7 +34,7 @@ pub async fn check(settings: &Settings) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A declared model's provider may be in the database already: one that nobody declares stands for it.
+/// A declared model's provider may already be in the real database: adds a stand-in for each undeclared one.
 fn add_what_may_be_stored(declared: &mut Declared) {
     let mut known: HashSet<String> =
         declared.providers.iter().map(|provider| provider.name.clone()).collect();

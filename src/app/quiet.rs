@@ -1,9 +1,9 @@
-//! What hyper tells the task of a connection for nothing.
+//! Filters out needless wake-ups from hyper.
 //!
-//! Whoever takes a piece of an HTTP/1 request's body wakes the connection, which may be waiting to pass on the next one. hyper 1.12
-//! does so after the last piece too. Handlers run in their connection's own task, so that task would poll everything it has once
-//! more, the whole way of the request among it. A connection polled with a [`Quiet`] waker does not hear of it when its bodies are
-//! [`Quieted`]; it hears everything else.
+//! Taking a piece of an HTTP/1 request's body wakes the connection, which may be waiting to pass on the next one. hyper
+//! 1.12 does so after the last piece too. Handlers run in their connection's own task, so that wake-up would poll all
+//! of the task once more, including the whole request path. A connection polled with a [`Quiet`] waker does not get
+//! this wake-up from its [`Quieted`] bodies; it gets all others.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,15 +13,15 @@ use std::task::{Context, Poll, Wake, Waker};
 use http_body::{Body, Frame, SizeHint};
 
 thread_local! {
-    /// What becomes of those whom this thread wakes.
+    /// How to treat wake-ups from this thread.
     static WAKES: Cell<Wakes> = const { Cell::new(Wakes::Pass) };
 }
 
 enum Wakes {
     Pass,
-    /// A body is being asked for its next piece: the first wake waits until it is known what came.
+    /// A body is being polled: the first wake-up is held until the result is known.
     Hold,
-    /// That one, waiting.
+    /// The held wake-up.
     Held(Waker),
 }
 
@@ -30,7 +30,7 @@ enum Wakes {
 pub(super) struct Quiet(Option<(Waker, Waker)>);
 
 impl Quiet {
-    /// The context of the task, with its wakes held back while a [`Quieted`] body is asked.
+    /// The context of the task, with its wake-ups held back while a [`Quieted`] body is polled.
     pub(super) fn context(&mut self, cx: &Context<'_>) -> Context<'_> {
         if self.0.as_ref().is_some_and(|(task, _)| !task.will_wake(cx.waker())) {
             self.0 = None;
@@ -63,7 +63,7 @@ impl Wake for Task {
     }
 }
 
-/// While it lives, the first wake of this thread is held back.
+/// While it lives, this thread's first wake-up is held back.
 struct Holding;
 
 impl Holding {
@@ -72,7 +72,7 @@ impl Holding {
         Self
     }
 
-    /// The wake that waits.
+    /// Returns the held wake-up.
     fn end(self) -> Option<Waker> {
         match WAKES.replace(Wakes::Pass) {
             Wakes::Held(waker) => Some(waker),
@@ -81,7 +81,7 @@ impl Holding {
     }
 }
 
-/// Should a body panic, whatever else this thread serves must not miss its wakes.
+/// If a body panics, the thread's other connections must not miss their wake-ups.
 impl Drop for Holding {
     fn drop(&mut self) {
         WAKES.set(Wakes::Pass);
@@ -112,14 +112,15 @@ impl<B: Body + Unpin> Body for Quieted<B> {
         if !self.is_http1 {
             return Pin::new(&mut self.body).poll_frame(cx);
         }
-        // What runs in between is the body's end of hyper's channel, which wakes its other end and nobody else.
+        // In between runs only the body's end of hyper's channel, which wakes nothing but its other end.
         let holding = Holding::start();
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // Only a counted body ends with a piece. Whoever sent that one has gone, and waits for nothing.
+        // Only a body of known length ends together with a piece. The sender of that piece is gone, and waits for
+        // nothing.
         if let Some(connection) = holding.end()
             && !self.body.is_end_stream()
         {
-            // Not always the task that asks: who administers has one of its own.
+            // This may be a different task from the one polling: admin requests run in their own.
             connection.wake();
         }
         frame

@@ -1,4 +1,4 @@
-//! Forgetting old rows of the request log.
+//! Deleting old rows of the request log.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use crate::store::request_log;
 const INTERVAL: Duration = Duration::from_secs(60);
 /// Rows deleted in one statement: locks and the write-ahead log stay short.
 const BATCH: u64 = 1000;
-/// A rest between two statements, so that requests' rows get their turn.
+/// The pause between two statements, so that inserts of new rows get their turn.
 const REST: Duration = Duration::from_millis(50);
 
 /// Deletes rows older than `keep`, in small batches, in one replica at a time.
 pub(super) struct Retention {
     pub(super) database: DatabaseConnection,
     pub(super) keep: TimeDelta,
-    /// `None` without Redis: every replica looks, and finds what the others left.
+    /// `None` without Redis: every replica prunes what the others have left.
     pub(super) lease: Option<Lease>,
 }
 
@@ -55,14 +55,15 @@ impl Retention {
     }
 
     async fn prune(&self) {
-        // Older than time itself is nothing.
+        // With a retention longer than the calendar no row is old.
         let Some(older_than) = Utc::now().checked_sub_signed(self.keep).filter(|then| then.year() >= 0)
         else {
             return;
         };
         for table in LogTable::ALL {
             loop {
-                // Another replica has the lease; without Redis nobody knows, and deleting twice does no harm.
+                // Another replica has the lease. While Redis is away the holder is unknown, and deleting twice does no
+                // harm.
                 if let Some(lease) = &self.lease
                     && lease.hold().await == Some(false)
                 {

@@ -1,8 +1,8 @@
-//! Answers over HTTP/2 whose client reads no further.
+//! Ending HTTP/2 answers whose client has stopped reading.
 //!
-//! hyper holds a piece of a body until the client's window has room for it, and asks for no more meanwhile. Over HTTP/1.1 the
-//! connection's writes show that a client takes nothing; here the connection goes on, for pings and for other answers, and a body
-//! that is never asked would hold its request for ever. So it can be taken away from hyper.
+//! hyper holds a piece of a body until the client's window has room for it, and does not poll the body meanwhile. Over
+//! HTTP/1.1 the connection's writes show that a client reads nothing; here the connection goes on, for pings and for
+//! other answers, and a body that is never polled would hold its request for ever. So it can be taken away from hyper.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The bodies that hyper has of one connection.
+/// The bodies of one connection that hyper holds.
 pub(super) struct Unread<B> {
     places: Mutex<Vec<Weak<Place<B>>>>,
     begun: Notify,
@@ -29,7 +29,7 @@ struct Place<B>(Mutex<State<B>>);
 struct State<B> {
     /// `None`: it has been taken away.
     body: Option<B>,
-    /// When hyper got a piece, unless it has asked for the next one since.
+    /// When hyper got a piece, unless it has polled for the next one since.
     given: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl<B> Unread<B> {
     pub(super) fn hold(&self, body: B) -> Held<B> {
         let place = Arc::new(Place(Mutex::new(State { body: Some(body), given: None })));
         let mut places = self.places.lock();
-        // A weak reference keeps the room of what has ended. Before more room is made, those are thrown out.
+        // A weak reference keeps an ended body's allocation. Dead ones are dropped before the list grows.
         if places.len() == places.capacity() {
             places.retain(|place| place.strong_count() > 0);
             let living = places.len();
@@ -55,7 +55,8 @@ impl<B> Unread<B> {
         Held(place)
     }
 
-    /// Takes every body away that is not asked for more for `patience` to twice as long. Idle until there is one.
+    /// Takes away every body that hyper has not polled for `patience` (noticed within twice that). Idle until there is
+    /// one.
     pub(super) async fn take_away(&self, patience: Duration) -> Infallible {
         loop {
             if self.places.lock().is_empty() {
@@ -72,7 +73,7 @@ impl<B> Unread<B> {
                 let waits = state.given.is_some_and(|at| at.elapsed() >= patience);
                 let body = state.body.take_if(|_| waits);
                 drop(state);
-                // Here its request ends.
+                // This ends its request.
                 drop(body);
             }
         }

@@ -1,4 +1,4 @@
-//! Where rooms that do not know each other are joined.
+//! Wiring between modules that do not know each other.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Once};
@@ -99,7 +99,7 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
     }
 }
 
-/// How exactly it is noted when a key was last used: one statement a minute for a busy key, not one a batch.
+/// How precisely the last use of a key is recorded: one statement a minute for a busy key, not one per batch.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -107,7 +107,7 @@ const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 /// The database's side of the request log.
 struct DatabaseSink {
     writer: Arc<LogWriter>,
-    /// When it was last noted that a key is in use.
+    /// When each key's last use was recorded.
     seen: Mutex<HashMap<i64, Instant>>,
 }
 
@@ -116,7 +116,7 @@ impl DatabaseSink {
         Self { writer, seen: Mutex::default() }
     }
 
-    /// Notes when these rows' keys were used. Nobody's request depends on it, so a failure is only mentioned.
+    /// Records when these rows' keys were used. No request depends on it, so a failure is only logged.
     async fn note_keys(&self, rows: &[LogRow]) {
         let Some(latest) = rows.iter().map(|row| row.created_at).max() else { return };
         let now = Instant::now();
@@ -128,7 +128,7 @@ impl DatabaseSink {
             seen.extend(due.iter().map(|id| (*id, now)));
             due
         };
-        // Rows must not wait while others use up the connections.
+        // Rows must not wait while other work uses up the connections.
         let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
         let failed = match noted {
             Ok(Ok(_)) => None,
@@ -160,7 +160,7 @@ impl Sink<LogRow> for DatabaseSink {
     }
 }
 
-/// What the settings file declares, as the store takes it.
+/// The declarations of the settings file, in the store's types.
 pub(super) fn declared(settings: &Settings) -> Declared {
     let declared = &settings.declared;
     Declared {

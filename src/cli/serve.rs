@@ -12,7 +12,7 @@ use crate::telemetry::logging;
 
 use super::{CliError, runtime, say};
 
-/// Serves until SIGTERM or SIGINT, then drains. A second signal ends it at once.
+/// Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
     logging::init(settings.log_format == LogFormat::Json);
@@ -40,12 +40,12 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
             _ = interrupt.recv() => Ok(ExitCode::from(3)),
         }
     });
-    // Otherwise the end would wait for threads that hang in a system call.
+    // Otherwise the exit would wait for threads that hang in a system call.
     runtime.shutdown_background();
     ended
 }
 
-/// Takes as many file descriptors as the process may have: the soft limit is often 1,024, for the sake of programs that use
+/// Raises the soft limit of file descriptors to the hard one: it is often 1,024, for the sake of programs that use
 /// `select`, and a request in flight takes two.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);

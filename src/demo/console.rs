@@ -1,8 +1,8 @@
-//! Where the demo prints.
+//! Output of the demo.
 
 use std::io::{self, Write};
 
-/// Standard output. A reader that has gone away (`nexusgate demo | head`) is no reason to stop.
+/// Standard output. A closed reader (`nexusgate demo | head`) is no reason to stop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Console {
     quiet: bool,
@@ -13,7 +13,7 @@ impl Console {
         Self { quiet }
     }
 
-    /// Prints what a person watches; nothing when it is to be quiet.
+    /// Prints a line for a person to watch, unless quiet.
     pub(super) fn say(self, text: &str) {
         if !self.quiet {
             Self::print(text);

@@ -1,8 +1,8 @@
-//! `nexusgate demo`: a gateway, two scripted providers and steady traffic in one process, and at the end an account of
+//! `nexusgate demo`: a gateway, two scripted providers and steady traffic in one process, and a final account of
 //! whether the counters are right.
 //!
 //! * [`provider`] is the scripted provider, the same that the tests use.
-//! * [`traffic`] sends requests through the gateway's own port and notes what its clients saw.
+//! * [`traffic`] sends requests through the gateway's own port and records what its clients saw.
 //! * [`scrape`] reads `/metrics` as Prometheus would.
 //!
 //! Nothing is kept: database, journal and keys live in a temporary folder that goes with the process.
@@ -56,7 +56,7 @@ pub struct DemoArgs {
     pub seed: u64,
 }
 
-/// Past this the generator needs more of the machine than the gateway does.
+/// Beyond this rate the generator needs more of the machine than the gateway.
 const MAX_RATE: f64 = 20_000.0;
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -91,7 +91,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// Runs the demo to its end.
 ///
 /// # Errors
-/// When something cannot be started, and when the gateway's counters are not what was sent and answered.
+/// When something cannot be started, and when the gateway's counters differ from the requests sent and answered.
 pub async fn run(args: DemoArgs) -> Result<(), DemoError> {
     let console = Console::new(args.quiet);
     let folder = tempfile::Builder::new().prefix("nexusgate-demo-").tempdir().map_err(DemoError::Folder)?;
@@ -135,7 +135,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// Says where everything is: to a script in JSON, to a person in words.
+    /// Prints the URLs and secrets: as JSON for scripts, in words for people.
     fn announce(&self, args: &DemoArgs) {
         let url = format!("http://{}", self.gateway);
         if args.json_ready {
@@ -159,7 +159,7 @@ impl Demo {
         self.console.say(&watch::banner(&url, &self.secrets, &self.upstreams, args.rate));
     }
 
-    /// Sends traffic and prints a line now and then, until the time is over or somebody stops it.
+    /// Sends traffic and prints a line now and then, until the time is over or it is stopped.
     async fn send_traffic(&self, args: &DemoArgs, client: &Client) -> Result<Tally, DemoError> {
         let stop = CancellationToken::new();
         let traffic = Traffic::new(client.clone(), args.rate);

@@ -1,4 +1,4 @@
-//! The final account: what clients saw and providers reported, beside what `/metrics` counted.
+//! The final account: the figures of clients and providers beside those of `/metrics`.
 
 use std::fmt::Write;
 
@@ -12,11 +12,11 @@ use super::upstreams::Reported;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     what: String,
-    /// By the clients or by the providers, who know it best.
+    /// The figure of the clients or the providers, who know it best.
     expected: f64,
     witness: Witness,
     counted: f64,
-    /// Somebody else has used the gateway meanwhile, so more may have been counted.
+    /// A visitor has used the gateway meanwhile, so more may have been counted.
     at_least: bool,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Row {
 enum Witness {
     Clients,
     Providers,
-    /// What must hold whatever was sent.
+    /// An invariant that must hold for any traffic.
     Reason,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Report {
     rows: Vec<Row>,
 }
 
-/// Comment of the key that is given to whoever watches the demo; its requests are not the generator's.
+/// Comment of the visitor's key, for the person who watches the demo; its requests are not the generator's.
 pub(super) const VISITOR: &str = "you";
 
 const INFERENCE_ROUTES: [&str; 4] =
@@ -128,7 +128,7 @@ impl Report {
         );
     }
 
-    /// What must add up within the gateway itself.
+    /// Adds the figures that must add up within the gateway itself.
     fn books(&mut self, scrape: &Scrape) {
         self.push(
             Witness::Reason,
@@ -154,7 +154,7 @@ impl Report {
         }
     }
 
-    /// The account as a table, and under it what does not agree.
+    /// The account as a table, with differences marked.
     pub(super) fn table(&self) -> String {
         let mut text = format!("{:<34} {:>14} {:>14} {:>14}\n", "", "clients", "providers", "/metrics");
         for row in &self.rows {

@@ -20,7 +20,7 @@ impl Sample {
 }
 
 impl Scrape {
-    /// Reads the exposition text; lines that are no samples are passed over.
+    /// Reads the exposition text; lines that are not samples are skipped.
     pub fn parse(text: &str) -> Self {
         Self { samples: text.lines().filter_map(parse_line).collect() }
     }
@@ -68,7 +68,7 @@ impl Scrape {
         let (mut lower, mut below) = (0.0, 0.0);
         for (bound, count) in buckets {
             if count >= rank {
-                // In the unbounded bucket nothing is known but that it is above the last bound.
+                // A value in the unbounded bucket is only known to be above the last bound.
                 let inside = if count > below { (rank - below) / (count - below) } else { 1.0 };
                 return Some(if bound.is_finite() { lower + (bound - lower) * inside } else { lower });
             }
@@ -97,7 +97,7 @@ fn parse_line(line: &str) -> Option<Sample> {
     Some(Sample { name: name.to_owned(), labels, value })
 }
 
-/// Reads `a="b",c="d"}` and gives what follows; values may escape a backslash, a quote and a line feed.
+/// Reads `a="b",c="d"}` and returns the rest; values may escape a backslash, a quote and a line feed.
 fn parse_labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     loop {

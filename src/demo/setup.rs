@@ -13,10 +13,10 @@ use super::report::VISITOR;
 use super::traffic::Plan;
 use super::upstreams::{self, Upstream};
 
-/// What has to be presented to the gateway; made anew in each run.
+/// Credentials for the gateway; new in each run.
 pub(super) struct Secrets {
     pub(super) admin: String,
-    /// For whoever watches the demo.
+    /// For the person who watches the demo.
     pub(super) visitor: String,
     /// The applications' keys, with their comments.
     applications: Vec<(&'static str, String)>,
@@ -55,7 +55,7 @@ pub(super) fn settings(
         ("DATA_DIR", &format!("{folder}/data")),
         ("ADMIN_SUPER_SECRET", &secrets.admin),
         ("INSTANCE_ID", "demo"),
-        // A demo is watched: what is slow in earnest may be quick here.
+        // A demo is watched, so these are quicker than in production.
         ("GAUGE_REFRESH_INTERVAL", "2s"),
         ("SNAPSHOT_REFRESH_INTERVAL", "5s"),
         ("UPSTREAM_TIMEOUT", "30s"),
@@ -111,7 +111,7 @@ fn declared(secrets: &Secrets, upstreams: &[Upstream]) -> Declared {
     Declared { providers: providers.collect(), models: models.collect(), api_keys }
 }
 
-/// What the generator may use.
+/// Keys and models for the generator.
 pub(super) fn plan(secrets: &Secrets, all: &[Upstream]) -> Plan {
     Plan {
         keys: secrets.applications.iter().map(|(_, key)| key.clone()).collect(),

@@ -1,4 +1,4 @@
-//! The demo's two providers: what they charge, what they offer, how they answer.
+//! The demo's two providers: their prices, models and answers.
 
 use std::io;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::traffic::{Arrivals, LEAVES_MID_STREAM, LEAVES_WAITING};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
     pub(super) name: &'static str,
-    /// What the provider calls it; on Azure, the deployment.
+    /// The provider's name for it; on Azure, the deployment.
     pub(super) remote: &'static str,
     pub(super) model_type: ModelType,
     pub(super) price: Price,
     pub(super) weight: u32,
 }
 
-/// A scripted provider and how the gateway knows it.
+/// A scripted provider with its configuration in the gateway.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) name: &'static str,
@@ -106,7 +106,7 @@ impl Upstream {
         }
     }
 
-    /// What its complete answers reported, in tokens and in USD at its prices.
+    /// The totals that its complete answers reported, in tokens and in USD at its prices.
     pub(super) fn reported(&self) -> Reported {
         let mut sum = Reported::default();
         for (endpoint, models) in self.provider.totals_by_model() {
@@ -135,7 +135,7 @@ impl Upstream {
     }
 }
 
-/// What providers say they were asked and have answered.
+/// Calls and usage as the providers counted them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Reported {
     /// Chat and embedding calls that arrived.
@@ -159,7 +159,7 @@ impl std::ops::AddAssign for Reported {
 /// How long an answer holds back for a client that is going to leave: far longer than a gateway needs to notice.
 const HOLD: Duration = Duration::from_secs(2);
 
-/// Answers for clients that mean to leave: slow enough that they can.
+/// Answers for clients that mean to leave: slow enough for that.
 fn for_leavers(ask: &Ask, arrivals: &Arrivals) -> Option<Reply> {
     let user = ask.user.as_deref()?;
     arrivals.announce(user);
@@ -174,7 +174,7 @@ fn for_leavers(ask: &Ask, arrivals: &Arrivals) -> Option<Reply> {
     }
 }
 
-/// An ordinary day: mostly answers of different lengths and speeds, now and then trouble.
+/// Ordinary traffic: mostly answers of different lengths and speeds, now and then trouble.
 fn everyday(seed: u64) -> Mix {
     let millis = Duration::from_millis;
     let answer = |pieces: usize, prompt: u64| {
@@ -219,7 +219,7 @@ fn calling_tools() -> Answer {
     Answer::tools([("weather", r#"{"city":"Canberra"}"#), ("time", r#"{"zone":"Australia/Sydney"}"#)])
 }
 
-/// System names of all models that somebody offers.
+/// System names of all offered models.
 pub(super) fn names(upstreams: &[Upstream]) -> Vec<String> {
     [ModelType::Chat, ModelType::Embedding].iter().flat_map(|kind| names_of(upstreams, *kind)).collect()
 }

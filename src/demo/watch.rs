@@ -1,4 +1,4 @@
-//! What a person watching the demo reads: the banner, a line every few seconds, and what the clients saw.
+//! The output for a person watching the demo: the banner, a line every few seconds, and the clients' results.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ fn line(scrape: &Scrape, earlier: &Scrape, running: Duration, period: Duration) 
     )
 }
 
-/// What the clients saw, by kind of request.
+/// The clients' results, by kind of request.
 pub(super) fn clients(tally: &Tally) -> String {
     let mut text = format!("\n{} requests were sent:\n", tally.sent());
     let mut last = None;

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::label::LabelValue;
 
-/// SHA-256 of a key; what keys are looked up by.
+/// SHA-256 of a key, by which keys are looked up.
 pub type KeyHash = [u8; 32];
 
 /// Hashes a key for look-up. A key is 128 random bits or more, so a plain hash is enough (NIST SP 800-63B § 5.1.1
@@ -20,7 +20,7 @@ pub fn hash_key(key: &str) -> KeyHash {
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     pub id: i64,
-    /// What the key is called in labels and logs; `unknown` when the administrator said nothing.
+    /// The key's name in labels and logs; `unknown` without a comment from the administrator.
     pub comment: LabelValue,
     pub limits: Limits,
     pub expires_at: Option<DateTime<Utc>>,

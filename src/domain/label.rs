@@ -83,7 +83,7 @@ label_enum! {
 }
 
 label_enum! {
-    /// Which of a key's two limits refused a request.
+    /// The one of a key's two limits that refused a request.
     LimitType {
         /// Requests per minute.
         Rpm = "rpm",
@@ -103,7 +103,7 @@ label_enum! {
         Http429 = "http_429",
         Http4xx = "http_4xx",
         Http5xx = "http_5xx",
-        /// An answer that is not what the format promises.
+        /// An answer that violates its format.
         Protocol = "protocol",
         /// The answer broke off.
         StreamCut = "stream_cut",
@@ -118,7 +118,7 @@ label_enum! {
 }
 
 label_enum! {
-    /// Why the model stopped, folded to what all formats can say.
+    /// Why the model stopped, folded to the reasons that all formats have.
     FinishReason {
         Stop = "stop",
         Length = "length",
@@ -153,7 +153,7 @@ pub struct LabelValue {
 }
 
 impl LabelValue {
-    /// Sanitises `raw`; nothing left reads `unknown`.
+    /// Sanitises `raw`; if nothing is left, the label is `unknown`.
     pub fn new(raw: &str) -> Self {
         let clean: String = raw
             .chars()
@@ -173,7 +173,7 @@ impl LabelValue {
         self.text.clone()
     }
 
-    /// What a key without a comment, or a model nobody configured, is called.
+    /// The label of a key without a comment, or of a model that is not configured.
     pub fn unknown() -> Self {
         Self::of("unknown")
     }

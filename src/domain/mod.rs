@@ -1,4 +1,4 @@
-//! Pure types: what the gateway talks about, without I/O.
+//! Pure types: the gateway's vocabulary, without I/O.
 //!
 //! Everything here can be built in a test with a literal; nothing here knows HTTP, SQL or Redis.
 

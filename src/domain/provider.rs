@@ -7,7 +7,7 @@ use url::Url;
 use super::key::Secret;
 use super::label::{ApiFormat, LabelValue};
 
-/// Which API an upstream speaks and how it wants to be addressed.
+/// The API that an upstream speaks, with its URLs and credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProviderKind {
     OpenAi,
@@ -53,7 +53,7 @@ pub struct Provider {
     /// Unique among the living; also the label.
     pub name: LabelValue,
     pub kind: ProviderKind,
-    /// What the provider's SDK calls a base URL (DESIGN § 4).
+    /// The base URL that the provider's SDK would take (DESIGN § 4).
     pub base_url: Url,
     pub api_key: Option<Secret>,
     /// `api-version` of Azure's deployment URLs; `anthropic-version` of Anthropic.
@@ -66,7 +66,7 @@ pub struct Provider {
     pub max_concurrency: Option<u32>,
 }
 
-/// Where an HTTP proxy is, with its user and password if it wants them; they are not printed.
+/// The URL of an HTTP proxy, perhaps with user and password; they are not printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUrl(pub Url);
 

@@ -1,4 +1,4 @@
-//! What is known of a finished request. Both the metrics and the request log are written from this.
+//! The record of a finished request. Both the metrics and the request log are written from it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::label::{ApiFormat, FinishReason, LabelValue, LogTable, Status};
 use super::model::Target;
 use super::usage::{Cost, Usage};
 
-/// Which kind of call was made.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
     /// A chat-like call in the client's format.
@@ -21,7 +21,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The table of the request log that keeps it.
+    /// The table of the request log for this kind.
     pub const fn table(self) -> LogTable {
         match self {
             Self::Completion(_) => LogTable::Completions,
@@ -45,9 +45,9 @@ pub struct RequestRecord {
     pub stream: bool,
     /// As the target reported; unknown fields stay unknown.
     pub usage: Usage,
-    /// Of `usage`.
+    /// The cost of `usage`.
     pub cost: Cost,
-    /// What the attempts before the last one reported, and cost.
+    /// Usage and cost of the attempts before the last one.
     pub spent: Option<Box<Spent>>,
     pub finish_reason: Option<FinishReason>,
     /// Why it failed, for the log: a short code such as `timeout`, `http_500`, `stream_cut`, `panic`.
@@ -72,7 +72,7 @@ pub struct RequestRecord {
     pub response_body: Option<Bytes>,
 }
 
-/// What attempts that failed are owed all the same: the provider that answered after them did not make them free.
+/// Usage and cost of failed attempts; they are billed although another provider answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Spent {
     pub usage: Usage,
@@ -99,7 +99,7 @@ impl RequestRecord {
         total
     }
 
-    /// Whether a provider gave an answer that it may charge for: the whole of it, or the beginning.
+    /// Whether a provider gave an answer that it may charge for, in whole or in part.
     pub fn was_answered(&self) -> bool {
         match self.status {
             Status::Completed => true,
@@ -108,7 +108,7 @@ impl RequestRecord {
         }
     }
 
-    /// Seconds per output token after the first, when the stream says enough to know.
+    /// Time per output token after the first, if both TTFT and output tokens are known.
     pub fn tpot(&self) -> Option<Duration> {
         let (ttft, tokens) = (self.ttft?, self.usage.completion?);
         let after_first = u32::try_from(tokens.checked_sub(1)?).ok().filter(|n| *n > 0)?;

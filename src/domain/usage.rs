@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 
-/// Tokens of one request, as the provider reported them. `None` means: not said.
+/// Tokens of one request, as the provider reported them. `None` means: not reported.
 ///
 /// Source of the meanings: OpenTelemetry GenAI conventions, `gen_ai.usage.*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Whether the provider said anything at all.
+    /// Whether the provider reported any usage.
     pub fn is_known(&self) -> bool {
         self.prompt.is_some() || self.completion.is_some()
     }
 
-    /// Prompt plus completion; what a tokens-per-minute limit is charged.
+    /// Prompt plus completion: the amount charged to a tokens-per-minute limit.
     pub fn total(&self) -> u64 {
         self.prompt.unwrap_or(0).saturating_add(self.completion.unwrap_or(0))
     }
@@ -40,7 +40,7 @@ impl Usage {
     }
 }
 
-/// Field by field; what neither says stays unknown.
+/// Field by field; a field that neither knows stays unknown.
 impl AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
@@ -68,7 +68,7 @@ impl Price {
         self.input.is_some() || self.output.is_some()
     }
 
-    /// What `usage` costs; zero for what has no price or was not reported.
+    /// The cost of `usage`; a part without a price or a count is zero.
     pub fn cost(&self, usage: &Usage) -> Cost {
         let part = |tokens: Option<u64>, price: Option<f64>| match (tokens, price) {
             #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
@@ -79,7 +79,7 @@ impl Price {
     }
 }
 
-/// What a request cost, in USD.
+/// The cost of a request, in USD.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     pub prompt: f64,

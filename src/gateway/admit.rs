@@ -1,4 +1,4 @@
-//! Whether a caller may go on: shutdown, room, key, limits, in this order.
+//! Admission of a caller: shutdown, a free place, key, limits, checked in this order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +25,12 @@ pub(super) fn overloaded() -> Refusal {
 /// A caller that was let in.
 pub struct Caller {
     pub key: Arc<ApiKey>,
-    /// The state of its limits, for the answer.
+    /// The state of its key's limits, for the answer's headers.
     pub limits: LimitState,
 }
 
 impl Gateway {
-    /// Lets in a call that is no inference: it takes no part in the key's limits, and room like any other.
+    /// Admits a call that is not inference: the key's limits do not count it, but it needs a place like any other.
     ///
     /// # Errors
     /// The refusal to answer with.
@@ -48,7 +48,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Lets a request in, and takes it from its key's budget.
+    /// Admits a request, and takes it from its key's budget.
     ///
     /// # Errors
     /// The refusal to answer with.

@@ -31,7 +31,7 @@ impl Attempt {
         }
     }
 
-    /// The first content of a stream has come. Whether it also ends well is told by its outcome.
+    /// The first content of a stream has come; the outcome is reported later, by `finish`.
     pub(super) fn answers(&mut self) {
         if let Some(permit) = &mut self.permit {
             permit.answers();

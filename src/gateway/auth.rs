@@ -1,4 +1,4 @@
-//! Who is calling.
+//! Authentication by API key.
 
 use std::sync::Arc;
 

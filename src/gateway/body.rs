@@ -11,18 +11,18 @@ use crate::domain::label::Status;
 use super::finish::FinishGuard;
 use super::relay::Relay;
 
-/// What a handler returns as a body. Where it can, it tells what goes wrong upstream in the caller's format.
+/// The body that a handler returns. Where it can, it reports upstream errors in the caller's format.
 pub struct GatewayBody(Kind);
 
 enum Kind {
-    /// Bytes that are there, and the record to finish when they have been handed over.
+    /// A complete body, and the record to finish when it has been handed over.
     Whole { bytes: Option<Bytes>, finish: Option<(Box<FinishGuard>, Status)> },
     /// A stream that is still coming.
     Relay(Box<Relay>),
 }
 
 impl GatewayBody {
-    /// A body that nothing depends on.
+    /// A complete body without a record to finish.
     pub fn whole(bytes: Bytes) -> Self {
         Self(Kind::Whole { bytes: Some(bytes), finish: None })
     }
@@ -32,7 +32,7 @@ impl GatewayBody {
         Self(Kind::Whole { bytes: Some(bytes), finish: Some((guard, status)) })
     }
 
-    /// The bytes that are there, unless a stream is still coming.
+    /// The bytes of a complete body; `None` for a stream.
     pub(super) fn bytes(&self) -> Option<&Bytes> {
         match &self.0 {
             Kind::Whole { bytes, .. } => bytes.as_ref(),
@@ -67,7 +67,7 @@ impl Body for GatewayBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            // Not before it was polled, even when empty: the record has to be finished.
+            // Even an empty body has to be polled first: that finishes the record.
             Kind::Whole { bytes, finish } => bytes.is_none() && finish.is_none(),
             Kind::Relay(_) => false,
         }

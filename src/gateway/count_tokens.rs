@@ -25,8 +25,8 @@ use super::refusal::{Refusal, error_response};
 const CALL: Call = Call::Completion(ApiFormat::Anthropic);
 
 impl Gateway {
-    /// Passes a token count on to the first Anthropic provider of the model that has room. It is no inference: no limit of the
-    /// key's counts it, it is not counted as a completion, and no breaker learns from it.
+    /// Passes a token count on to the first Anthropic provider of the model that has a free place. It is not inference:
+    /// the key's limits do not count it, it is not counted as a completion, and it does not affect the circuit breaker.
     ///
     /// # Errors
     /// A refusal when the body cannot be routed, or no provider of the model counts tokens.
@@ -69,7 +69,7 @@ impl Gateway {
         }
     }
 
-    /// The first of `targets` that can count and has room.
+    /// The first of `targets` that can count tokens and has a free place.
     fn counting<'a>(&self, targets: &'a [Arc<Target>]) -> Result<(&'a Arc<Target>, Permit), Refusal> {
         let counts = |target: &&Arc<Target>| target.provider.kind == ProviderKind::Anthropic;
         if !targets.iter().any(|target| counts(&target)) {

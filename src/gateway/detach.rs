@@ -23,8 +23,8 @@ impl<F: Future + Send + 'static> Attached<F>
 where
     F::Output: Send,
 {
-    /// Runs what `begin` returns. The future is made where it will stay: made first and boxed then, all its kilobytes would be
-    /// copied, though hardly any are used yet.
+    /// Runs what `begin` returns, built directly in its box: building it on the stack would copy several kilobytes,
+    /// hardly any of them used yet.
     pub(super) fn new(begin: impl FnOnce() -> F, scope: Arc<RequestScope>, gateway: Gateway) -> Self {
         let future = Box::write(Box::new_uninit(), begin());
         Self { future: Some(Box::into_pin(future)), scope, gateway }
@@ -51,7 +51,7 @@ where
 {
     fn drop(&mut self) {
         let Some(future) = self.future.take() else { return };
-        // At the end of a shutdown it is the gateway that leaves.
+        // At the end of a shutdown it is the gateway that leaves, not the client.
         if std::thread::panicking() || self.gateway.abandoned().is_cancelled() {
             return;
         }
@@ -61,7 +61,7 @@ where
             self.gateway.tracker().spawn(async move {
                 tokio::select! {
                     biased;
-                    // The answer, if one comes, is dropped at once: nobody is there to read it.
+                    // An answer is dropped at once: the client that would read it has left.
                     answer = future => drop(answer),
                     () = gateway.patience() => {}
                 }

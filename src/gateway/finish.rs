@@ -20,8 +20,8 @@ use super::dispatch::Job;
 use super::gather::own;
 use super::scope::RequestScope;
 
-/// An accepted request on its way. Whatever happens to it, its record is finished exactly once: by [`finish`](Self::finish),
-/// or, if nobody came to that, when this is dropped.
+/// An accepted request in flight. Whatever happens to it, its record is finished exactly once: by
+/// [`finish`](Self::finish), or otherwise when this is dropped.
 pub(super) struct FinishGuard {
     gateway: Gateway,
     scope: Arc<RequestScope>,
@@ -29,12 +29,12 @@ pub(super) struct FinishGuard {
     series: CallSeries,
     /// The provider that `series` belong to.
     provider: LabelValue,
-    /// What was put aside of the answer for the request log.
+    /// The parts of the answer kept for the request log.
     answer: Vec<Bytes>,
     answer_bytes: usize,
-    /// What the provider's format could not express.
+    /// Request fields that the provider's format could not express.
     dropped: Vec<String>,
-    /// How long it took until the client had the whole answer, if that was before the end.
+    /// Time until the client had the whole answer, if that was before the request ended.
     answered_after: Option<Duration>,
     /// Held while a request with a request id runs.
     claim: Option<Claim>,
@@ -58,7 +58,7 @@ impl FinishGuard {
         let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
         let overhead = scope.arrived.elapsed().saturating_sub(scope.client_wait());
         let id = Uuid::now_v7();
-        // Filled in where it will stay, not copied there.
+        // Allocated first, so that the guard is built in place and not copied.
         let room = Box::new_uninit();
         let guard = Self {
             gateway: gateway.clone(),
@@ -110,10 +110,10 @@ impl FinishGuard {
         &self.record
     }
 
-    /// The request is being sent to `target`. What the attempt before it reported stays owed.
+    /// The request is being sent to `target`. Usage that the previous attempt reported is still charged.
     pub(super) fn tried(&mut self, target: &Arc<Target>) {
         let before = self.record.target.replace(target.clone());
-        // That of whoever was tried before; should this one fail, it has its own.
+        // It belongs to the previous attempt; this one will set its own if it fails.
         self.record.error = None;
         if self.record.usage.is_known() {
             let usage = std::mem::take(&mut self.record.usage);
@@ -123,7 +123,7 @@ impl FinishGuard {
         }
     }
 
-    /// What the provider said of usage and ending so far.
+    /// Takes in the usage and the finish reason that the provider has reported so far.
     pub(super) fn observed(&mut self, usage: &Usage, finish_reason: Option<FinishReason>) {
         self.record.usage.merge(usage);
         self.record.finish_reason = finish_reason.or(self.record.finish_reason);
@@ -136,7 +136,8 @@ impl FinishGuard {
         }
     }
 
-    /// The provider was silent for `gap` in the middle of its stream. A client that has its answer does not wait any more.
+    /// The provider was silent for `gap` in the middle of its stream. A client that already has its whole answer is not
+    /// waiting, so the gap does not count.
     pub(super) fn stalled(&mut self, gap: Duration) {
         if self.answered_after.is_some() {
             return;
@@ -162,7 +163,7 @@ impl FinishGuard {
         }
     }
 
-    /// Why it fails, should it fail: a short code.
+    /// Sets the error code, a short one, for the case that the request fails.
     pub(super) fn blame(&mut self, error: impl Into<String>) {
         self.record.error = Some(error.into());
     }
@@ -229,7 +230,7 @@ impl FinishGuard {
         .emit();
         gateway.limiter().charge(&record.key, record.total_usage().total());
         gateway.log(record);
-        // After the log has it: whoever asks for this id next finds the answer in one place or the other.
+        // After the log has it: the next request with this id then finds the answer in one place or the other.
         if let Some(claim) = self.claim.take() {
             claim.finish(record);
         }

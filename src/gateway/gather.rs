@@ -1,4 +1,4 @@
-//! A body in one piece.
+//! Collecting a body into one piece.
 
 use std::pin::pin;
 
@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 /// would live as long as the piece (until the request is in the log), and could not be read into again.
 const COPIED: usize = 256 << 10;
 
-/// Why a body is not there.
+/// Why a body could not be collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotGathered<E> {
     /// It broke off.
@@ -18,7 +18,7 @@ pub enum NotGathered<E> {
     TooLarge,
 }
 
-/// The whole body, of at most `max` bytes. `announced`: how long it says it is, if it does.
+/// The whole body, of at most `max` bytes. `announced`: its declared length, if any.
 ///
 /// # Errors
 /// [`NotGathered`].
@@ -29,7 +29,7 @@ where
     gather_after(Bytes::new(), body, max, announced).await
 }
 
-/// The same, of a body whose beginning was read before.
+/// Like [`gather`], for a body whose beginning, `begun`, was read before.
 pub(super) async fn gather_after<B>(
     begun: Bytes,
     body: B,
@@ -63,7 +63,7 @@ where
     Ok(if rest.is_empty() { own(first) } else { rest.freeze() })
 }
 
-/// The same bytes, without the larger buffer that they may be a part of.
+/// Copies up to [`COPIED`] bytes out of the larger buffer that they may be a part of; keeps longer ones as they are.
 pub(super) fn own(bytes: Bytes) -> Bytes {
     if bytes.len() > COPIED { bytes } else { Bytes::copy_from_slice(&bytes) }
 }

@@ -1,8 +1,8 @@
-//! Which providers are fit to be called: a circuit breaker and a concurrency limit for each.
+//! Health of the providers: a circuit breaker and a concurrency limit for each.
 //!
 //! A breaker opens after [`FAILURES_TO_OPEN`] failures in a row, stays open for a while that doubles with every failed
-//! probe, then lets one probe through (half-open); the probe's outcome closes or reopens it. An answer of 429 is no
-//! failure here: the provider works, it only wants less.
+//! probe, then lets one probe through (half-open); the probe's outcome closes or reopens it. An answer of 429 is not a
+//! failure here: the provider works, it only wants less traffic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::telemetry::events::ProviderUpChanged;
 /// detection has the same default).
 const FAILURES_TO_OPEN: u32 = 5;
 
-/// How long the breaker stays open the first time, and at most.
+/// How long the breaker stays open: the first time, and at most.
 const FIRST_OPEN: Duration = Duration::from_secs(5);
 const LONGEST_OPEN: Duration = Duration::from_secs(60);
 
@@ -56,14 +56,14 @@ impl Health {
         Self { telemetry, providers: papaya::HashMap::default() }
     }
 
-    /// Shows these providers as up, unless their breakers say otherwise, and no others.
+    /// Shows exactly these providers, as up unless their breakers are open; drops the health of all others.
     pub(super) fn configured<'a>(&self, providers: impl Iterator<Item = &'a Provider>) {
         let names: HashMap<i64, &LabelValue> = providers.map(|p| (p.id, &p.name)).collect();
         self.providers.pin().retain(|id, health| names.get(id) == Some(&&health.name));
         self.telemetry.providers_configured(names.into_values());
     }
 
-    /// Whether a call to this provider would be let through now. Takes nothing.
+    /// Whether a call to this provider would be let through now. Does not take a permit.
     pub(super) fn is_fit(&self, provider: &Provider, now: Instant) -> bool {
         let health = self.of(provider);
         let state = health.state.lock();
@@ -84,7 +84,7 @@ impl Health {
         Some(Permit { health: Some(health), probe })
     }
 
-    /// Room for one call that says nothing of how the provider stands, whatever its breaker does. `None`: its concurrency limit is
+    /// A permit for a call that ignores the breaker and does not affect it. `None`: the provider's concurrency limit is
     /// reached.
     pub(super) fn room(&self, provider: &Provider) -> Option<Permit> {
         let health = self.of(provider);
@@ -107,7 +107,7 @@ impl Health {
         if health.name == provider.name {
             return health.clone();
         }
-        // It has another name now, and so another series.
+        // Renamed: its series carry the name, so it gets new ones.
         let renamed = new();
         providers.insert(provider.id, renamed.clone());
         renamed
@@ -129,7 +129,8 @@ impl State {
         waits.map(|open| open.probing = true).is_some()
     }
 
-    /// The probe is being answered; returns whether the provider is up now, if that changed. It may go on for minutes.
+    /// The probe is being answered; returns whether the provider is up now, if that changed. The answer may go on for
+    /// minutes, so it is not waited for.
     fn probe_answers(&mut self) -> Option<bool> {
         self.failures = 0;
         self.open.take().map(|_| true)
@@ -158,7 +159,7 @@ impl State {
                 reopened.is_none().then_some(false)
             }
             Outcome::Cancelled => {
-                // The probe told nothing, so the next call may be one.
+                // The probe was inconclusive, so the next call may be one.
                 if let Some(open) = self.open.as_mut().filter(|_| probe) {
                     open.probing = false;
                 }
@@ -180,7 +181,7 @@ impl ProviderHealth {
     }
 }
 
-/// The right to make one call; give it back with what came of it.
+/// The right to make one call; report its outcome to give it back.
 pub(super) struct Permit {
     health: Option<Arc<ProviderHealth>>,
     probe: bool,

@@ -19,7 +19,7 @@ impl Row for LogRow {
     }
 
     fn set_payloads(&mut self, payloads: Payloads) {
-        // What was UTF-8 when it was written is still; anything else was damaged on disk.
+        // Bodies were UTF-8 when they were written; anything else was damaged on disk.
         let text = |body: Option<Bytes>| body.and_then(|body| ByteString::try_from(body).ok());
         self.request_body = text(payloads.request);
         self.response_body = text(payloads.response);

@@ -1,5 +1,5 @@
-//! The way of a request: who calls ([`auth`]), within which limits ([`admit`]), to where ([`route`]), how it is tried
-//! ([`dispatch`], [`exchange`]), how the answer comes back ([`body`], [`relay`]), and how it is counted ([`finish`]).
+//! The request path: authentication ([`auth`]), limits ([`admit`]), routing ([`route`]), attempts and failover
+//! ([`dispatch`], [`exchange`]), the answer ([`body`], [`relay`]), and the final record ([`finish`]).
 
 mod admit;
 mod attempt;
@@ -68,15 +68,15 @@ pub struct Settings {
     pub upstream_trust: Trust,
     /// Silence in the middle of a stream.
     pub stream_idle_timeout: Duration,
-    /// How long an answer is read on when its client has left; zero cancels at once.
+    /// How long an answer is still read after its client has left; zero cancels at once.
     pub drain_on_disconnect: Duration,
-    /// Inference requests at one time.
+    /// The most inference requests in flight at one time.
     pub max_in_flight: usize,
     /// Whether requests and answers are kept in the request log.
     pub log_payloads: bool,
 }
 
-/// What the gateway leans on.
+/// The gateway's dependencies.
 pub struct Parts {
     pub settings: Settings,
     pub telemetry: Arc<Telemetry>,
@@ -91,7 +91,7 @@ pub struct Parts {
 /// See [`Hooks::before_attempt`].
 pub type AttemptHook = Box<dyn Fn(&Target) + Send + Sync>;
 
-/// Places where something may be put in the way: tests inject their faults here.
+/// Hooks by which tests inject faults.
 #[derive(Default)]
 pub struct Hooks {
     /// Called before each upstream call.
@@ -109,7 +109,7 @@ struct Inner {
     health: Health,
     slots: Slots,
     ids: Arc<Ids>,
-    /// Held while what is configured is announced.
+    /// Serialises [`Gateway::announce`].
     announcing: parking_lot::Mutex<()>,
     /// Requests that go on after their client has left.
     tracker: TaskTracker,
@@ -179,7 +179,7 @@ impl Gateway {
         Ok(Attached::new(|| self.clone().dispatch(job, guard), scope, self.clone()).await)
     }
 
-    /// Reads what routing needs, and routes.
+    /// Reads the fields that routing needs, and routes.
     fn read(
         &self,
         scope: &RequestScope,
@@ -196,7 +196,7 @@ impl Gateway {
         Ok(Job { call, head, headers, body, stream, targets })
     }
 
-    /// From now on `/readyz` says that the gateway is going; requests are still taken.
+    /// From now on `/readyz` reports the shutdown; requests are still accepted.
     pub fn announce_shutdown(&self) {
         self.0.leaving.store(true, Ordering::Release);
     }
@@ -212,14 +212,14 @@ impl Gateway {
         self.0.leaving.load(Ordering::Acquire)
     }
 
-    /// Ends every request that was accepted and still runs, as failed: with what its provider has said so far, and without
-    /// waiting for more.
+    /// Ends every accepted request that is still running, as failed: with the usage that its provider has reported so
+    /// far, and without waiting for more.
     pub fn abandon(&self) {
         self.drain();
         self.0.abandoned.cancel();
     }
 
-    /// Cancelled when requests are not to go on.
+    /// Cancelled when running requests must end.
     pub fn abandoned(&self) -> &CancellationToken {
         &self.0.abandoned
     }
@@ -235,15 +235,15 @@ impl Gateway {
         self.0.draining.load(Ordering::Acquire)
     }
 
-    /// Waits for the requests whose clients have left.
+    /// Waits until requests whose clients have left are drained.
     pub async fn drained(&self) {
         self.0.tracker.close();
         self.0.tracker.wait().await;
     }
 
-    /// Makes the series of everything that is configured exist, and forgets how providers stood that are not any more.
+    /// Creates the series of all that is configured, and drops the health of providers that were removed or renamed.
     pub fn announce(&self) {
-        // One after the other, and each the newest: whoever comes last must not tell of something older.
+        // One at a time, each reading the newest snapshot: otherwise a slow caller could announce an older one last.
         let _turn = self.0.announcing.lock();
         let snapshot = self.snapshot();
         let targets = || snapshot.models().flat_map(|(_, targets)| targets);
@@ -292,7 +292,7 @@ impl Gateway {
         !self.settings().drain_on_disconnect.is_zero() && !self.0.abandoned.is_cancelled()
     }
 
-    /// Returns when such work is not to go on any longer.
+    /// Returns when such work must stop.
     async fn patience(&self) {
         tokio::select! {
             () = self.0.abandoned.cancelled() => {}
@@ -312,7 +312,7 @@ impl Gateway {
         &self.0.ids
     }
 
-    /// Whether the database answers a question; waits for as long as its driver does.
+    /// Whether the database answers a ping; waits for as long as its driver does.
     pub async fn database_answers(&self) -> bool {
         connect::ping(self.database()).await.is_ok()
     }
@@ -325,7 +325,8 @@ impl Gateway {
         self.0.parts.limits.coordination.as_ref()
     }
 
-    /// Waits, within reason, until what an earlier process left in the journal is in the database.
+    /// Waits, for at most [`REPLAY_PATIENCE`], until the rows that an earlier process left in the journal are in the
+    /// database.
     async fn replayed(&self) {
         self.0.parts.log.replayed(REPLAY_PATIENCE).await;
     }
@@ -333,7 +334,8 @@ impl Gateway {
     /// Forgets request ids that can be looked up in the database; call it every second or so.
     pub fn sweep_ids(&self) {
         let status = self.0.parts.log.status();
-        // What an earlier process left may still have to be counted; until then the age of the rows behind it is not known.
+        // Rows of an earlier process may not have been counted yet; until then the age of the rows behind them is not
+        // known.
         if status.oldest.is_some() || LogTable::ALL.iter().all(|table| status.pending(*table) == 0) {
             self.0.ids.sweep(status.oldest);
         }

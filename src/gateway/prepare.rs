@@ -1,4 +1,4 @@
-//! The request as one provider gets it.
+//! Preparing the request for one provider.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::wire::head::{Edit, RequestHead};
 use super::dispatch::Job;
 use super::transform::Plan;
 
-/// What Anthropic is given for `max_tokens` when the client set no limit: what every current model of theirs can write.
+/// Anthropic's `max_tokens` when the client set no limit: every current Claude model can write this many.
 const DEFAULT_MAX_TOKENS: u32 = 8192;
 
-/// A request that is ready to be sent, and what is to be done with the answer.
+/// A request that is ready to be sent, and how to deliver its answer.
 pub(super) struct Prepared<'a> {
     pub(super) request: UpstreamRequest<'a>,
     pub(super) to: Arc<Destination>,
     pub(super) plan: Plan,
-    /// What the provider's format could not express.
+    /// Request fields that the provider's format could not express.
     pub(super) dropped: Vec<String>,
 }
 
-/// The formats of a completion's two sides, when they differ.
+/// The client's and the provider's format of a completion, when they differ.
 fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
     let provider = target.provider.kind.chat_format();
     match call {
@@ -40,7 +40,7 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
 /// Writes the request for `target`.
 ///
 /// # Errors
-/// What the client asked for has no words in the provider's format, or is not what its own format promises.
+/// The provider's format cannot express the request, or the request violates its own format.
 pub(super) fn prepare<'a>(
     endpoints: &Endpoints,
     job: &'a Job,

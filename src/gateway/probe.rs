@@ -1,4 +1,4 @@
-//! Asking a provider, for an administrator, whether it works and what it offers.
+//! Administrators' tests of a provider: whether it works, and which models it offers.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::wire::openai_models::wants_max_completion_tokens;
 use super::Gateway;
 use super::gather::gather;
 
-/// An administrator waits no longer than this for each call.
+/// The timeout of each call: an administrator is waiting.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The largest answer: lists of models are some hundred kilobytes.
 const MAX_ANSWER: usize = 8 << 20;
@@ -25,7 +25,7 @@ const MAX_MESSAGE: usize = 500;
 /// Tokens that a test asks for: the least that the Responses API takes.
 const FEW_TOKENS: u32 = 16;
 
-/// A model that a provider says it has.
+/// A model that a provider lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteModel {
     pub id: String,
@@ -37,15 +37,15 @@ pub struct RemoteModel {
 /// How one call went.
 #[derive(Debug)]
 pub struct Probe<T> {
-    /// What the provider answered; `None`: nothing.
+    /// The status of the provider's answer; `None`: it did not answer.
     pub status: Option<StatusCode>,
     pub latency: Duration,
-    /// What it answered, or why that is not good. Holds no secret.
+    /// The parsed answer, or why the call failed. Holds no secret.
     pub result: Result<T, String>,
 }
 
 impl Gateway {
-    /// The models that `provider` says it has.
+    /// The models that `provider` lists.
     pub async fn remote_models(&self, provider: &Provider) -> Probe<Vec<RemoteModel>> {
         let uri =
             endpoint(provider, Operation::Models, "").map_err(|error| error.to_string()).and_then(|uri| {
@@ -60,7 +60,7 @@ impl Gateway {
         probe.and_then(|body| read_models(&body))
     }
 
-    /// The smallest call of a model that says whether the provider would serve it.
+    /// Tests whether the provider serves a model, by the smallest possible call.
     pub async fn test_model(&self, provider: &Provider, remote_id: &str, kind: ModelType) -> Probe<()> {
         let operation = match kind {
             ModelType::Chat => Operation::Complete,

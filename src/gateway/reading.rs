@@ -1,5 +1,5 @@
-//! What a provider's successful answer is worth, and the answer as the client asked for it: whole or as a stream, whichever
-//! way the provider chose.
+//! Judging a provider's successful answer, and rendering it as the client asked: whole or as a stream, whichever way
+//! the provider chose.
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
@@ -19,8 +19,9 @@ use crate::wire::watch::StreamWatcher;
 use super::dispatch::Job;
 use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
 
-/// What a whole answer says, and the answer under its `head` as the client asked for it. One that says that it failed, though its
-/// HTTP status is a success, is for another provider to give; if none does, a client of the same format gets what it says.
+/// Reads a whole answer and renders it, under its `head`, as the client asked. A success status whose body reports a
+/// failure counts as a failure: the next provider is tried, and if none succeeds, a client of the same format gets this
+/// body.
 pub(super) fn read_whole(
     job: &Job,
     target: &Target,
@@ -63,8 +64,8 @@ fn reported(body: &[u8]) -> Option<ApiError> {
     (error.is_object() || error.is_string()).then(|| parse_error(200, body.to_string().as_bytes()))
 }
 
-/// Makes a whole answer, in the client's format already, an event stream if that was asked for. It stays whole if it holds what
-/// no stream can say.
+/// Turns a whole answer, already in the client's format, into an event stream if one was asked for. It stays whole if
+/// it holds something that no stream can express.
 fn as_asked(job: &Job, head: &mut Parts, answer: Bytes) -> Bytes {
     let Call::Completion(client) = job.call else { return answer };
     let mut events = BytesMut::new();
@@ -75,7 +76,7 @@ fn as_asked(job: &Job, head: &mut Parts, answer: Bytes) -> Bytes {
     events.freeze()
 }
 
-/// The whole answer that an event stream of `format` brought; `None` if it is not complete or not one.
+/// Assembles the whole answer from an event stream of `format`; `None` if the stream is incomplete or not one.
 pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     let mut read: Vec<(Option<String>, String)> = Vec::new();
     let mut scanner = SseScanner::new();
@@ -85,7 +86,8 @@ pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     stream_to_answer(format, events).ok().map(Bytes::from)
 }
 
-/// Why an event stream of `format` brought no whole answer: an error that the provider tells of, or it makes no sense.
+/// Why an event stream of `format` could not be assembled: the provider reported an error, or the stream makes no
+/// sense.
 pub(super) fn not_folded(call: Call, format: ApiFormat, events: &Bytes) -> Failure {
     let mut watcher = StreamWatcher::new(format, false);
     watcher.feed(events.clone());
@@ -97,8 +99,8 @@ pub(super) fn not_folded(call: Call, format: ApiFormat, events: &Bytes) -> Failu
     failure.costing(&watcher.seen().usage)
 }
 
-/// Whether a stream is over before it began: its first bytes are an error that another provider may not make, or no events of
-/// its format. The client has seen nothing yet.
+/// The failure of a stream that is over before it began: its first bytes are an error that another provider may not
+/// make, or no events of its format. The client has seen nothing yet.
 pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Option<Failure> {
     let mut watcher = StreamWatcher::new(format, false);
     watcher.feed(first.clone());
@@ -114,7 +116,8 @@ pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Opt
 }
 
 impl Failure {
-    /// An error that a provider reported with the status of a success. It is passed on with the status that it means.
+    /// An error that a provider reported with the status of a success. It is passed on with the status that the error
+    /// stands for.
     fn told(call: Call, error: &ApiError) -> Self {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, error);

@@ -1,4 +1,4 @@
-//! Answers that the gateway gives instead of a provider's.
+//! The gateway's own error answers.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Refusal {
         self
     }
 
-    /// The answer, in the caller's format. It carries the reason, so that whoever sends it counts it.
+    /// The answer, in the caller's format. It carries the reason, so that the HTTP layer that sends it can count it.
     pub fn into_response(self, call: Call) -> Response<GatewayBody> {
         let mut response = error_response(call, &self.error);
         response.headers_mut().extend(self.headers);
@@ -68,7 +68,7 @@ impl Refusal {
 #[derive(Debug, Clone, Copy)]
 pub struct Refused(pub RejectReason);
 
-/// The shape of errors that callers of this endpoint understand.
+/// The error format that callers of this endpoint understand.
 pub fn error_format(call: Call) -> ErrorFormat {
     match call {
         Call::Completion(format) => format.into(),

@@ -1,9 +1,9 @@
 //! The request log: every finished request, exactly once, in the database, without a request ever waiting for it.
 //!
-//! [`RequestLog::append`] hands a row to the [`journal`](super::journal); one task, owned here, takes the rows in
-//! order and inserts them in batches, by count (2048) or by age (500 ms), whichever comes first. While the database is
-//! away it tries for ever, and the rows wait. A row that the database refuses for what it contains is found by halving the
-//! batch; it goes in without its bodies if they are at fault, and otherwise to `rejected.jsonl`.
+//! [`RequestLog::append`] hands a row to the [`journal`](super::journal); one task, owned here, takes the rows in order
+//! and inserts them in batches, by count (2048) or by age (500 ms), whichever comes first. While the database is
+//! unavailable it retries for ever, and the rows wait. A row that the database refuses for its contents is found by
+//! halving the batch; it goes in without its bodies if they are at fault, and otherwise to `rejected.jsonl`.
 
 use std::future::Future;
 use std::io;
@@ -25,14 +25,14 @@ use crate::domain::label::LogTable;
 #[cfg(test)]
 mod tests;
 
-/// Where the rows go.
+/// Destination of the rows.
 pub trait Sink<R>: Send + Sync + 'static {
-    /// Inserts rows of one table in one transaction and passes over those whose id is there already. Returns how many
-    /// were new.
+    /// Inserts rows of one table in one transaction and skips rows whose id is already there. Returns how many were
+    /// new.
     fn insert(&self, table: LogTable, rows: &[R]) -> impl Future<Output = Result<u64, InsertError>> + Send;
 
     /// Whether inserting holds the thread until the database has answered. The log then has a thread of its own, and
-    /// [`WriterConfig::insert_timeout`] cannot end an insert: that a disk hangs shows in the age of the oldest row.
+    /// [`WriterConfig::insert_timeout`] cannot end an insert: a hanging disk shows in the age of the oldest row.
     fn holds_thread(&self) -> bool {
         false
     }
@@ -41,27 +41,27 @@ pub trait Sink<R>: Send + Sync + 'static {
 /// Why rows were not inserted. The texts go to the log: they must not quote the rows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InsertError {
-    /// The database is away, busy, full, read-only, not migrated: it is not the rows' fault. Tried again for ever, so this is
-    /// the answer when in doubt.
+    /// The database is unavailable, busy, full, read-only, not migrated: it is not the rows' fault. Retried for ever,
+    /// so this is the answer when in doubt.
     #[error("{0}")]
     Unavailable(String),
-    /// It is what the rows contain (SQLSTATE classes 22 and 23): trying again would fail again.
+    /// The database refuses the rows' contents (SQLSTATE classes 22 and 23): a retry would fail again.
     #[error("{0}")]
     Refused(String),
 }
 
-/// The writer's times.
+/// Timing of the writer.
 #[derive(Debug, Clone, Copy)]
 pub struct WriterConfig {
     /// A row waits at most this long for others to share its insert. Half a second: nobody looks at a request sooner, and
     /// every batch, however small, writes the ends of all indexes.
     pub max_age: Duration,
-    /// An insert that has not answered by then is abandoned and tried again, with up to four times as long: a stopped
+    /// An insert that takes longer is abandoned and retried, with a timeout of up to four times this: a stopped
     /// database answers nothing at all.
     pub insert_timeout: Duration,
     /// The pause after the first failure; it doubles up to `retry_max`, with jitter.
     pub retry_min: Duration,
-    /// Also how late the return of the database may be noticed.
+    /// Also the longest time until the database's return is noticed.
     pub retry_max: Duration,
 }
 
@@ -79,10 +79,10 @@ impl Default for WriterConfig {
 /// How long closing waits for the writer, which may hang with the file system.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How the log was left.
+/// The log's state when it was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
-    /// Rows that are not in the database. The next start replays them, except those lost.
+    /// Rows that are not in the database. The next start replays them, except the lost ones.
     pub pending: u64,
     /// Rows that were in memory only.
     pub lost: usize,
@@ -91,16 +91,16 @@ pub struct Closed {
 /// The running request log.
 pub struct RequestLog<R: Row> {
     journal: Arc<Journal<R>>,
-    /// How many flushes are waited for.
+    /// Flushes in progress.
     flushing: Arc<AtomicUsize>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<R: Row> RequestLog<R> {
-    /// Starts writing what is in the journal, and what will be, to `sink`. Needs a tokio runtime.
+    /// Starts writing the journal's present and future rows to `sink`. Needs a tokio runtime.
     ///
     /// # Errors
-    /// Of the operating system: it gives no thread to a sink that wants one.
+    /// The operating system provides no thread for a sink that wants one.
     pub fn start<S: Sink<R>>(journal: Journal<R>, sink: S, config: WriterConfig) -> io::Result<Self> {
         let journal = Arc::new(journal);
         let flushing = Arc::new(AtomicUsize::new(0));
@@ -120,18 +120,18 @@ impl<R: Row> RequestLog<R> {
         Ok(Self { journal, flushing, writer: Mutex::new(Some(writer)) })
     }
 
-    /// Takes a row over; when this returns it survives the death of the process (see [`Journal::append`]). Call it before
-    /// the last byte of the answer is handed to the connection.
+    /// Takes over a row; when this returns, the row survives the death of the process (see [`Journal::append`]). Call
+    /// it before the last byte of the answer is handed to the connection.
     pub fn append(&self, row: R) {
         self.journal.append(row);
     }
 
-    /// How the backlog stands; read it at a scrape.
+    /// The state of the backlog; read it at a scrape.
     pub fn status(&self) -> Status {
         self.journal.status()
     }
 
-    /// Waits until what an earlier process left is in the database. Returns whether it was in time.
+    /// Waits until the rows that an earlier process left are in the database. Returns whether they were in time.
     pub async fn replayed(&self, within: Duration) -> bool {
         if self.journal.is_replayed() {
             return true;
@@ -167,7 +167,7 @@ impl<R: Row> RequestLog<R> {
         least
     }
 
-    /// Writes everything that is pending, without waiting for batches to fill. Returns whether it was done in time.
+    /// Writes everything that is pending, without waiting for batches to fill. Returns whether that was done in time.
     pub async fn flush(&self, within: Duration) -> bool {
         let _flushing = Flushing::start(&self.flushing);
         self.journal.wake();
@@ -193,7 +193,7 @@ impl<R: Row> RequestLog<R> {
             tracing::error!(rows = closed.lost, "rows of the request log are LOST: they were in memory only");
         }
         let journal = self.journal.clone();
-        // The writer's thread may hold what this waits for.
+        // The writer's thread may hold a lock that this waits for.
         let _ = time::timeout(FAREWELL, blocking(move || journal.finish())).await;
         closed
     }
@@ -245,7 +245,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                     self.deliver(group).await;
                 }
                 self.settle(batch).await;
-                // On a thread of its own nothing else may have waited: others have their turn, and an abort is seen.
+                // A sink that holds the thread never yields by itself: let other tasks run, and an abort take effect.
                 tokio::task::yield_now().await;
             }
         }
@@ -265,7 +265,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                 self.journal.wait_for_work().await;
                 continue;
             }
-            // The end is fixed once, by a clock that nobody sets.
+            // The end is fixed once, by the monotonic clock.
             let until = *until.get_or_insert_with(|| {
                 let waited = since.map_or(Duration::ZERO, age);
                 time::Instant::now() + self.config.max_age.saturating_sub(waited)
@@ -304,8 +304,8 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
         }
     }
 
-    /// A row that the database refuses: its bodies are often the reason (PostgreSQL takes no NUL in a text), and the row
-    /// counts without them too.
+    /// Handles a row that the database refuses: its bodies are often the reason (PostgreSQL takes no NUL in a text),
+    /// and the row counts without them too.
     async fn save_what_can_be(&mut self, group: &mut Group<R>, index: usize, reason: String) {
         let table = group.table;
         let payloads = group.rows[index].payloads();
@@ -323,7 +323,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
         blocking(move || journal.reject(line)).await;
     }
 
-    /// Inserts until the database has answered; `Err`: it refuses the rows.
+    /// Retries the insert until the database has answered; `Err`: it refuses the rows.
     async fn insert(&mut self, table: LogTable, rows: &[R]) -> Result<(), String> {
         let (mut pause, mut limit) = (self.config.retry_min, self.config.insert_timeout);
         loop {
@@ -334,7 +334,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Err(InsertError::Refused("the insert panicked".into())),
                 Err(_) => {
-                    // Perhaps it only needs longer: then it must not fail for ever, and block all that follow.
+                    // Perhaps it only needs longer: then it must not fail for ever, and block all rows behind it.
                     limit = (limit * 2).min(self.config.insert_timeout * 4);
                     Err(InsertError::Unavailable("no answer in time".into()))
                 }
@@ -414,13 +414,13 @@ fn on_own_thread(task: impl Future<Output = ()> + Send + 'static) -> io::Result<
     });
     thread::Builder::new().name("request-log".into()).spawn(move || {
         let _ = runtime.block_on(ended);
-        // Whatever hangs in the background does not keep the thread.
+        // Hanging background work must not keep the thread alive.
         runtime.shutdown_background();
     })?;
     Ok(handle)
 }
 
-/// What `rejected.jsonl` keeps: enough to put the row into the database by hand.
+/// A line of `rejected.jsonl`: enough to put the row into the database by hand.
 fn rejection<R: Row>(row: &R, table: LogTable, payloads: &Payloads, reason: &str) -> Vec<u8> {
     let text = |body: &Option<bytes::Bytes>| body.as_deref().map(String::from_utf8_lossy).map(String::from);
     let line = serde_json::json!({

@@ -11,8 +11,8 @@ use crate::domain::record::Call;
 use crate::telemetry::events::RequestRejected;
 use crate::telemetry::{InFlight, Telemetry};
 
-/// What is known of a request from the moment it arrives. It counts as in flight while this lives, and it is counted
-/// exactly once: when it is refused, when its record is finished, or, if it ended before either, when this is dropped.
+/// A request from the moment it arrives. It is in flight while this lives, and it is counted exactly once: when it is
+/// refused, when its record is finished, or, if it ended before either, when this is dropped.
 pub struct RequestScope {
     in_flight: InFlight,
     pub call: Call,
@@ -56,7 +56,7 @@ impl RequestScope {
         !self.counted.swap(true, Ordering::AcqRel)
     }
 
-    /// Time that went by while the client was sending its body.
+    /// Adds time spent waiting for the client's body.
     pub fn waited_for_client(&self, wait: Duration) {
         self.client_wait.fetch_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -81,7 +81,7 @@ impl Drop for RequestScope {
     }
 }
 
-/// How many requests may be in flight at one time.
+/// Limits the requests in flight.
 pub(super) struct Slots {
     taken: Arc<AtomicUsize>,
     max: usize,
@@ -103,7 +103,7 @@ impl Slots {
     /// Takes a slot, if one is free.
     pub(super) fn take(&self) -> Option<Slot> {
         let slot = Slot(self.taken.clone());
-        // On the way out the surplus slot gives back what it took.
+        // A surplus slot gives its count back when it is dropped.
         (self.taken.fetch_add(1, Ordering::AcqRel) < self.max).then_some(slot)
     }
 }

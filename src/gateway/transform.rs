@@ -1,4 +1,4 @@
-//! What happens to a stream between provider and client.
+//! Transforming a stream between provider and client.
 
 use std::collections::VecDeque;
 
@@ -10,16 +10,16 @@ use crate::wire::error::{ApiError, error_event};
 use crate::wire::sse::SseScanner;
 use crate::wire::watch::{Seen, StreamWatcher};
 
-/// How an answer reaches the client.
+/// How an answer is delivered to the client.
 pub(super) enum Plan {
-    /// As it comes, but for the usage chunk of a stream that only the gateway asked for, which is cut out with `strip_usage`.
+    /// Unchanged; with `strip_usage`, without the usage chunk, which only the gateway asked for.
     Pass { format: ApiFormat, strip_usage: bool },
-    /// In the client's format.
+    /// Converted to the client's format.
     Convert { provider: ApiFormat, client: ApiFormat, context: Box<AnswerContext> },
 }
 
 impl Plan {
-    /// What an answer is converted with; `None`: it is passed through.
+    /// The context for conversion; `None`: the answer is passed through.
     pub(super) fn context(&self) -> Option<&AnswerContext> {
         match self {
             Self::Pass { .. } => None,
@@ -61,7 +61,7 @@ impl Transform {
         }
     }
 
-    /// What the provider has said so far.
+    /// What the watcher has seen of the provider's stream.
     pub(super) fn seen(&self) -> &Seen {
         match self {
             Self::Pass(watcher) => watcher.seen(),
@@ -69,7 +69,7 @@ impl Transform {
         }
     }
 
-    /// Whether the provider has said its last word.
+    /// Whether the provider has sent its last event.
     pub(super) fn is_over(&self) -> bool {
         match self {
             Self::Pass(watcher) => watcher.is_over(),
@@ -85,8 +85,8 @@ impl Transform {
         }
     }
 
-    /// Whether the client was told of an error. The converter reads more closely than the watcher, and may find one that the
-    /// provider does not know of.
+    /// Whether the client was told of an error. The converter reads more closely than the watcher, and may find an
+    /// error that the provider did not report.
     pub(super) fn has_failed(&self) -> bool {
         match self {
             Self::Pass(_) => false,
@@ -94,7 +94,7 @@ impl Transform {
         }
     }
 
-    /// Whether what was forwarded is a whole answer in the client's format.
+    /// Whether the client was sent a whole answer in its format.
     pub(super) fn client_has_all(&self) -> bool {
         match self {
             Self::Pass(watcher) => watcher.seen().is_complete(),
@@ -102,7 +102,7 @@ impl Transform {
         }
     }
 
-    /// Takes a chunk from the provider in; what the client gets goes to `out`.
+    /// Takes in a chunk from the provider; the client's bytes go to `out`.
     pub(super) fn feed(&mut self, chunk: Bytes, out: &mut VecDeque<Bytes>) {
         match self {
             Self::Pass(watcher) => push(watcher.feed(chunk), out),

@@ -1,4 +1,4 @@
-//! A request's body, as its client sends it.
+//! The request body, with a limit on the client's pauses.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-/// A body whose client may pause for so long and no longer: until it is whole, the request takes one of the gateway's places.
+/// A request body that fails when its client pauses for longer than `patience`: an unfinished request occupies one of
+/// the gateway's places.
 pub struct ClientBody<B> {
     body: B,
     patience: Duration,
-    /// Running while the client is waited for. Most bodies are there when they are asked for, and need none.
+    /// Runs while the client is waited for. Most bodies are there when they are polled, and need none.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -31,7 +32,7 @@ impl<B> ClientBody<B> {
 pub(super) struct ClientStopped;
 
 impl ClientStopped {
-    /// Whether this is what is behind an error.
+    /// Whether this is the cause of an error.
     pub(super) fn caused(error: &(dyn Error + 'static)) -> bool {
         error.is::<Self>() || error.source().is_some_and(Self::caused)
     }

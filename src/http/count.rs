@@ -13,10 +13,10 @@ use tower::{Layer, Service};
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::HttpRequestFinished;
 
-/// The code of a request whose client left before the head of the answer (nginx' word for it; RFC 9110 has none).
+/// The code of a request whose client left before the head of the answer (nginx' code; RFC 9110 has none).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// What is counted when no route matches: the path itself is the client's word.
+/// The label when no route matches: the path itself is chosen by the client.
 const UNMATCHED: &str = "unmatched";
 
 #[derive(Clone)]
@@ -97,7 +97,7 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Counting<F> {
     }
 }
 
-/// A request on its way past the router; counted when it is answered, and as left when it is dropped before.
+/// A request that bypasses the router; counted when it is answered, and with 499 when it is dropped before.
 pub(super) struct Uncounted<'a> {
     telemetry: &'a Telemetry,
     route: &'static str,

@@ -1,4 +1,4 @@
-//! Answers to requests that no handler takes.
+//! Answers to requests that have no handler.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -33,7 +33,7 @@ fn is_admin(uri: &Uri) -> bool {
     uri.path().strip_prefix("/api/admin").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The format that whoever calls this path most likely reads.
+/// The format that a caller of this path most likely reads.
 fn call_of(uri: &Uri, headers: &HeaderMap) -> Call {
     let anthropic = uri.path().starts_with("/v1/messages") || headers.contains_key("anthropic-version");
     Call::Completion(if anthropic { ApiFormat::Anthropic } else { ApiFormat::OpenAiChat })

@@ -20,7 +20,7 @@ use crate::limit::add_state;
 use super::HttpState;
 use super::client_body::ClientStopped;
 
-/// Answers one call of any format; what it is stands in its scope.
+/// Answers one call of any format; the scope names the format.
 pub(super) async fn infer(
     State(state): State<HttpState>,
     Extension(scope): Extension<Arc<RequestScope>>,
@@ -30,7 +30,7 @@ pub(super) async fn infer(
     answer(&state, scope, headers, body).await.map(Body::new)
 }
 
-/// As [`infer`], whoever routed the call here.
+/// As [`infer`], with or without the router.
 pub(super) async fn answer<B>(
     state: &HttpState,
     scope: Arc<RequestScope>,
@@ -57,7 +57,7 @@ where
     response
 }
 
-/// Passes a token count on to a provider that can count; no completion, so neither limited by key nor logged.
+/// Passes a token count on to a provider that can count; not a completion, so neither limited by key nor logged.
 pub(super) async fn count_tokens(State(state): State<HttpState>, headers: HeaderMap, body: Body) -> Response {
     let call = Call::Completion(ApiFormat::Anthropic);
     let answer = async {
@@ -68,7 +68,7 @@ pub(super) async fn count_tokens(State(state): State<HttpState>, headers: Header
     answer.await.unwrap_or_else(|refusal| refusal.into_response(call)).map(Body::new)
 }
 
-/// Why a compressed body is not read: no SDK sends one, and a small one may unfold to any size (RFC 9110 § 15.5.16).
+/// The refusal of a compressed body: no SDK sends one, and a small one may expand to any size (RFC 9110 § 15.5.16).
 fn encoded(headers: &HeaderMap) -> Option<Refusal> {
     let coding = headers.get(header::CONTENT_ENCODING)?;
     if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
@@ -108,7 +108,7 @@ fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
         Refusal::new(RejectReason::InvalidRequest, "The rest of the request body did not come in time.");
     refusal.error.status = 408;
     refusal.error = refusal.error.with_code("request_timeout");
-    // The rest of the body may still come, and is not waited for.
+    // The rest of the body may still arrive, and is not waited for.
     refusal.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     refusal
 }

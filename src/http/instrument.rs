@@ -1,4 +1,4 @@
-//! The outermost layer on the inference routes: opens the request's scope, and sees that it is counted.
+//! The outermost layer on the inference routes: opens the request's scope, and makes sure that it is counted.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ pub(super) struct InstrumentLayer {
 }
 
 impl InstrumentLayer {
-    /// `call` is what the route is for.
+    /// `call` is the kind of call that the route takes.
     pub(super) fn new(gateway: Gateway, call: Call) -> Self {
         Self { gateway, call }
     }

@@ -15,7 +15,7 @@ use crate::telemetry::exporter::CONTENT_TYPE;
 
 use super::HttpState;
 
-/// A database that takes longer to say it is there is not ready.
+/// A database that takes longer to answer counts as not ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The process is alive.

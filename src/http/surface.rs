@@ -1,9 +1,9 @@
-//! What a listener serves: calls for inference on the shortest way, everything else through the router.
+//! A listener's services: inference calls on the shortest path, everything else through the router.
 //!
 //! The router, its layers and its extractors cost an inference call more than the gateway's own work on it (each layer
-//! boxes a future, the extensions are a map of boxes, headers are cloned; docs/PERFORMANCE.md has the figures). So the few
-//! paths that carry the load are matched here, by hand, and do in one function what the layers do on the routes. The
-//! routes are there all the same, for every other method and for gateways that answer browsers (CORS).
+//! boxes a future, the extensions are a map of boxes, headers are cloned; docs/PERFORMANCE.md has the figures). So the
+//! few paths that carry the load are matched here, by hand, and one function does what the layers do on the routes. The
+//! routes still exist, for every other method and for gateways that answer browsers (CORS).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,34 +29,31 @@ use super::count::Uncounted;
 use super::instrument::{panicked, see_refusal};
 use super::{HttpState, INFERENCE, inference, metrics_router, router};
 
-/// What one listener serves. Cheap to clone.
+/// The services of one listener. Cheap to clone.
 #[derive(Clone)]
 pub struct Surface(Arc<Inner>);
 
 struct Inner {
     state: HttpState,
     router: Router,
-    /// Inference calls go past the router.
+    /// Inference calls bypass the router.
     direct: bool,
 }
 
 impl Surface {
-    /// Everything the main listener serves.
+    /// The services of the main listener.
     pub fn new(state: &HttpState, origins: &Origins, with_metrics: bool) -> Self {
         let direct = matches!(origins, Origins::List(list) if list.is_empty());
         let router = router(state, origins, with_metrics);
         Self(Arc::new(Inner { state: state.clone(), router, direct }))
     }
 
-    /// What the listener of `METRICS_ADDR` serves.
+    /// The services of the listener at `METRICS_ADDR`.
     pub fn metrics(state: &HttpState) -> Self {
         Self(Arc::new(Inner { state: state.clone(), router: metrics_router(state), direct: false }))
     }
 
-    /// Answers one request of `peer`; never fails, the type is what hyper asks for.
-    ///
-    /// # Errors
-    /// None.
+    /// Answers one request of `peer`. Never fails; hyper's service type requires the `Result`.
     pub async fn answer<B>(
         self,
         mut request: Request<B>,
@@ -76,7 +73,7 @@ impl Surface {
             return Ok(answer.map(SurfaceBody::Gateway));
         }
         let mut request = request.map(AxumBody::new);
-        // Handlers may ask who the peer is.
+        // Handlers may extract the peer's address.
         request.extensions_mut().insert(ConnectInfo(peer));
         let response = inner.router.clone().oneshot(request).await?;
         Ok(response.map(SurfaceBody::Router))
@@ -109,7 +106,7 @@ impl Inner {
     }
 }
 
-/// The body of an answer, from whichever side it comes.
+/// The body of an answer, from the gateway or the router.
 pub enum SurfaceBody {
     Gateway(GatewayBody),
     Router(AxumBody),

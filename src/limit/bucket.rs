@@ -13,10 +13,11 @@ pub(super) const PARTS: i64 = 60_000_000;
 /// The longest debt, in minutes of refill. A provider that reports an absurd usage must not lock a key out for years.
 const MAX_DEBT_MINUTES: i64 = 24 * 60;
 
-/// More than this is as good as no limit, and Redis' scripts count in floats, which round upwards near the end of an `i64`.
+/// A larger capacity is as good as no limit, and Redis' scripts count in floats, which round upwards near the end of an
+/// `i64`.
 const MAX_CAPACITY: i64 = 1 << 62;
 
-/// What a limit of zero answers when asked how long to wait: the limit must be raised first, so ask again in a minute.
+/// The wait at a limit of zero: the limit must be raised first, so retry in a minute.
 const NEVER: Duration = Duration::from_secs(60);
 
 /// How fast a bucket refills and how much it holds.
@@ -34,8 +35,8 @@ impl Rate {
         Self { limit, capacity: if limit == 0 { 0 } else { capacity.clamp(PARTS, MAX_CAPACITY) } }
     }
 
-    /// The limit that went with another `capacity`, in parts per microsecond, taken to have had the same burst: that is not
-    /// remembered, and changes with a restart alone.
+    /// The limit that went with another `capacity`, in parts per microsecond. It assumes the same burst, which is not
+    /// stored and changes only with a restart.
     fn limit_of(&self, capacity: i64) -> i128 {
         match self.capacity {
             0 => 0,
@@ -66,7 +67,7 @@ impl Rate {
         self.micros_until(balance, wanted).map_or(NEVER, Duration::from_micros)
     }
 
-    /// What a caller is told about a bucket that holds `balance` parts.
+    /// The state to report of a bucket that holds `balance` parts.
     pub(super) fn state(&self, balance: i64) -> BucketState {
         let used = (i128::from(self.capacity) - i128::from(balance)).max(0);
         let parts = i128::from(PARTS);
@@ -100,8 +101,9 @@ impl Bucket {
         Self { balance: balance.min(rate.capacity), capacity: rate.capacity, at: now }
     }
 
-    /// Refills up to `now`. When the limit has changed, what has passed was refilled at the old one; the filled share is kept
-    /// (a full bucket stays full, an empty one empty) and so is a debt, token by token. A clock that went back adds nothing.
+    /// Refills up to `now`. When the limit has changed, the time until now refills at the old one; then the filled
+    /// share is kept (a full bucket stays full, an empty one empty) and so is a debt, token by token. A clock that went
+    /// back adds nothing.
     pub(super) fn advance(&mut self, rate: Rate, now: u64) {
         if self.capacity != rate.capacity {
             self.refill(rate.limit_of(self.capacity), self.capacity, now);
@@ -129,7 +131,7 @@ impl Bucket {
         self.balance >= rate.capacity
     }
 
-    /// Takes one request; the caller has looked at the balance.
+    /// Takes one request; the caller has checked the balance.
     pub(super) fn take(&mut self) {
         self.balance = self.balance.saturating_sub(PARTS);
     }

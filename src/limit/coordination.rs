@@ -1,4 +1,4 @@
-//! What replicas agree on through Redis: that something changed, who works on a request, who does the housekeeping.
+//! Coordination of replicas through Redis: announcements of changes, locks on request ids, leases for housekeeping.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,34 +17,34 @@ use super::link::{Failure, RedisLink};
 use super::target::Connection;
 use crate::domain::label::LogTable;
 
-/// Where replicas tell each other that keys, providers or models have changed.
+/// The channel on which replicas announce changes of keys, providers or models.
 const CHANNEL: &str = "nexusgate:snapshot";
 
 /// How long a request stays locked when the replica that works on it dies, and how often a living one renews the lock.
 const LOCK_TIME_TO_LIVE: Duration = Duration::from_secs(15);
 const LOCK_RENEWAL: Duration = Duration::from_secs(5);
 
-/// Patience in the background, where nobody waits.
+/// The timeout of background operations, which no request waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a silent subscription is asked whether it is still there: a connection that was cut without a word would
-/// otherwise stay silent for ever.
+/// The interval of pings on a silent subscription: a connection that was cut without notice would otherwise stay silent
+/// for ever.
 const SUBSCRIPTION_PING: Duration = Duration::from_secs(5);
 
 /// The pause after a subscription failed.
 const SUBSCRIPTION_PAUSE: Duration = Duration::from_millis(250);
 
-/// Between two attempts to tell the others of a change.
+/// The pause between two attempts to announce a change.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(250);
 
-/// How long that is attempted.
+/// How long an announcement is attempted.
 const ANNOUNCE_FOR: Duration = Duration::from_secs(300);
 
 /// Announcements, locks and leases, all under one identity.
 #[derive(Debug, Clone)]
 pub struct Coordination {
     link: RedisLink,
-    /// This process, and no other.
+    /// Identifies this process, and no other.
     me: Arc<str>,
     scripts: Arc<Scripts>,
     /// The tasks that hold locks.
@@ -53,7 +53,7 @@ pub struct Coordination {
     owes_announcement: Arc<AtomicBool>,
 }
 
-/// Both do something only if the key is still ours.
+/// Both act only if the key is still ours.
 #[derive(Debug)]
 struct Scripts {
     renew: Script,
@@ -72,14 +72,14 @@ pub enum Lock {
     Held(LockGuard),
     /// Another replica, or another call here, works on it.
     Busy,
-    /// Redis is away: nobody knows. The caller decides; locks within this process still hold.
+    /// Redis is away, so the holder is unknown. The caller decides; locks within this process still hold.
     Unavailable,
 }
 
 /// Holds a lock: renewed in the background, released when dropped.
 #[derive(Debug)]
 pub struct LockGuard {
-    /// Dropping it tells the holder.
+    /// Dropping it signals the holder.
     _drop: oneshot::Sender<()>,
 }
 
@@ -108,8 +108,8 @@ impl Coordination {
         }
     }
 
-    /// Tells every other replica that the snapshot has changed. Returns whether Redis took it; if not, the others notice by
-    /// their own timer.
+    /// Announces to every other replica that the snapshot has changed. Returns whether Redis took it; if not, the
+    /// others notice by their own timers.
     pub async fn announce(&self) -> bool {
         let work = |mut connection: Connection| async move {
             connection.publish::<_, _, ()>(CHANNEL, &*self.me).await
@@ -118,13 +118,13 @@ impl Coordination {
     }
 
     /// Calls `changed` whenever another replica has announced a change, and after every (re)connection, since
-    /// announcements may have been missed. It must not block: it should wake somebody.
+    /// announcements may have been missed. It must not block: it should only wake a task.
     pub fn on_announcement(&self, changed: impl Fn() + Send + Sync + 'static) -> Subscription {
         let (link, me) = (self.link.clone(), Arc::clone(&self.me));
         let task = tokio::spawn(async move {
             loop {
                 if let Err(error) = listen(&link, &me, &changed).await {
-                    // While the link itself is down, it says so.
+                    // While the link itself is down, it reports that.
                     if link.is_up() {
                         link.report(Op::Subscribe, &error);
                     }
@@ -135,17 +135,18 @@ impl Coordination {
         Subscription(AbortOnDropHandle::new(task))
     }
 
-    /// Tells every other replica, now or as soon as Redis takes it: a revoked key must not work on for a whole interval of
-    /// their timers because Redis was slow for a moment. After [`ANNOUNCE_FOR`] those timers have done it.
+    /// Announces to every other replica, now or as soon as Redis takes it: a revoked key must not stay valid for a
+    /// whole interval of their timers because Redis was slow for a moment. After [`ANNOUNCE_FOR`] their timers have
+    /// done it.
     pub async fn announce_surely(&self) {
         let since = Instant::now();
-        // Whoever is at it already says it of this change too.
+        // A call that is already retrying covers this change too.
         while !self.announce().await
             && since.elapsed() < ANNOUNCE_FOR
             && !self.owes_announcement.swap(true, Ordering::SeqCst)
         {
             sleep(ANNOUNCE_AGAIN).await;
-            // First, so that a change that comes now is either told of by what follows, or owed again.
+            // Before the announcement, so that a change that comes now is either covered by it or owed again.
             self.owes_announcement.store(false, Ordering::SeqCst);
         }
     }
@@ -160,7 +161,7 @@ impl Coordination {
             me: Uuid::now_v7().to_string().into(),
             ..self.lease("", LOCK_TIME_TO_LIVE)
         };
-        // In a task of its own: when the caller leaves meanwhile, what was taken is released.
+        // In a task of its own: if the caller leaves meanwhile, the lock is released.
         let (tell, told) = oneshot::channel();
         let patience = self.link.timeout();
         self.holders.spawn(async move {
@@ -189,8 +190,8 @@ impl Coordination {
         }
     }
 
-    /// Waits until the locks whose guards were dropped have been released; two seconds at most, since whatever is left
-    /// expires.
+    /// Waits until the locks whose guards were dropped have been released; two seconds at most, since the others
+    /// expire.
     pub async fn flush(&self) {
         self.holders.close();
         if timeout(PATIENCE * 2, self.holders.wait()).await.is_err() {
@@ -231,8 +232,8 @@ impl Lease {
         self.link.run(op, PATIENCE, work).await
     }
 
-    /// Renews until the guard is dropped, then releases. A lock that Redis has lost is taken again, unless somebody else was
-    /// faster.
+    /// Renews until the guard is dropped, then releases. A lock that Redis has lost is taken again, unless another
+    /// holder was faster.
     async fn keep_until(self, mut dropped: oneshot::Receiver<()>) {
         let mut renewal = interval(LOCK_RENEWAL);
         renewal.tick().await;

@@ -1,9 +1,9 @@
 //! The one link to Redis that limits, rejection counts and coordination share, and the breaker in it.
 //!
-//! While the link is up, commands go out on one multiplexed connection. The first one that fails, or takes longer than it
-//! may, takes the link down for everybody at once: commands under way are released, later ones are refused without
-//! waiting, and so an outage costs the callers one timeout altogether, not one each. A task then tries to connect and to
-//! write until that works in time, and only then brings the link up again.
+//! While the link is up, commands go out on one multiplexed connection. The first one that fails, or takes longer than
+//! it may, takes the link down for all callers at once: commands in flight are released, later ones are refused without
+//! waiting, and so an outage costs the callers one timeout altogether, not one each. A task then tries to connect and
+//! to write until that works in time, and only then brings the link up again.
 
 use std::fmt;
 use std::future::Future;
@@ -24,12 +24,12 @@ use super::target::{Connection, Target};
 use super::{InvalidRedisUrl, Observer, Op};
 use crate::domain::key::Secret;
 
-/// How often an idle link is looked at, so that `nexusgate_redis_up` is right without traffic, and read-only or full
+/// How often an idle link is probed, so that `nexusgate_redis_up` is right without traffic, and read-only or full
 /// servers are found before a request finds them.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Pauses between attempts to come back: at once, then growing to the longest. A link that flaps thus costs the callers
-/// no more than one timeout a second.
+/// Pauses between reconnection attempts: none before the first, then growing to the longest. A link that flaps thus
+/// costs the callers no more than one timeout a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ const HEALTHY: Duration = Duration::from_secs(5);
 /// Redis that starts beside us.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a whole attempt to come back may take: resolving, asking sentinels, connecting, probing.
+/// How long a whole reconnection attempt may take: resolving, asking sentinels, connecting, probing.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A handle to the link. Clones share it; the task that keeps it alive ends with the last one.
@@ -56,13 +56,13 @@ struct Inner {
     observer: Observer,
     live: ArcSwapOption<Live>,
     status: watch::Sender<Status>,
-    /// Held while the link changes sides, so that what is said of it comes in the order in which it happened.
+    /// Held while the link goes up or down, so that `status` and the observer see the changes in order.
     turning: Mutex<()>,
-    /// What the last attempt to connect has failed of.
+    /// Why the last attempt to connect failed.
     why_down: Mutex<Option<String>>,
 }
 
-/// Whether the link is up, and for the how-manieth time.
+/// Whether the link is up, and how many times it has come up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Status {
     pub(super) up: bool,
@@ -77,7 +77,7 @@ struct Live {
     gone: CancellationToken,
 }
 
-/// Why a command brought nothing.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The link is down: nothing was sent.
@@ -137,7 +137,7 @@ impl RedisLink {
         self.inner.report(op, error);
     }
 
-    /// Sends something, for at most `patience`. An answer that says Redis is unwell, or none in time, takes the link down.
+    /// Runs `work`, for at most `patience`. An answer that says Redis is unwell, or none in time, takes the link down.
     pub(super) async fn run<T, F>(
         &self,
         op: Op,
@@ -168,7 +168,7 @@ impl Inner {
             answer = &mut work => Some(answer),
             () = live.gone.cancelled() => return Err(Failure::Lost),
             () = sleep(patience) => {
-                // If this process was too busy to look, the answer may be lying in the socket. Let it be read.
+                // If this process was too busy, the answer may still be in the socket. Let it be read.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
                 futures_util::FutureExt::now_or_never(work)
@@ -196,7 +196,7 @@ impl Inner {
         debug!(op = op.as_str(), %error, "Redis failed");
     }
 
-    /// Whoever comes first takes the link down; the others who fail with it say nothing.
+    /// The first command that fails takes the link down; those that fail along with it report nothing.
     fn take_down(&self, live: &Arc<Live>, op: Op, error: &dyn fmt::Display) {
         let turning = self.turning.lock();
         let previous = self.live.compare_and_swap(live, None);
@@ -233,7 +233,7 @@ impl Inner {
     }
 }
 
-/// Keeps the link: looks at it while it is up, and brings it up again when it is down.
+/// Keeps the link: probes it while it is up, and reconnects when it is down.
 async fn monitor(inner: Arc<Inner>) {
     let mut pause = Duration::ZERO;
     let mut down_since = Instant::now();
@@ -267,13 +267,12 @@ fn next(pause: Duration) -> Duration {
     (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
-/// Writes something: a read-only replica or a full server answers a PING well enough.
+/// Writes, because a read-only replica or a full server still answers a PING.
 async fn probe(mut connection: Connection) -> Result<(), RedisError> {
     redis::cmd("SET").arg("nexusgate:probe").arg(1).arg("EX").arg(60).exec_async(&mut connection).await
 }
 
-/// Whether an error says something of Redis rather than of the one command. Everything does, except what the command
-/// itself is to blame for.
+/// Whether an error means that Redis is unwell: every error does, except those that the command itself is to blame for.
 fn is_outage(error: &RedisError) -> bool {
     /// Codes that stand inside a script's error instead of in front of it, depending on the server's version.
     const INSIDE: [&str; 4] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS"];

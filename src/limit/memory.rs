@@ -1,4 +1,4 @@
-//! Limits in this process alone: the default, and what takes over while Redis is away.
+//! Limits in this process alone: the default, and the fallback while Redis is away.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::{Burst, Decision, KeyUsage, LimitState};
 use crate::domain::key::Limits;
 use crate::domain::label::LimitType;
 
-/// The map is swept when it has grown to this many keys, and then at twice what was left.
+/// The map is first swept when it has grown to this many keys, and then at twice the number left.
 const FIRST_SWEEP: usize = 1024;
 
 /// Token buckets per key id. A decision costs one map look-up and one short lock; only a key's first request allocates.
@@ -31,15 +31,15 @@ struct Entry {
     tpm: Option<Bucket>,
     /// The limits last seen, for [`MemoryLimiter::recent_usage`].
     limits: Limits,
-    /// Whether the key was used, or still showed usage, since the usage was last asked for.
+    /// Whether the key was used, or still showed usage, since the usage was last read.
     recent: bool,
-    /// Taken out of the map by a sweep: whoever still holds it must look again.
+    /// Taken out of the map by a sweep: a thread that still holds it must look up the key again.
     swept: bool,
-    /// Taken here while Redis was away, and not yet told to it.
+    /// Consumed here while Redis was away, and not yet reported to it.
     owed: Owed,
 }
 
-/// What one key consumed behind Redis' back.
+/// One key's consumption that Redis does not know of.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owed {
     pub(super) requests: u64,
@@ -72,7 +72,7 @@ impl MemoryLimiter {
         self.decide_at(key_id, limits, now, false)
     }
 
-    /// [`Self::admit`] in Redis' place: what is taken is remembered, to be told to Redis when it is back.
+    /// [`Self::admit`] in Redis' place: remembers the consumption, to report it to Redis when it is back.
     pub(super) fn stand_in(&self, key_id: i64, limits: Limits) -> Decision {
         self.decide_at(key_id, limits, Instant::now(), true)
     }
@@ -120,7 +120,7 @@ impl MemoryLimiter {
         });
     }
 
-    /// Remembers what Redis could not be told of.
+    /// Remembers consumption that could not be reported to Redis.
     pub(super) fn owe(&self, key_id: i64, limits: Limits, owed: Owed) {
         self.with_entry(key_id, self.micros(Instant::now()), |entry| {
             entry.see(limits);
@@ -129,7 +129,7 @@ impl MemoryLimiter {
         });
     }
 
-    /// Everything that Redis has not been told of, which the caller now tells it.
+    /// Takes all consumption not yet reported to Redis, for the caller to report.
     pub(super) fn take_owed(&self) -> Vec<(i64, Limits, Owed)> {
         let mut all = Vec::new();
         for (&key_id, entry) in &self.keys.pin() {
@@ -141,7 +141,7 @@ impl MemoryLimiter {
         all
     }
 
-    /// Believes what Redis said of a key, so that this limiter can go on from there when Redis goes away.
+    /// Adopts Redis' balances of a key, so that this limiter can go on from there when Redis goes away.
     pub(super) fn mirror(&self, key_id: i64, limits: Limits, rpm: Option<i64>, tpm: Option<i64>) {
         let now = self.micros(Instant::now());
         self.with_entry(key_id, now, |entry| {
@@ -169,7 +169,7 @@ impl MemoryLimiter {
         self.burst
     }
 
-    /// What one key has used. A key that was never seen has used nothing.
+    /// The usage of one key; zero if the key was never seen.
     pub fn usage(&self, key_id: i64, limits: Limits) -> KeyUsage {
         self.usage_at(key_id, limits, Instant::now())
     }
@@ -181,7 +181,7 @@ impl MemoryLimiter {
         KeyUsage::new(key_id, state(entry.as_deref(), limits, self.burst, now))
     }
 
-    /// The usage of every limited key that was used since the last call, and of those that showed usage then: each key
+    /// The usage of every limited key that was used since the last call, and of keys that showed usage then: each key
     /// is reported down to zero, and then no more until it is used again.
     pub fn recent_usage(&self) -> Vec<KeyUsage> {
         self.recent_usage_at(Instant::now())
@@ -217,7 +217,7 @@ impl MemoryLimiter {
         let keys = self.keys.pin();
         for (key_id, entry) in &keys {
             let mut entry = entry.lock();
-            // Swept by another thread: what is under this key now is a new entry.
+            // If another thread swept it, the map now holds a new entry under this key.
             if !entry.swept && entry.is_idle(self.burst, now) {
                 entry.swept = true;
                 drop(entry);
@@ -282,7 +282,7 @@ impl Entry {
     fn is_idle(&self, burst: Burst, now: u64) -> bool {
         let full = |bucket: Option<Bucket>, limit: Option<u32>| match (bucket, limit) {
             (Some(bucket), Some(limit)) => bucket.is_full(Rate::new(limit, burst), now),
-            // Without a limit the bucket means nothing.
+            // Without a limit the bucket is meaningless.
             _ => true,
         };
         !self.recent
@@ -292,7 +292,7 @@ impl Entry {
     }
 }
 
-/// The rule itself: a request needs one whole request, and a positive balance of tokens. Both limits are looked at before
+/// The rule itself: a request needs one whole request, and a positive balance of tokens. Both limits are checked before
 /// either is taken from, and the wait is the longer one.
 pub(super) fn decide(rpm: Option<(Rate, i64)>, tpm: Option<(Rate, i64)>) -> Decision {
     let wait = |bucket: Option<(Rate, i64)>, wanted: i64| {

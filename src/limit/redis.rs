@@ -1,10 +1,10 @@
 //! Limits that replicas share: the buckets live in Redis, and every decision is one script there, on its clock.
 //!
-//! A request costs one round trip on its way in, for both limits together, and one for its charge, which nobody waits for.
-//! While Redis is away this process decides alone, from what Redis last said of a key, or from a full bucket for a key it
-//! has not seen. Each replica then enforces the whole limit by itself, so `n` replicas together allow at most `n` times
-//! `limit × burst` and `n` times the refill during the outage. What they let pass is told to Redis when it is back: tokens
-//! in full, requests down to an empty bucket.
+//! A request costs one round trip on its way in, for both limits together, and one for its charge, which is not waited
+//! for. While Redis is away this process decides alone, from the balances that Redis last reported for a key, or from a
+//! full bucket for a key it has not seen. Each replica then enforces the whole limit by itself, so `n` replicas
+//! together allow at most `n` times `limit × burst` and `n` times the refill during the outage. Their consumption is
+//! reported to Redis when it is back: tokens in full, requests down to an empty bucket.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::memory::{MemoryLimiter, Owed, decide};
 use super::{Burst, Decision, KeyUsage, LimitState, Op};
 use crate::domain::key::Limits;
 
-/// Charges sent in one go. They share the connection, so this is one write and one read, and little memory.
+/// Charges sent in one batch. They share the connection, so this is one write and one read, and little memory.
 const BATCH: usize = 128;
 
 /// The limiter for several replicas.
@@ -104,7 +104,7 @@ impl RedisLimiter {
         if limits.tpm.is_none() || tokens == 0 {
             return;
         }
-        // Here too, so that standing in starts from what is known. Redis' next word overrides it.
+        // Here too, so that standing in starts from what is known. Redis' next answer overrides it.
         self.shared.memory.charge(key_id, limits, tokens);
         self.shared.charges.add(key_id, limits, tokens);
     }
@@ -151,7 +151,7 @@ impl RedisLimiter {
                 Err(_) => return shared.memory.recent_usage(),
             }
         }
-        // What the mirror reports now is the same; asking it lets it forget the keys that have become idle.
+        // The mirror's report is not needed; reading it lets the mirror forget the keys that have become idle.
         shared.memory.recent_usage();
         usages
     }
@@ -185,7 +185,7 @@ impl Shared {
         self.link.run(Op::Admit, self.link.timeout(), work).await
     }
 
-    /// Takes what was consumed already; nothing: only looks.
+    /// Takes consumption that has already happened; with none, only reads the balances.
     async fn settle(
         &self,
         mut connection: super::target::Connection,
@@ -198,7 +198,7 @@ impl Shared {
         for key in keys(key_id) {
             call.key(key);
         }
-        // Requests are never owed beyond an empty bucket: a request that was let pass has had its answer.
+        // Requests are never owed beyond an empty bucket: a request that was admitted has had its answer.
         let requests = (rates.rpm, consumed.requests, 0);
         let tokens = (rates.tpm, consumed.tokens, rates.tpm.map_or(0, |rate| rate.floor()));
         for (rate, amount, floor) in [requests, tokens] {
@@ -214,7 +214,7 @@ impl Shared {
         Balances::read(rates, &answer)
     }
 
-    /// Sends a batch in one go. A charge that Redis may have received is not sent again: to charge twice is worse than to
+    /// Sends a batch at once. A charge that Redis may have received is not sent again: to charge twice is worse than to
     /// forgive one batch per outage.
     async fn settle_all(&self, batch: Vec<(i64, Limits, Owed)>) {
         let sent = &batch;
@@ -240,7 +240,7 @@ impl Shared {
     }
 }
 
-/// Sends charges as they come, and after an outage what was consumed meanwhile.
+/// Sends charges as they come, and after an outage the consumption during it.
 async fn send_charges(shared: Arc<Shared>) {
     let mut status = shared.link.status();
     let mut settled = status.borrow_and_update().generation;
@@ -283,7 +283,7 @@ impl Charges {
         self.wake.notify_one();
     }
 
-    /// Up to a batch of what waits and, when that is all, how many charges have thereby been taken care of.
+    /// Up to a batch of waiting charges and, when that is all, how many charges have thereby been handled.
     fn take(&self) -> (Vec<(i64, Limits, Owed)>, Option<u64>) {
         let mut waiting = self.waiting.lock();
         let keys: Vec<i64> = waiting.by_key.keys().copied().take(BATCH).collect();
@@ -312,7 +312,7 @@ impl Rates {
     }
 }
 
-/// What a script said.
+/// A script's answer.
 #[derive(Debug, Clone, Copy)]
 struct Balances {
     rpm: Option<(Rate, i64)>,

@@ -1,19 +1,19 @@
 //! Counts of refused requests that outlive the process.
 //!
-//! Every instance keeps its counts in a hash of its own in Redis, and seeds its counters from there before it serves. A
-//! rejection is exposed when Redis has acknowledged it, so the exposed value never exceeds the stored one and a restart,
-//! after `kill -9` too, continues where the scrape left off. The request path only adds to a number in memory.
+//! Every instance keeps its counts in its own hash in Redis, and seeds its counters from there before it serves. A
+//! rejection is exposed when Redis has acknowledged it, so the exposed value never exceeds the stored one and a
+//! restart, after `kill -9` too, continues where the scrape left off. The request path only adds to a number in memory.
 //!
 //! Outages, in the order of their rarity:
 //!
-//! * Redis goes away: rejections are exposed at once, and sent when it is back.
-//! * An answer was lost, so that a batch may or may not have arrived: it is sent again under its number, which Redis has
-//!   remembered if it had arrived.
-//! * Redis comes back empty, or with an older snapshot: what we know to have been acknowledged is stored again.
-//! * Redis is away while we start: a series that is refused before Redis is back begins at 0, which Prometheus takes for
-//!   the reset that it is. What turns out to be stored for it must never be added to it (that would be a spike of old
-//!   rejections), in this process or at a restart, so it is noted as *hidden*: it stays in the stored total and is
-//!   subtracted when seeding. Series that were not refused meanwhile are simply seeded late.
+//! * Redis goes away: rejections are exposed immediately, and sent when it is back.
+//! * An answer was lost, so that a batch may or may not have arrived: it is sent again under its number, by which Redis
+//!   recognises a batch that had arrived.
+//! * Redis comes back empty, or with an older snapshot: counts that it had acknowledged are stored again.
+//! * Redis is away while we start: a series that is refused before Redis is back begins at 0, which Prometheus takes
+//!   for the reset that it is. Its stored count must never be added to it (that would be a spike of old rejections), in
+//!   this process or at a restart, so it is marked as *hidden*: it stays in the stored total and is subtracted when
+//!   seeding. Series that were not refused meanwhile are simply seeded late.
 
 mod hash;
 
@@ -31,7 +31,7 @@ use super::Observer;
 use super::link::{Failure, RedisLink};
 use crate::domain::label::{LabelValue, LimitType};
 
-/// Series sent in one go.
+/// Series sent in one batch.
 const BATCH: usize = 500;
 
 /// Counts rejections. One per process.
@@ -52,21 +52,21 @@ struct Shared {
     hash: Hash,
     counts: Mutex<Counts>,
     wake: Notify,
-    /// How many rejections have been exposed, one way or the other.
+    /// How many rejections have been exposed, through Redis or without it.
     done: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     series: HashMap<Series, Count>,
-    /// Those of which something waits or is owed.
+    /// Series with rejections waiting or owed.
     dirty: Vec<Series>,
     /// Rejections ever.
     made: u64,
 }
 
 impl Counts {
-    /// Makes something wait, or owed.
+    /// Adds to a series' waiting or owed count, and marks it dirty.
     fn change(&mut self, series: Series, add: impl FnOnce(&mut Count)) {
         let Self { series: all, dirty, .. } = self;
         match all.entry(series) {
@@ -84,7 +84,7 @@ impl Counts {
     }
 }
 
-/// Where one series' rejections are.
+/// The state of one series' rejections.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     /// Neither exposed nor sent.
@@ -93,24 +93,24 @@ struct Count {
     owed: u64,
     /// Whether anything was exposed in this process.
     exposed: bool,
-    /// What Redis has acknowledged, of this life and earlier ones.
+    /// Acknowledged by Redis, in this process and earlier ones.
     stored: u64,
-    /// Of that, what must not be exposed.
+    /// The part of `stored` that must not be exposed.
     hidden: u64,
 }
 
-/// What is being sent. Kept until it is acknowledged, and sent again as it is.
+/// The batch being sent. Kept until it is acknowledged, and resent unchanged.
 #[derive(Debug)]
 struct Batch {
     number: u64,
     /// Whether Redis may have received it.
     sent: bool,
-    /// What to add to each series, and how much of that is still to be exposed.
+    /// The amount to add to each series, and the part of it that is still to be exposed.
     parts: Vec<(Series, u64, u64)>,
 }
 
 impl Rejections {
-    /// Counts that live and die with the process: exposed at once.
+    /// Counts in this process only: exposed immediately.
     pub fn in_memory(observer: Observer) -> Self {
         (observer.rejections_seeded)();
         Self { backend: Backend::Memory(observer) }
@@ -171,7 +171,7 @@ impl Shared {
         }
     }
 
-    /// Exposes whatever waits, and owes it to Redis.
+    /// Exposes all waiting rejections, and owes them to Redis.
     fn expose_waiting(&self) {
         let mut guard = self.counts.lock();
         let counts = &mut *guard;
@@ -199,7 +199,7 @@ struct Sender {
     shared: Arc<Shared>,
     status: watch::Receiver<super::link::Status>,
     seeded: bool,
-    /// Of the last batch.
+    /// The number of the last batch.
     number: u64,
     in_doubt: Option<Batch>,
     /// Whether this process has written to its hash.
@@ -226,7 +226,7 @@ impl Sender {
         }
     }
 
-    /// After Redis came up: seeds if that is still to be done, and stores again what it has lost.
+    /// After Redis came up: seeds if that is still to be done, and stores again counts that it has lost.
     async fn catch_up(&mut self) {
         if !self.status.borrow_and_update().up {
             return;
@@ -248,7 +248,7 @@ impl Sender {
             known.collect()
         };
         for changes in known.chunks(BATCH) {
-            // When it fails, the link is down again, and its return brings us back here.
+            // On a failure the link is down again, and its return leads back here.
             let Ok(before) = self.shared.hash.store(0, changes).await else { return };
             self.look_at(before);
         }
@@ -258,7 +258,7 @@ impl Sender {
         self.seeded = true;
         let mut seeds = Vec::new();
         let mut counts = self.shared.counts.lock();
-        // Whoever exposes one type of a comment shows the other at 0 beside it.
+        // Exposing one type of a comment also exposes the other, at 0.
         let begun: HashSet<LabelValue> = (counts.series.iter())
             .filter(|(_, count)| count.exposed)
             .map(|((_, comment), _)| comment.clone())
@@ -283,7 +283,7 @@ impl Sender {
         (self.shared.observer.rejections_seeded)();
     }
 
-    /// Sends what waits; exposes it when Redis has it, or will not have it soon.
+    /// Sends waiting rejections; exposes them when Redis has them, or cannot take them soon.
     async fn send(&mut self) {
         loop {
             if !self.seeded {
@@ -316,7 +316,7 @@ impl Sender {
         }
     }
 
-    /// Whoever has written since we last did lives beside us, under the name that should be ours alone.
+    /// A process that has written since our last write is running beside us, under the name that should be ours alone.
     fn look_at(&mut self, before: Writer) {
         if self.wrote && before == Writer::Another {
             (self.shared.observer.instance_shared)();
@@ -333,7 +333,7 @@ impl Sender {
         }
     }
 
-    /// Up to a batch of what Redis does not know yet and, when that is all, how many rejections it covers.
+    /// Up to a batch of rejections that Redis does not have yet and, when that is all, how many rejections it covers.
     fn take(&mut self) -> (Batch, Option<u64>) {
         self.number += 1;
         let mut batch = Batch { number: self.number, sent: false, parts: Vec::new() };
@@ -358,8 +358,8 @@ impl Sender {
         batch.parts.iter().map(change).collect()
     }
 
-    /// The batch has been exposed and not acknowledged. What was never sent is simply owed; what may have arrived is kept
-    /// as it is, to be sent again under its number.
+    /// The batch has been exposed and not acknowledged. If it was never sent, its counts are simply owed; if it may
+    /// have arrived, it is kept unchanged, to be sent again under its number.
     fn put_aside(&mut self, mut batch: Batch, failure: &Failure) {
         batch.sent |= !matches!(failure, Failure::Down);
         let mut counts = self.shared.counts.lock();

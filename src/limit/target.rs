@@ -1,4 +1,4 @@
-//! Where Redis is: what `REDIS_URL` may say, and how a connection is made from it.
+//! The Redis target: the forms of `REDIS_URL`, and how to connect to each.
 //!
 //! | URL | meaning |
 //! |---|---|
@@ -27,7 +27,7 @@ use url::Url;
 use super::InvalidRedisUrl;
 
 /// Time for TCP, TLS and the handshake. Connecting happens in the background, so this may be longer than the timeout of
-/// a command; it only bounds how long a try at a dead address lasts.
+/// a command; it only bounds the time lost on a dead address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commands that may wait for the socket. The crate's 50 would make requests queue behind each other in a burst.
@@ -40,11 +40,11 @@ pub(super) enum Target {
     Single(Box<Client>),
     /// Redis Cluster. The second client is for subscriptions, which any node serves.
     Cluster(Box<ClusterClient>, Vec<Client>),
-    /// Whatever the sentinels say is the primary, asked again at every connection.
+    /// The primary that the sentinels name, asked again at every connection.
     Sentinel(Box<Sentinel>),
 }
 
-/// What the sentinels are asked.
+/// How to ask the sentinels.
 #[derive(Debug)]
 pub(super) struct Sentinel {
     addresses: Vec<ConnectionAddr>,
@@ -141,7 +141,7 @@ impl Target {
     pub(super) async fn connect(&self) -> Result<Connection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // Every command is timed by the link, which knows what it is for.
+            // The link applies a timeout to each command, depending on its purpose.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
         match self {
@@ -178,7 +178,7 @@ impl Target {
 }
 
 impl Sentinel {
-    /// The client for the present primary, as the first sentinel that answers tells it.
+    /// The client for the current primary, according to the first sentinel that answers.
     async fn primary(&self) -> Result<Client, RedisError> {
         let settings = self.redis.redis_settings();
         let mut builder =
@@ -221,7 +221,7 @@ impl Nodes {
         let (_, rest) = text.split_once("://").ok_or_else(|| InvalidRedisUrl::new("it has no scheme"))?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at(end);
-        // A password may hold an @ only percent-encoded, but be kind to those who forgot.
+        // An @ in a password should be percent-encoded; accept one that is not.
         let (user, hosts) = match authority.rsplit_once('@') {
             Some((user, hosts)) => (format!("{user}@"), hosts),
             None => (String::new(), authority),
@@ -236,7 +236,7 @@ impl Nodes {
         Ok(Self { urls, certificates })
     }
 
-    /// Splitting always leaves at least one.
+    /// `split` always yields at least one.
     fn first(&self) -> &Url {
         &self.urls[0]
     }

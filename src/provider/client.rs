@@ -1,6 +1,6 @@
 //! The HTTP client that all upstream calls share.
 //!
-//! Connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client around them: the gateway needs
+//! It keeps connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client: the gateway needs
 //! pooling and TLS, and pays for nothing else on each request.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use super::trust::Trust;
 type DirectPool = Pool<HttpsConnector<HttpConnector>>;
 type ProxiedPool = Pool<HttpsConnector<ProxyConnector>>;
 
-/// No answer came.
+/// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// Nothing was sent: no connection.
@@ -33,7 +33,7 @@ pub enum SendError {
     /// The connection broke before the answer's head.
     #[error("{0}")]
     Broken(String),
-    /// What came is not HTTP.
+    /// The received bytes are not HTTP.
     #[error("{0}")]
     Garbled(String),
 }
@@ -53,7 +53,7 @@ impl UpstreamClient {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        // A name with several addresses: each gets its share of the time, so that a dead one does not take it all.
+        // If a name has several addresses, each gets its share of the time, so that a dead one does not use it up.
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_keepalive(Some(Duration::from_secs(60)));
         let tls = trust.client_config();
@@ -76,11 +76,11 @@ impl UpstreamClient {
             Some(ProxyUrl(url)) => {
                 let proxied = self.proxied(url)?;
                 let (pool, connector) = &*proxied;
-                // In absolute form the proxy reads the request itself; in a tunnel it never sees it.
+                // In absolute form the proxy reads the request; in a tunnel it never sees it.
                 if let Some(auth) = connector.auth().filter(|_| to.uri().scheme_str() == Some("http")) {
                     request.headers.add(header::PROXY_AUTHORIZATION, auth.clone());
                 }
-                // Boxed, so that calls without a proxy do not carry room for it.
+                // Boxed, so that calls without a proxy do not reserve space for it.
                 Box::pin(pool.send(to, request)).await
             }
         };
@@ -113,7 +113,7 @@ fn https<C>(connector: C, tls: &ClientConfig) -> HttpsConnector<C> {
         .wrap_connector(connector)
 }
 
-/// An error and its causes in one line; hyper's own texts hide what happened.
+/// An error and its causes in one line; hyper's own texts hide the cause.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! Where requests go, worked out once for all that go there.
+//! Destinations of requests, precomputed once per URL.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -6,10 +6,10 @@ use std::sync::{Arc, LazyLock};
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Uri};
 
-/// An absolute URL, and what a request to it needs of it.
+/// An absolute URL, and the parts of it that a request needs.
 #[derive(Debug)]
 pub struct Destination {
-    /// The URL as it was given.
+    /// The absolute URL.
     uri: Uri,
     /// Its path and query, the form in which a server takes it (RFC 9112 § 3.2).
     path: Uri,
@@ -18,13 +18,13 @@ pub struct Destination {
     origin: Arc<Origin>,
 }
 
-/// The URL cannot be asked.
+/// The URL cannot be requested.
 #[derive(Debug, thiserror::Error)]
 #[error("the URL names no host")]
 pub struct NoHost;
 
 impl Destination {
-    /// What there is to know about `uri`.
+    /// Derives the parts from `uri`.
     ///
     /// # Errors
     /// [`NoHost`].
@@ -70,7 +70,7 @@ fn without_user(authority: &Authority) -> Result<Authority, NoHost> {
     }
 }
 
-/// Where a connection leads. It is hashed once, not with every request.
+/// Scheme and authority that a connection leads to, hashed once instead of with every request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     scheme: Scheme,
@@ -92,7 +92,7 @@ impl Hash for Origin {
     }
 }
 
-/// Takes the one number that [`Origin`] gives for the hash that it is.
+/// A hasher that returns [`Origin`]'s precomputed hash unchanged.
 #[derive(Debug, Default)]
 pub(super) struct Hashed(u64);
 
@@ -108,7 +108,7 @@ impl Hasher for Hashed {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Not how an origin is hashed; any other key must still get a hash.
+        // Not used for origins; any other key must still get a hash.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }

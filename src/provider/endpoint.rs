@@ -1,7 +1,7 @@
 //! URLs of operations (DESIGN § 4).
 //!
-//! A provider's base URL is what its SDK calls a base URL, with or without trailing slashes and with any prefix a proxy
-//! put before it.
+//! A provider's base URL is the one its SDK takes, with or without trailing slashes and with any prefix a proxy put
+//! before it.
 
 use std::sync::{Arc, Weak};
 
@@ -13,10 +13,11 @@ use super::destination::{Destination, NoHost};
 use crate::domain::model::Target;
 use crate::domain::provider::{Provider, ProviderKind};
 
-/// What Azure's deployment URLs are asked with when the provider names no version: the last one that is generally available.
+/// The `api-version` for Azure's deployment URLs when the provider names none: the last one that is generally
+/// available.
 const AZURE_API_VERSION: &str = "2024-10-21";
 
-/// Something a provider can be asked to do.
+/// An operation of a provider's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A chat-like call in the provider's own format.
@@ -76,7 +77,7 @@ pub fn endpoint(
     format!("{}{full}{query}", origin(&provider.base_url)).parse()
 }
 
-/// Where operations are asked for, each worked out once for a target.
+/// Cache of destinations, by target and operation.
 #[derive(Debug, Default)]
 pub struct Endpoints(papaya::HashMap<(i64, Operation), Known, RandomState>);
 
@@ -96,14 +97,14 @@ pub enum EndpointError {
 }
 
 impl Endpoints {
-    /// Where `operation` is asked of `target`.
+    /// The destination for `operation` at `target`.
     ///
     /// # Errors
     /// [`EndpointError`].
     pub fn get(&self, target: &Arc<Target>, operation: Operation) -> Result<Arc<Destination>, EndpointError> {
         let known = self.0.pin();
         let place = (target.id, operation);
-        // After an administrator's change the target is another one, under the same id.
+        // After an administrator's change the target is a new one under the same id.
         if let Some(Known { made_for, destination }) = known.get(&place)
             && std::ptr::eq(made_for.as_ptr(), Arc::as_ptr(target))
         {
@@ -116,7 +117,7 @@ impl Endpoints {
     }
 }
 
-/// Azure's path, and whether it is one of those that need an `api-version`.
+/// Azure's path, and whether it needs an `api-version`.
 fn azure_path(base: &str, path: &str, operation: Operation, remote_id: &str) -> (String, bool) {
     if base.ends_with("/openai/v1") {
         return (format!("{base}/{path}"), false);

@@ -21,7 +21,7 @@ use url::Url;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Opens connections to anywhere by way of one proxy.
+/// Opens connections through one proxy.
 #[derive(Clone)]
 pub(super) struct ProxyConnector {
     http: HttpConnector,
@@ -37,7 +37,7 @@ impl ProxyConnector {
         Ok(Self { http, proxy: address, auth: basic_auth(proxy) })
     }
 
-    /// What a request in absolute form has to carry.
+    /// The `Proxy-Authorization` of a request in absolute form.
     pub(super) fn auth(&self) -> Option<&HeaderValue> {
         self.auth.as_ref()
     }
@@ -47,7 +47,7 @@ fn basic_auth(proxy: &Url) -> Option<HeaderValue> {
     if proxy.username().is_empty() {
         return None;
     }
-    // A form's value is percent-encoded too; what else means something in a form is encoded first.
+    // Decodes with the form parser, so its other special characters are encoded first.
     let decode = |text: &str| {
         let text = text.replace('+', "%2B").replace('&', "%26");
         let mut pairs = url::form_urlencoded::parse(text.as_bytes());

@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! Trusted certificate authorities.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 #[derive(Debug, Clone)]
 pub struct Trust(Arc<RootCertStore>);
 
-/// A file of authorities that cannot be used.
+/// A CA file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("UPSTREAM_CA_FILE {path} cannot be used: {why}")]
 pub struct InvalidCaFile {
@@ -27,10 +27,10 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// Mozilla's authorities, and those of a PEM file: a private one, or that of a proxy which looks into TLS.
+    /// Mozilla's authorities, and the ones in a PEM file: a private CA, or the CA of a TLS-inspecting proxy.
     ///
     /// # Errors
-    /// [`InvalidCaFile`]: it cannot be read, or one of its certificates is none, or there is none.
+    /// [`InvalidCaFile`]: it cannot be read, or one of its certificates is invalid, or it holds none.
     pub fn with_file(path: &Path) -> Result<Self, InvalidCaFile> {
         let invalid = |why: String| InvalidCaFile { path: path.to_owned(), why };
         let mut roots = mozilla();
@@ -46,7 +46,7 @@ impl Trust {
         Ok(Self(Arc::new(roots)))
     }
 
-    /// The client's side of TLS.
+    /// The TLS configuration for upstream connections.
     pub(super) fn client_config(&self) -> ClientConfig {
         ClientConfig::builder().with_root_certificates(self.0.clone()).with_no_client_auth()
     }

@@ -1,12 +1,12 @@
-//! Checks and conversions that everything written to the database passes.
+//! Checks and conversions of values on their way to the database.
 
 use url::Url;
 
 use super::error::{StoreError, StoreResult};
 use crate::domain::label::LABEL_MAX_CHARS;
 
-/// A name that becomes a label: what [`LabelValue`](crate::domain::label::LabelValue) would leave as it is. Two names
-/// that differ in what the label drops would be one series.
+/// A name that becomes a label: [`LabelValue`](crate::domain::label::LabelValue) must leave it unchanged. Two names
+/// that differ only in characters that the label drops would be one series.
 pub(super) fn name(field: &'static str, name: &str) -> StoreResult<()> {
     if name.trim().is_empty() {
         return Err(StoreError::invalid(field, "must not be empty"));
@@ -68,7 +68,7 @@ pub(super) fn http_url(field: &'static str, text: &str) -> StoreResult<Url> {
     Ok(url)
 }
 
-/// The URL of a proxy, perhaps with user and password. HTTP proxies are what the upstream client speaks to.
+/// The URL of a proxy, perhaps with user and password. The upstream client supports HTTP proxies only.
 pub(super) fn proxy_url(field: &'static str, text: &str) -> StoreResult<Url> {
     url(field, text, &["http"])
 }
@@ -95,13 +95,13 @@ pub(super) fn amount(field: &'static str, amount: Option<f64>) -> StoreResult<()
     }
 }
 
-/// A stored count as the domain has it; what is out of range (nobody but a hand in the database writes that) is
+/// A stored count as the domain has it. A value out of range, which only a manual edit of the database writes, is
 /// clamped.
 pub(super) fn count(stored: i64) -> u32 {
     u32::try_from(stored.max(0)).unwrap_or(u32::MAX)
 }
 
-/// Refuses a limit that lets nothing through; without one there is none.
+/// Refuses a limit of 0, which would let nothing through; `None` is no limit.
 pub(super) fn lets_something_through(field: &'static str, limit: Option<u32>) -> StoreResult<()> {
     match limit {
         Some(0) => Err(StoreError::invalid(field, "must be 1 or more; left out: no limit")),

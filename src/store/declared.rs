@@ -1,8 +1,8 @@
 //! The settings file's `[[providers]]`, `[[models]]` and `[[api_keys]]`, brought into the database at start-up.
 //!
-//! Applying the same file twice changes nothing; a changed value is updated in place. What the file no longer names is
-//! left alone: it may have become somebody else's. A key that an administrator revoked or deleted stays so, whatever
-//! the file says: a leaked key must not come back with the next restart.
+//! Applying the same file twice changes nothing; a changed value is updated in place. Entries that the file no longer
+//! names are left alone: an administrator may have taken them over. A key that an administrator revoked or deleted
+//! stays so, whatever the file says: a leaked key must not come back with the next restart.
 
 use std::collections::HashSet;
 
@@ -21,25 +21,25 @@ use super::providers::NewProvider;
 use super::{Source, begin_write, migrate, now};
 use crate::domain::key::{Secret, hash_key};
 
-/// What a settings file declares. The `source` of each entry is set to `config`.
+/// The declarations of a settings file. The `source` of each entry is set to `config`.
 #[derive(Debug, Clone, Default)]
 pub struct Declared {
     /// Identified by name.
     pub providers: Vec<NewProvider>,
     /// Identified by provider and system name.
     pub models: Vec<DeclaredModel>,
-    /// Identified by the key itself, which each must have.
+    /// Identified by the key itself, which every entry must have.
     pub api_keys: Vec<NewApiKey>,
 }
 
-/// A model and the name of its provider, which the file may declare too or the database already have.
+/// A model and the name of its provider, which is declared in the file or already in the database.
 #[derive(Debug, Clone)]
 pub struct DeclaredModel {
     pub provider: String,
     pub model: NewModel,
 }
 
-/// What [`apply`] did.
+/// The changes that [`apply`] made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     pub created: u32,
@@ -49,7 +49,7 @@ pub struct Applied {
     pub revoked_keys: Vec<String>,
 }
 
-/// Makes the database hold what the file declares, all or nothing. Two replicas starting at once wait for each other.
+/// Brings the file's declarations into the database, all or nothing. Two replicas starting at once wait for each other.
 ///
 /// # Errors
 /// [`StoreError::Invalid`] whose message names the entry; [`StoreError::Duplicate`] when an external id belongs to
@@ -203,7 +203,7 @@ async fn apply_key(
         return Ok(());
     }
     let mut row = super::keys::settings(&new)?;
-    // The file has no word for it, and whoever made the key by that id looks for it there.
+    // The file has no field for it, and the system that made the key by this id looks it up by it.
     row.external_id = ActiveValue::NotSet;
     if existing.external_id.is_some() {
         row.source = ActiveValue::NotSet;
@@ -239,7 +239,7 @@ fn secret_differs(
     Ok(stored.as_ref() != declared)
 }
 
-/// Says which entry of the file is wrong.
+/// Adds to an error which entry of the file is wrong.
 fn named(error: StoreError, entry: impl FnOnce() -> String) -> StoreError {
     match error {
         StoreError::Invalid { field, message } => {

@@ -1,4 +1,4 @@
-//! What can go wrong in the store, as the caller has to tell it apart.
+//! Errors of the store, by the kinds that callers have to tell apart.
 
 use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
@@ -18,7 +18,7 @@ pub enum StoreError {
     /// A value that cannot be stored. HTTP: 400.
     #[error("{field}: {message}")]
     Invalid { field: &'static str, message: String },
-    /// A secret cannot be encrypted or decrypted, or the key for it cannot be had.
+    /// A secret cannot be encrypted or decrypted, or its key is not available.
     #[error("{0}")]
     Secret(String),
     /// The database cannot be opened or brought up to date; the text names it without its password.
@@ -37,8 +37,8 @@ impl StoreError {
         Self::Invalid { field, message: message.into() }
     }
 
-    /// Whether the same call may succeed later without anything in it changing: the database is away, busy or full.
-    /// `false`: the database understood the statement and refuses the *data*, and will refuse it again.
+    /// Whether the same call may succeed later without anything in it changing: the database is unavailable, busy or
+    /// full. `false`: the database understood the statement and refuses the *data*, and will refuse it again.
     ///
     /// PostgreSQL: SQLSTATE classes 22 (data exception), 23 (integrity), 54 (program limit).
     /// SQLite: primary result codes 18 `TOOBIG`, 19 `CONSTRAINT`, 20 `MISMATCH`, 25 `RANGE`.
@@ -73,7 +73,7 @@ impl StoreError {
     }
 }
 
-/// Whether a result code of SQLite says that it will never take this.
+/// Whether a result code of SQLite means that the data is refused for good.
 fn is_refusal(code: u32) -> bool {
     matches!(code & 0xff, 18 | 19 | 20 | 25)
 }

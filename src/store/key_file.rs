@@ -12,7 +12,7 @@ pub(super) fn path_for(database: &Path) -> PathBuf {
     with_suffix(database, ".key")
 }
 
-/// Where a rotation keeps the next key until the database has it.
+/// The file in which a rotation keeps the next key until the database uses it.
 pub(super) fn next(path: &Path) -> PathBuf {
     with_suffix(path, ".new")
 }
@@ -23,7 +23,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The key in this file; `None`: there is no such file.
+/// Reads the key in this file; `None`: there is no such file.
 pub(super) fn read(path: &Path) -> StoreResult<Option<EncryptionKey>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -36,11 +36,11 @@ pub(super) fn read(path: &Path) -> StoreResult<Option<EncryptionKey>> {
     })
 }
 
-/// Makes the file with a new random key. If another process made it first, answers that one's key.
+/// Makes the file with a new random key. If another process made it first, returns that file's key.
 pub(super) fn create(path: &Path) -> StoreResult<EncryptionKey> {
     let key = EncryptionKey::random();
-    // Written elsewhere and linked into place: whoever sees the name sees the whole key, and the link fails if the
-    // name is taken.
+    // Written elsewhere and linked into place: the file is never seen half-written, and the link fails if the name is
+    // taken.
     let draft = with_suffix(path, &format!(".{:016x}", rand::random::<u64>()));
     write_private(&draft, &key).map_err(|error| fail("create", path, &error))?;
     let linked = fs::hard_link(&draft, path);
@@ -53,7 +53,7 @@ pub(super) fn create(path: &Path) -> StoreResult<EncryptionKey> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             read(path)?.ok_or_else(|| fail("create", path, &error))
         }
-        // A file system without links.
+        // A file system without hard links.
         Err(_) => write_private(path, &key).map(|()| key).map_err(|error| fail("create", path, &error)),
     }
 }

@@ -1,4 +1,4 @@
-//! API keys: who may call.
+//! API keys.
 
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::api_keys::{ActiveModel, Column as Field, Entity, Model};
@@ -16,10 +16,10 @@ use crate::domain::key::{Limits, Secret, hash_key};
 
 /// Random bytes in a generated key: 192 bits, where 128 are out of reach for any guesser.
 const KEY_BYTES: usize = 24;
-/// The shortest key an administrator may bring along. Keys are hashed without stretching, which is right only for keys
-/// that nobody guesses.
+/// The shortest key an administrator may bring along. Keys are hashed without stretching, which is safe only for keys
+/// that cannot be guessed.
 pub const KEY_MIN_CHARS: usize = 16;
-/// Characters of a key that lists show.
+/// Leading characters of a key that lists show.
 const PREFIX_CHARS: usize = 7;
 /// The longest external id, in characters. External ids are indexed, and PostgreSQL refuses index rows above 2,704 bytes.
 pub const EXTERNAL_ID_MAX_CHARS: usize = 255;
@@ -31,13 +31,13 @@ const SEEN_PAGE: usize = 1000;
 pub struct NewApiKey {
     /// `None`: a random one is generated.
     pub key: Option<Secret>,
-    /// What it is called in lists, labels and logs.
+    /// Its name in lists, labels and logs.
     pub comment: Option<String>,
     pub limits: Limits,
     pub expires_at: Option<DateTime<Utc>>,
     /// System names it may call; `None`: all.
     pub allowed_models: Option<Vec<String>>,
-    /// The name another system (the Kubernetes operator) knows it by; unique.
+    /// Its name in another system (the Kubernetes operator); unique.
     pub external_id: Option<String>,
     pub source: Source,
 }
@@ -57,7 +57,7 @@ impl NewApiKey {
     }
 }
 
-/// What to change; `None`: leave as it is. The inner `None` clears.
+/// Changes to a key; `None` leaves a value as it is, the inner `None` clears it.
 #[derive(Debug, Clone, Default)]
 pub struct ApiKeyChange {
     pub comment: Option<Option<String>>,
@@ -91,7 +91,7 @@ pub struct StoredKey {
 }
 
 impl StoredKey {
-    /// The key itself. Only for answers that are meant to hand it out.
+    /// Decrypts the key. Only for answers that are meant to hand it out.
     ///
     /// # Errors
     /// [`StoreError::Secret`] when the cipher is not the one it was encrypted by.
@@ -120,7 +120,7 @@ impl From<Model> for StoredKey {
     }
 }
 
-/// The stored JSON array. Anything else in the column (a hand in the database) allows nothing, not everything.
+/// The stored JSON array. Any other value in the column (a manual edit) allows nothing, not everything.
 pub(super) fn allowed_models(stored: Option<serde_json::Value>) -> Option<Vec<String>> {
     stored.filter(|value| !value.is_null()).map(|value| serde_json::from_value(value).unwrap_or_default())
 }
@@ -132,7 +132,7 @@ pub fn generate() -> Secret {
     Secret::new(format!("sk-{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// Which keys a list holds; deleted ones never.
+/// Selects the keys of a list; deleted ones are never listed.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFilter {
     pub include_revoked: bool,
@@ -142,7 +142,7 @@ pub struct KeyFilter {
     pub limit: Option<u64>,
 }
 
-/// Makes a key and answers it with its text.
+/// Makes a key and returns it with its text.
 ///
 /// # Errors
 /// [`StoreError::Duplicate`] of `key` or `external_id`, [`StoreError::Invalid`].
@@ -183,7 +183,7 @@ pub async fn get(db: &impl ConnectionTrait, id: i64) -> StoreResult<StoredKey> {
     one(db, Condition::all().add(Field::Id.eq(id))).await
 }
 
-/// The key that `key` is, revoked or not.
+/// The key with this text, revoked or not.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -191,7 +191,7 @@ pub async fn find_by_key(db: &impl ConnectionTrait, key: &str) -> StoreResult<St
     one(db, Condition::all().add(Field::KeyHash.eq(hash_key(key).to_vec()))).await
 }
 
-/// The key that `key_or_id` names: the text of a key, or the id of one.
+/// The key with this text or id.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -207,7 +207,7 @@ pub async fn find(db: &impl ConnectionTrait, key_or_id: &str) -> StoreResult<Sto
 /// # Errors
 /// [`StoreError::NotFound`].
 pub async fn find_by_external_id(db: &impl ConnectionTrait, external_id: &str) -> StoreResult<StoredKey> {
-    // What cannot be stored was not stored.
+    // A text with NUL cannot have been stored.
     if external_id.contains('\0') {
         return Err(StoreError::NotFound);
     }
@@ -258,7 +258,7 @@ pub async fn revoke(db: &impl ConnectionTrait, id: i64) -> StoreResult<StoredKey
     update(db, id, ApiKeyChange { revoked: Some(true), ..ApiKeyChange::default() }).await
 }
 
-/// Deletes a key for good, as far as anybody sees; the row stays, as the request log names it.
+/// Deletes a key for good; only the row stays, hidden, because the request log refers to it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -279,7 +279,7 @@ pub async fn delete(db: &impl ConnectionTrait, id: i64) -> StoreResult<()> {
     if deleted.rows_affected == 0 { Err(StoreError::NotFound) } else { Ok(()) }
 }
 
-/// What [`upsert_by_external_id`] found or did.
+/// The outcome of [`upsert_by_external_id`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upserted {
     Created,
@@ -289,9 +289,9 @@ pub enum Upserted {
     Existing,
 }
 
-/// Makes sure that a live key with this external id exists. Many callers at once get one and the same key. One that is
-/// made is as `new` says; one that comes back to life takes what `change` names and keeps the rest, except an expiry
-/// that has passed; one that lives is left as it is.
+/// Makes sure that a live key with this external id exists. Concurrent callers get the same key. A new key is made as
+/// in `new`; a key that comes back to life takes the values in `change` and keeps the others, except an expiry that has
+/// passed; a live key is left as it is.
 ///
 /// # Errors
 /// [`StoreError::Invalid`]; [`StoreError::Duplicate`] of `key` when `new` brings a key that another row has.
@@ -304,7 +304,7 @@ pub async fn upsert_by_external_id(
 ) -> StoreResult<(StoredKey, Secret, Upserted)> {
     check_external_id(Some(external_id))?;
     let new = NewApiKey { external_id: Some(external_id.to_owned()), ..new.clone() };
-    // Each turn of the loop ends it, unless somebody else changed the row between two statements.
+    // The loop ends at its first turn, unless another caller changed the row between two statements.
     loop {
         let row = Entity::find().filter(Field::ExternalId.eq(external_id)).one(db).await?;
         let (id, done) = match row {
@@ -360,7 +360,7 @@ async fn reactivate(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) ->
     Ok(updated.rows_affected == 1)
 }
 
-/// Notes that these keys were used. `at` never moves a key's time back.
+/// Records that these keys were used. `at` never moves a key's time back.
 ///
 /// # Errors
 /// [`StoreError::Database`].

@@ -13,7 +13,7 @@ const LOCK_SPACE: i32 = 0x6e65_7875;
 const LOCK_MIGRATE: i32 = 1;
 pub(super) const LOCK_DECLARE: i32 = 2;
 
-/// How long a starting replica waits for another one that is migrating.
+/// How long a starting replica waits for another replica that is migrating.
 const LOCK_TIMEOUT: &str = "120s";
 
 /// One migration and whether the database has it.
@@ -34,7 +34,7 @@ pub async fn up(db: &DatabaseConnection) -> StoreResult<()> {
     transaction.commit().await.map_err(explain)
 }
 
-/// Reverts the last `steps` migrations (`None`: all of them). **Tables that they made are dropped with their rows.**
+/// Reverts the last `steps` migrations (`None`: all of them). **Tables that they created are dropped with their rows.**
 ///
 /// # Errors
 /// As [`up`].

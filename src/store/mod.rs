@@ -1,14 +1,14 @@
-//! What outlives the process: keys, providers, models and the request log, in SQLite or PostgreSQL.
+//! Persistent data: keys, providers, models and the request log, in SQLite or PostgreSQL.
 //!
 //! The request path reads none of this: it reads a [`Snapshot`], an immutable copy in memory that is swapped after an
-//! administrator's change and on a timer. Everything here speaks SQL through sea-orm (batches of the request log
-//! past it, to the driver) and knows nothing of HTTP.
+//! administrator's change and on a timer. Everything here speaks SQL through sea-orm (batches of the request log bypass
+//! it and use the driver) and knows nothing of HTTP.
 //!
 //! * [`connect`](mod@connect): open a database, bring its schema up to date ([`migrate`]).
 //! * [`crypt`]: secrets at rest. Every credential column holds ciphertext.
-//! * [`keys`], [`providers`], [`models`]: what an administrator configures; [`declared`]: the same from a file.
+//! * [`keys`], [`providers`], [`models`]: an administrator's configuration; [`declared`]: the same from a file.
 //! * [`snapshot`]: the copy in memory.
-//! * [`request_log`]: what happened, row by row.
+//! * [`request_log`]: finished requests, row by row.
 
 pub mod connect;
 pub mod crypt;
@@ -36,7 +36,7 @@ pub use crypt::Cipher;
 pub use error::{StoreError, StoreResult};
 pub use snapshot::{ActiveCounts, Snapshot, SnapshotStore, counts};
 
-/// Who made a row; stored in its `source` column.
+/// The origin of a row; stored in its `source` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// An administrator, through the API or the command line.
@@ -58,8 +58,8 @@ impl Source {
     }
 }
 
-/// The time, at the precision both databases keep (PostgreSQL: microseconds), so that what was written equals what
-/// is read.
+/// The time, at the precision both databases keep (PostgreSQL: microseconds), so that it is read back as it was
+/// written.
 fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }

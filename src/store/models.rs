@@ -1,4 +1,4 @@
-//! Models: which provider offers which system name, under what remote id, at what price.
+//! Models: system names offered by providers, with remote ids and prices.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl NewModel {
     }
 }
 
-/// What to change; `None`: leave as it is. The inner `None` clears.
+/// Changes to a model; `None` leaves a value as it is, the inner `None` clears it.
 #[derive(Debug, Clone, Default)]
 pub struct ModelChange {
     pub provider_id: Option<i64>,
@@ -109,7 +109,7 @@ impl From<Model> for StoredModel {
     }
 }
 
-/// Which models a list holds; deleted ones never.
+/// Selects the models of a list; deleted ones are never listed.
 #[derive(Debug, Clone, Default)]
 pub struct ModelFilter {
     pub provider_id: Option<i64>,
@@ -133,7 +133,7 @@ pub async fn create(db: &impl ConnectionTrait, provider_id: i64, new: &NewModel)
 /// # Errors
 /// [`StoreError::Database`].
 pub async fn list(db: &impl ConnectionTrait, filter: &ModelFilter) -> StoreResult<Vec<StoredModel>> {
-    // What cannot be stored was not stored.
+    // A name with NUL cannot have been stored.
     if filter.system_name.as_deref().is_some_and(|name| name.contains('\0')) {
         return Ok(Vec::new());
     }
@@ -149,7 +149,7 @@ pub async fn list(db: &impl ConnectionTrait, filter: &ModelFilter) -> StoreResul
     Ok(rows.into_iter().map(StoredModel::from).collect())
 }
 
-/// The system names that some provider offers, sorted.
+/// The system names that at least one provider offers, sorted.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -264,7 +264,7 @@ pub async fn set_weights(
     list(db, &ModelFilter { system_name: Some(system_name.to_owned()), ..ModelFilter::default() }).await
 }
 
-/// Deletes a model, as far as anybody sees; the row stays, as the request log names it.
+/// Deletes a model; only the row stays, hidden, because the request log refers to it.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].

@@ -21,7 +21,7 @@ pub struct NewProvider {
     /// Unique among the living; becomes a label.
     pub name: String,
     pub kind: ProviderKind,
-    /// What the provider's SDK calls a base URL.
+    /// The base URL that the provider's SDK would take.
     pub base_url: String,
     pub api_key: Option<Secret>,
     pub api_version: Option<String>,
@@ -61,7 +61,7 @@ impl NewProvider {
     }
 }
 
-/// What to change; `None`: leave as it is. The inner `None` clears.
+/// Changes to a provider; `None` leaves a value as it is, the inner `None` clears it.
 #[derive(Debug, Clone, Default)]
 pub struct ProviderChange {
     pub name: Option<String>,
@@ -117,7 +117,8 @@ impl StoredProvider {
     /// The provider as the request path has it.
     ///
     /// # Errors
-    /// [`StoreError::Secret`]; [`StoreError::Invalid`] for what only a hand in the database or a newer version writes.
+    /// [`StoreError::Secret`]; [`StoreError::Invalid`] for values that only a manual edit of the database or a newer
+    /// version writes.
     pub fn to_domain(&self, cipher: &Cipher) -> StoreResult<Provider> {
         let kind = ProviderKind::parse(&self.kind)
             .ok_or_else(|| StoreError::invalid("type", format!("unknown: {}", self.kind)))?;
@@ -266,7 +267,7 @@ pub async fn update(
     get(db, id).await
 }
 
-/// Deletes a provider and its models, as far as anybody sees; the rows stay, as the request log names them.
+/// Deletes a provider and its models; only the rows stay, hidden, because the request log refers to them.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -326,7 +327,7 @@ pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
     })
 }
 
-/// Upstream calls carry it in a header.
+/// A provider's key must fit into a header.
 fn check_credential(api_key: Option<&Secret>) -> StoreResult<()> {
     check::header_text("api_key", api_key.map(Secret::expose))
 }

@@ -237,7 +237,7 @@ catalog! {
 
     /// Seconds per output token after the first; completed streams only.
     COMPLETION_TPOT: Histogram(Buckets::TimePerToken), Seconds = "nexusgate_completion_tpot_seconds" { model };
-    /// Seconds of the longest wait for the provider between two chunks of a stream.
+    /// Seconds of the longest wait for the provider between two chunks of a stream; completed streams only.
     STREAM_STALL: Histogram(Buckets::Latency), Seconds = "nexusgate_stream_stall_seconds" { model };
     /// Input tokens of one completion.
     COMPLETION_PROMPT_TOKENS: Histogram(Buckets::Tokens), Tokens = "nexusgate_completion_prompt_tokens" { model };
@@ -270,17 +270,17 @@ catalog! {
     REQUEST_LOG_PENDING: Gauge, Count = "nexusgate_request_log_pending" { table: LogTable };
     /// Seconds the oldest row has been waiting for the database.
     REQUEST_LOG_OLDEST_PENDING: Gauge, Seconds = "nexusgate_request_log_oldest_pending_seconds";
-    /// Batches of rows that had to be tried again.
+    /// Attempts to write a batch of rows that failed and were repeated.
     REQUEST_LOG_RETRIES: Counter, Count = "nexusgate_request_log_retries_total" { table: LogTable };
     /// Seconds to write one batch of rows.
     REQUEST_LOG_FLUSH_DURATION: Histogram(Buckets::Internal), Seconds = "nexusgate_request_log_flush_duration_seconds" { table: LogTable };
-    /// Payloads dropped from the journal because it reached its size, by table.
+    /// Payloads that a row was kept without: the journal had reached its size, the memory for rows was full, or the database refused the payload.
     REQUEST_LOG_PAYLOADS_DROPPED: Counter, Count = "nexusgate_request_log_payloads_dropped_total" { table: LogTable };
-    /// Rows that could not be kept: refused by the database for their content, or past the journal's size.
+    /// Rows that were lost: refused by the database for their content, past the journal's size, in a part of the journal that cannot be read, or past the memory for rows while it cannot be written.
     REQUEST_LOG_ROWS_DROPPED: Counter, Count = "nexusgate_request_log_rows_dropped_total" { table: LogTable };
-    /// Journal records skipped at start-up because they were torn or damaged.
+    /// Stretches of the journal that were torn or damaged and were skipped; each may have held several records.
     JOURNAL_DAMAGED: Counter, Count = "nexusgate_journal_damaged_records_total";
-    /// Records that could not be appended to the journal and were kept in memory alone.
+    /// Writes to the journal's files and syncs of them that failed; rows are in memory alone meanwhile.
     JOURNAL_WRITE_ERRORS: Counter, Count = "nexusgate_journal_write_errors_total";
     /// Finished requests counted, less those logged or still waiting to be, since start; 0 when right.
     AUDIT_MISMATCH: Gauge, Count = "nexusgate_audit_mismatch" { table: LogTable };

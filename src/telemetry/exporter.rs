@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::catalog::{self, Kind};
 use super::registry::{Registry, SafeHistogram};
 
-/// What `/metrics` is served as (Prometheus text format 0.0.4).
+/// The content type of `/metrics` (Prometheus text format 0.0.4).
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Renders scrapes, one at a time.
@@ -21,8 +21,8 @@ pub struct Exporter {
     series: metrics::Gauge,
     /// Served when a render fails.
     essentials: String,
-    /// The size of the last scrape, so that the next buffer is right from the start. Held for a whole render: two
-    /// renders at once would take twice the memory and no less time.
+    /// The size of the last scrape, to allocate the next buffer. Locked for a whole render: two renders at once would
+    /// take twice the memory and no less time.
     last_size: Mutex<usize>,
 }
 
@@ -45,8 +45,8 @@ impl Exporter {
         }
     }
 
-    /// The whole exposition, gzipped if asked. Takes milliseconds: call it off the async workers. Never fails: what
-    /// cannot be rendered is replaced by `nexusgate_info` and `nexusgate_metrics_error 1`.
+    /// The whole exposition, gzipped if asked. Takes milliseconds: call it off the async workers. Never fails: when
+    /// rendering does, it returns `nexusgate_info` and `nexusgate_metrics_error 1` instead.
     pub fn render(&self, gzip: bool) -> Vec<u8> {
         let started = Instant::now();
         let rendered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_render(gzip)));
@@ -61,7 +61,7 @@ impl Exporter {
         }
     }
 
-    /// What is left to say when a render failed.
+    /// The exposition for when a render failed.
     pub fn fallback(&self, gzip: bool) -> Vec<u8> {
         let plain = self.essentials.clone().into_bytes();
         if gzip { compress(&plain).unwrap_or(plain) } else { plain }
@@ -85,7 +85,7 @@ fn compress(plain: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Corrects what the exporter cannot say: counters of fractions are kept in gauges and get `TYPE counter` here, and
+/// Corrects what the exporter cannot express: fractional counters are kept in gauges and get `TYPE counter` here, and
 /// retired gauges (NaN) are left out.
 struct LineFilter {
     out: Vec<u8>,

@@ -14,7 +14,7 @@ use super::catalog as m;
 use super::registry::{Registry, RetirableGauge, SafeHistogram};
 use super::series::each;
 
-/// How many of each are configured, from one aggregate query.
+/// Numbers of configured entities, from one aggregate query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EntityCounts {
     pub api_keys: u64,
@@ -23,7 +23,7 @@ pub struct EntityCounts {
     pub embedding_models: u64,
 }
 
-/// What one key has used of its limits.
+/// One key's usage of its limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyUsage {
     pub comment: LabelValue,
@@ -125,7 +125,7 @@ impl KeySeries {
         }
     }
 
-    /// Shows what is known; an unlimited side has no gauges.
+    /// Shows both limits; an unlimited one has no gauges.
     fn set(&self, rpm: Option<Used>, tpm: Option<Used>) {
         for (usage, limit, used) in
             [(&self.rpm_usage, &self.rpm_limit, rpm), (&self.tpm_usage, &self.tpm_limit, tpm)]
@@ -160,8 +160,8 @@ pub struct OperationGauges {
     pub journal_write_errors: Counter,
 }
 
-/// Whether the database answered last time, whoever asked: a gateway without traffic writes nothing, and one whose disk is
-/// full can still read.
+/// Whether the last read and the last write worked. Both count: a gateway without traffic writes nothing, and a
+/// database whose disk is full can still read.
 pub struct DatabaseUp {
     gauge: Gauge,
     works: Mutex<Works>,
@@ -177,7 +177,7 @@ impl DatabaseUp {
         self.note(|works| works.reads = worked);
     }
 
-    /// Whoever can write can read, too.
+    /// A successful write proves that reads work, too.
     pub fn wrote(&self, worked: bool) {
         self.note(|works| *works = Works { reads: works.reads || worked, writes: worked });
     }
@@ -244,7 +244,7 @@ impl RedisGauges {
         self.up.set(if up { 1.0 } else { 0.0 });
     }
 
-    /// Calls may fail from now on: their count exists, at 0.
+    /// Creates the error counters of these calls, at 0.
     pub fn expect_errors(&self, ops: impl IntoIterator<Item = &'static str>) {
         for op in ops {
             self.registry.counter(&m::REDIS_ERRORS, &[op]).increment(0);

@@ -60,7 +60,7 @@ pub struct Telemetry {
     pub operations: OperationGauges,
     providers_up: Mutex<HashMap<LabelValue, RetirableGauge>>,
     rate_limit_rejections: series::Map<LabelValue, Arc<RejectionCounters>>,
-    /// Whether a key's rejections may begin at 0, or a stored count may still have to come first.
+    /// Whether a key's rejections may start at 0; before that, a stored count may still come.
     rejections_seeded: AtomicBool,
     runtime: RuntimeCollector,
 }
@@ -88,12 +88,12 @@ impl Telemetry {
         })
     }
 
-    /// What `/metrics` serves. Takes milliseconds: call it off the async workers.
+    /// Renders `/metrics`. Takes milliseconds: call it off the async workers.
     pub fn render(&self, gzip: bool) -> Vec<u8> {
         self.exporter.render(gzip)
     }
 
-    /// The least that can be served when rendering did not come back.
+    /// The essential metrics, for when rendering failed.
     pub fn render_essentials(&self, gzip: bool) -> Vec<u8> {
         self.exporter.fallback(gzip)
     }
@@ -120,7 +120,7 @@ impl Telemetry {
         self.series.upstream(&target.system_name, &target.provider.name)
     }
 
-    /// Makes the series of a configured target exist, at 0, so that its first request is visible to `increase()`.
+    /// Creates the series of a configured target, at 0, so that its first request is visible to `increase()`.
     pub fn target_configured(&self, target: &Target) {
         match target.model_type {
             ModelType::Chat => drop(self.series.model(&target.system_name)),
@@ -131,8 +131,8 @@ impl Telemetry {
         self.upstream_series(target);
     }
 
-    /// Makes the series of a limited key's rejections exist, at 0, so that the first one is visible to `increase()`. Until
-    /// the stored counts are read nothing happens: a seed that came later would look like a spike.
+    /// Creates the series of a limited key's rejections, at 0, so that the first one is visible to `increase()`. Does
+    /// nothing until the stored counts are read: a seed that came later would look like a spike.
     pub fn limited_key_seen(&self, comment: &LabelValue) {
         if self.rejections_seeded.load(Ordering::Acquire) {
             self.rate_limit_rejections(comment);
@@ -144,8 +144,8 @@ impl Telemetry {
         self.rejections_seeded.store(true, Ordering::Release);
     }
 
-    /// These providers are configured, and no others: shows the new ones as up, before their circuit breakers have had anything to
-    /// say, and no longer those that are gone.
+    /// Shows exactly these providers: adds new ones as up, before their circuit breakers have reported, and retires
+    /// those that were removed.
     pub fn providers_configured<'a>(&self, providers: impl Iterator<Item = &'a LabelValue>) {
         let configured: HashSet<&LabelValue> = providers.collect();
         let mut shown = self.providers_up.lock();
@@ -165,7 +165,7 @@ impl Telemetry {
         }
     }
 
-    /// What a circuit breaker says; of a provider that is not configured any more nobody wants to know.
+    /// Shows the state of a circuit breaker; ignored for a provider that is no longer configured.
     fn provider_is_up(&self, provider: &LabelValue, up: bool) {
         if let Some(gauge) = self.providers_up.lock().get(provider) {
             gauge.set(if up { 1.0 } else { 0.0 });
@@ -199,7 +199,7 @@ impl InFlight {
         Self { telemetry, surface }
     }
 
-    /// What the request is counted in.
+    /// The metrics that the request is counted in.
     pub fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
@@ -270,7 +270,7 @@ impl HttpSeries {
     }
 }
 
-/// A client may send any word as a method, so only the registered ones are labels.
+/// A client may send any token as a method, so only the registered ones are labels.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -284,7 +284,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// How many finished requests were counted since start, by table of the request log: what the audit compares the log to.
+/// Finished requests counted since start, by table of the request log: the audit compares the log with them.
 #[derive(Default)]
 pub struct AuditCounts([AtomicU64; LogTable::ALL.len()]);
 

@@ -49,7 +49,7 @@ impl RetirableGauge {
     }
 }
 
-/// A histogram that ignores what would spoil its sum for ever.
+/// A histogram that ignores values that would spoil its sum for ever.
 #[derive(Clone)]
 pub struct SafeHistogram(Histogram);
 
@@ -62,14 +62,14 @@ impl SafeHistogram {
     }
 }
 
-/// How metrics are laid out.
+/// Settings of the metrics.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Series past this number are counted under `_overflow`.
     pub max_series: usize,
     /// Replaces the bounds of [`Buckets::Latency`], in seconds.
     pub latency_buckets: Option<Vec<f64>>,
-    /// Whether anything is recorded. Only benches turn it off, to see what it costs.
+    /// Whether anything is recorded. Only benches turn it off, to measure its cost.
     pub recording: bool,
 }
 

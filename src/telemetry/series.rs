@@ -1,7 +1,7 @@
-//! Handles held ready: a completion costs a look-up here, another for its provider, and some twenty atomic additions.
+//! Cached handles: a completion costs a look-up here, another for its provider, and some twenty atomic additions.
 //!
 //! Registering a series by name and labels costs about 400 ns; ten of them per completion would cost more than the rest
-//! of the bookkeeping together. So all series of one (model, provider, key, format) stand in one struct.
+//! of the bookkeeping together. So all series of one (model, provider, key, format) are in one struct.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) struct CostSeries {
     pub(super) total: FloatCounter,
 }
 
-/// What is counted by chat model alone.
+/// Series by chat model alone.
 pub(super) struct ModelSeries {
     pub(super) tokens_prompt: Counter,
     pub(super) tokens_completion: Counter,
@@ -60,7 +60,7 @@ pub(super) struct ModelSeries {
     pub(super) output_tokens: SafeHistogram,
 }
 
-/// What is counted by embedding model alone.
+/// Series by embedding model alone.
 pub(super) struct EmbeddingModelSeries {
     pub(super) tokens: Counter,
     pub(super) unpriced: Counter,
@@ -107,7 +107,7 @@ impl SeriesCache {
         }
     }
 
-    /// The series of a call; made, with every status at 0, when they are first asked for.
+    /// The series of a call; created, with every status at 0, on first use.
     pub(super) fn call(
         &self,
         call: Call,

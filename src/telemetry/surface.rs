@@ -1,4 +1,4 @@
-//! Which inference endpoint a request came in by.
+//! The inference endpoint that a request came in by.
 
 use crate::domain::label::ApiFormat;
 use crate::domain::record::Call;

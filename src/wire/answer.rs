@@ -1,4 +1,4 @@
-//! Looking at a whole (not streamed) answer that is forwarded as it came.
+//! Observing a whole (not streamed) answer that is forwarded unchanged.
 
 use super::lenient::{Array, Items, Raw, json_object, read_json};
 use super::usage::{AnthropicUsage, ChatUsage};
@@ -7,7 +7,7 @@ use crate::domain::label::{ApiFormat, FinishReason};
 use crate::domain::record::Call;
 use crate::domain::usage::Usage;
 
-/// What a whole answer says.
+/// The facts read from a whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
     pub usage: Usage,
@@ -40,8 +40,8 @@ json_object! {
 /// Reads usage and finish reason of a successful answer to `call`.
 ///
 /// # Errors
-/// [`NotAnAnswer`] when `body` is not a JSON object or lacks what every answer of the format has: `choices` of chat,
-/// `content` of Anthropic, `output` or `status` of Responses, `data` of embeddings.
+/// [`NotAnAnswer`] when `body` is not a JSON object or lacks a field that every answer of the format has: `choices` of
+/// chat, `content` of Anthropic, `output` or `status` of Responses, `data` of embeddings.
 pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> {
     match call {
         Call::Completion(ApiFormat::OpenAiChat) => observe_chat(body),

@@ -12,8 +12,7 @@ json_object! {
     }
 }
 
-/// Reads the usage of a whole answer. Embeddings have no output tokens, so a provider that gives only a total has given
-/// the prompt's.
+/// Reads the usage of a whole answer. Embeddings have no output tokens, so a total alone is the prompt's count.
 pub(super) fn observe(body: &[u8]) -> Result<Observed, NotAnAnswer> {
     let answer: Answer = read_json(body).map_err(|_| NotAnAnswer)?;
     answer.data.0.ok_or(NotAnAnswer)?;

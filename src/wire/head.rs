@@ -47,7 +47,7 @@ impl HeadError {
     }
 }
 
-/// What routing needs to know of a request, and where it stands in the body.
+/// The fields of a request that routing needs, and their places in the body.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     /// As the client wrote it; not empty.
@@ -60,12 +60,12 @@ pub struct RequestHead {
     spans: Spans,
 }
 
-/// What is to be changed in a request body.
+/// Changes to a request body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Edit<'a> {
     /// The name that the provider knows the model by.
     pub model: Option<&'a str>,
-    /// What `stream` has to be.
+    /// The required value of `stream`.
     pub stream: Option<bool>,
     /// Whether to ask for the usage on the stream, by `stream_options.include_usage` (chat only).
     pub ask_usage: bool,
@@ -97,11 +97,11 @@ struct OptionsObject {
 }
 
 impl RequestHead {
-    /// Reads the head of a request body. `stream_options` is looked at for chat only, `stream` not for embeddings.
+    /// Reads the head of a request body. `stream_options` is read for chat only, `stream` not for embeddings.
     ///
     /// # Errors
-    /// [`HeadError`] when the body is not a JSON object, lacks `model`, or gives one of the fields read here in a wrong type
-    /// or twice (which of the two a provider would believe is anybody's guess).
+    /// [`HeadError`] when the body is not a JSON object, lacks `model`, or gives one of the fields read here in a wrong
+    /// type or twice (providers may differ in which of the two they use).
     pub fn parse(call: Call, body: &Bytes) -> Result<Self, HeadError> {
         let text = std::str::from_utf8(body).map_err(|error| HeadError::NotJson(error.to_string()))?;
         let [model, stream, stream_options] = members(text, ["model", "stream", "stream_options"])?.fields;

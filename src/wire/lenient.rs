@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Visitor methods that accept a JSON value of another type than the wanted one, and make nothing of it.
+/// Visitor methods that accept a JSON value of another type than the wanted one, and return the default.
 macro_rules! ignore_json {
     (scalars) => {
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -105,8 +105,8 @@ macro_rules! json_object {
 }
 pub(crate) use json_object;
 
-/// Reads JSON. One check of the whole for UTF-8 instead of one for each string; what is not UTF-8 goes the slow way, where only
-/// the strings that are read must be.
+/// Reads JSON. Checks UTF-8 once for the whole instead of for each string; other bodies take the slow path, where only
+/// the strings that are read must be UTF-8.
 pub(crate) fn read_json<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
     match std::str::from_utf8(json) {
         Ok(text) => serde_json::from_str(text),
@@ -130,7 +130,7 @@ impl<'de> Raw<'de> {
         Self(Some(text))
     }
 
-    /// Whether it says something: a string, array or object that is not empty.
+    /// Whether it is a string, array or object that is not empty.
     pub(crate) fn is_filled(self) -> bool {
         match self.0.unwrap_or_default().as_bytes() {
             [b'"', inner @ .., _] => !inner.is_empty(),
@@ -143,7 +143,7 @@ impl<'de> Raw<'de> {
         self.0.is_some_and(|text| text.starts_with('{'))
     }
 
-    /// What an object says; `None` if this is not an object.
+    /// Reads an object; `None` if this is not an object.
     pub(crate) fn object<T: Deserialize<'de>>(self) -> Option<T> {
         serde_json::from_str(self.0.filter(|text| text.starts_with('{'))?).ok()
     }
@@ -177,8 +177,8 @@ impl<'de> Raw<'de> {
 pub(crate) struct Count(pub(crate) Option<u64>);
 
 impl Count {
-    /// More tokens than this in one answer are a provider's mistake (-1 as an unsigned number, mostly), and sums that once held
-    /// one could never be right again.
+    /// More tokens than this in one answer are a provider's mistake (-1 as an unsigned number, mostly), and a sum with
+    /// one in it would never be right again.
     const MAX: u64 = 1 << 40;
 
     #[expect(
@@ -202,14 +202,14 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
-/// What is made of the items of an array, one after the other, so that no list of them is built.
+/// A fold over the items of an array, so that no list of them is built.
 pub(crate) trait Fold<'de>: Default {
     type Item: Deserialize<'de>;
 
     fn add(&mut self, item: Self::Item);
 }
 
-/// Counts the items and looks at nothing.
+/// Counts the items without reading them.
 #[derive(Debug, Default)]
 pub(crate) struct Items(pub(crate) usize);
 
@@ -221,7 +221,7 @@ impl<'de> Fold<'de> for Items {
     }
 }
 
-/// An array, folded; `None`: something else than an array, or nothing.
+/// An array, folded; `None`: absent, or not an array.
 #[derive(Debug)]
 pub(crate) struct Array<F>(pub(crate) Option<F>);
 

@@ -1,8 +1,8 @@
-//! Bytes ↔ meaning: what the gateway reads from, and changes in, the JSON and event streams that pass through it.
+//! Bytes ↔ meaning: reading and editing the JSON and event streams that pass through the gateway.
 //!
 //! Where client and provider speak the same format nothing is rebuilt: a request is edited by splicing ([`head`]), a
-//! stream is forwarded as it came and only watched ([`watch`]), an answer is only looked at ([`answer`]). Reading is
-//! lenient ([`lenient`]): providers add and bend fields every month, so only broken JSON is an error.
+//! stream is forwarded unchanged and watched ([`watch`]), an answer is only observed ([`answer`]). Reading is lenient
+//! ([`lenient`]): providers add and bend fields every month, so only broken JSON is an error.
 //!
 //! Where they differ, everything goes through [`crate::domain::chat`] ([`convert`]): one reader and one writer for each
 //! format ([`openai_chat`], [`openai_responses`], [`anthropic`]).

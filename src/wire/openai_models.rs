@@ -1,4 +1,4 @@
-//! What OpenAI's model names say about parameters that not every model takes.
+//! Parameters that not every OpenAI model takes, derived from the model's name.
 
 use crate::domain::chat::Effort;
 
@@ -7,9 +7,9 @@ fn base(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
 
-/// Whether the name is that of an OpenAI model that reasons: the o-series, and GPT from 5 on. These refuse `max_tokens` and
-/// want `max_completion_tokens`; most other providers know only the former.
-/// Source: <https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens>.
+/// Whether `model` is an OpenAI model that reasons: the o-series, and GPT from 5 on. These refuse `max_tokens` and want
+/// `max_completion_tokens`; most other providers know only the former. Source:
+/// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens>.
 pub(crate) fn wants_max_completion_tokens(model: &str) -> bool {
     let model = base(model);
     if let Some(rest) = model.strip_prefix('o') {
@@ -18,13 +18,13 @@ pub(crate) fn wants_max_completion_tokens(model: &str) -> bool {
     gpt_generation(model).is_some_and(|generation| generation >= 5)
 }
 
-/// Whether the name is that of a model that OpenAI itself serves.
+/// Whether `model` is one that OpenAI itself serves.
 pub(crate) fn is_openai(model: &str) -> bool {
     wants_max_completion_tokens(model) || refuses_reasoning(model)
 }
 
-/// Whether the name is that of an OpenAI model that cannot reason and refuses to be told how much
-/// (`Unrecognized request argument supplied: reasoning_effort`).
+/// Whether `model` is an OpenAI model that cannot reason and refuses an effort (`Unrecognized request argument
+/// supplied: reasoning_effort`).
 pub(crate) fn refuses_reasoning(model: &str) -> bool {
     let model = base(model);
     model.starts_with("chatgpt-4")
@@ -44,7 +44,7 @@ pub(crate) fn takes_sampling(model: &str, effort: Option<Effort>) -> bool {
     version >= (5, 1) && !is_special(base(model)) && (untold || effort == Some(Effort::Off))
 }
 
-/// Whether it is one of the kinds that always reason.
+/// Whether the model always reasons.
 fn is_special(name: &str) -> bool {
     is(name, "codex") || is(name, "pro")
 }
@@ -53,10 +53,10 @@ fn is(name: &str, kind: &str) -> bool {
     name.split('-').any(|word| word == kind)
 }
 
-/// The word for `effort` that a model takes; nothing if it has none for not reasoning, or is not told. The words came with the
-/// models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh` with GPT 5.1 Codex Max and
-/// 5.2; GPT 5 pro knows only `high`. Other providers know `low`, `medium` and `high`; what their servers make of `none`
-/// differs, but those that can switch reasoning off know that word. Source:
+/// The effort to send to a model for `effort`; `None` if it has no word for not reasoning, or should get none. The
+/// words came with the models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh`
+/// with GPT 5.1 Codex Max and 5.2; GPT 5 pro knows only `high`. Other providers know `low`, `medium` and `high`; their
+/// servers treat `none` differently, but the ones that can switch reasoning off know that word. Source:
 /// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-reasoning_effort>.
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let name = base(model);
@@ -79,7 +79,7 @@ pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     }
 }
 
-/// Whether the name is that of a model whose thoughts its providers want back, as `reasoning_content`, on the next turn. Others
+/// Whether `model` is one whose providers want its reasoning back, as `reasoning_content`, on the next turn. Others
 /// refuse the field (Groq, Cerebras, Mistral).
 pub(crate) fn takes_thoughts_back(model: &str) -> bool {
     const FAMILIES: [&str; 7] = ["deepseek", "kimi", "glm", "qwen", "minimax", "mimo", "step-"];
@@ -87,17 +87,17 @@ pub(crate) fn takes_thoughts_back(model: &str) -> bool {
     FAMILIES.iter().any(|family| model.contains(family))
 }
 
-/// Whether the name is that of a model that wants the signatures of its calls back. Other providers refuse the field.
+/// Whether `model` wants the signatures of its calls back. Other providers refuse the field.
 pub(crate) fn signs_calls(model: &str) -> bool {
     base(model).to_ascii_lowercase().contains("gemini")
 }
 
-/// 4 of `gpt-4.1-mini`, 5 of `gpt-5.2-codex`; nothing of `gpt-oss-120b`.
+/// 4 for `gpt-4.1-mini`, 5 for `gpt-5.2-codex`; `None` for `gpt-oss-120b`.
 fn gpt_generation(model: &str) -> Option<u32> {
     gpt_version(model).map(|(major, _)| major)
 }
 
-/// 4.1 of `gpt-4.1-mini`, 5.0 of `gpt-5`, 3.5 of `gpt-35-turbo`, as Azure calls it.
+/// 4.1 for `gpt-4.1-mini`, 5.0 for `gpt-5`, 3.5 for `gpt-35-turbo`, as Azure calls it.
 fn gpt_version(model: &str) -> Option<(u32, u32)> {
     let number = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -12,10 +12,10 @@ use memchr::{memchr, memchr2};
 /// repeat the whole answer, images included; a stream without any blank line must not fill the memory.
 pub const MAX_EVENT_BYTES: usize = 16 << 20;
 
-/// A buffer for cut events that grew past this many bytes is given back once its event is read.
+/// A buffer for cut events that grew past this many bytes is freed once its event is read.
 const KEEP_BUFFER_BYTES: usize = 64 << 10;
 
-/// What may stand before the first event.
+/// May precede the first event.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// One event that has at least one `data` line.
@@ -36,14 +36,14 @@ pub struct SseEvent<'a> {
 #[error("an event of the stream is larger than {0} bytes")]
 pub struct EventTooLarge(pub usize);
 
-/// Finds the events in a byte stream. An event that lies whole in one chunk is read in place; only the bytes of an
+/// Finds the events in a byte stream. An event that is complete in one chunk is read in place; only the bytes of an
 /// event that a chunk boundary cuts are copied, and at most `limit` of them are kept.
 #[derive(Debug)]
 pub struct SseScanner {
     limit: usize,
     /// The beginning of the event that the next chunk continues; empty while a too large event is skipped.
     tail: Vec<u8>,
-    /// How many bytes of the current event came in earlier chunks.
+    /// Bytes of the current event that came in earlier chunks.
     begun: usize,
     /// How many bytes were fed.
     position: u64,
@@ -113,8 +113,8 @@ impl SseScanner {
         result
     }
 
-    /// Reads what is left after the last chunk as if a blank line followed it. The standard drops such a rest, but some
-    /// providers forget the blank line after their last event.
+    /// Reads the rest after the last chunk as if a blank line followed it. The standard drops such a rest, but some
+    /// providers omit the blank line after their last event.
     pub fn finish(&mut self, mut on_event: impl FnMut(SseEvent<'_>)) {
         let range = self.pending_from()..self.position;
         read_event(&self.tail, range, &mut on_event);
@@ -126,8 +126,8 @@ impl SseScanner {
         self.position
     }
 
-    /// Where the event begins that is not complete yet; [`Self::position`] when there is none, or when it is skipped
-    /// because it is too large.
+    /// The start of the incomplete event; [`Self::position`] when there is none, or when it is skipped because it is
+    /// too large.
     pub fn pending_from(&self) -> u64 {
         self.position - self.tail.len() as u64
     }
@@ -207,8 +207,8 @@ fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<
     on_event(SseEvent { event: event.as_deref(), data: &decode(&data), range });
 }
 
-/// Decodes UTF-8; wrong bytes become U+FFFD. Looking for wrong bytes first is ten times faster than
-/// `from_utf8_lossy`, which goes byte by byte.
+/// Decodes UTF-8; wrong bytes become U+FFFD. Checking first is ten times faster than `from_utf8_lossy`, which goes byte
+/// by byte.
 fn decode(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -258,7 +258,7 @@ pub fn write_event(buf: &mut BytesMut, event: Option<&str>, data: &str) {
     buf.put_u8(b'\n');
 }
 
-/// Whether a body is an event stream by how it begins, whatever its header says; `None`: too few bytes to tell.
+/// Whether a body is an event stream, judged by its beginning and not its header; `None`: too few bytes to tell.
 pub fn begins_as_events(bytes: &[u8]) -> Option<bool> {
     const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
     if BOM.starts_with(bytes) {

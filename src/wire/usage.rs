@@ -1,5 +1,5 @@
-//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings). Whoever reads usage reads it here,
-//! so that what is counted is what a client is told.
+//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings). All usage is read here,
+//! so that metrics and clients get the same numbers.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -9,12 +9,12 @@ use crate::domain::usage::Usage;
 
 /// Reads the usage in an answer that has been parsed already.
 pub(crate) fn read<T: DeserializeOwned + Default>(usage: &Value) -> T {
-    // Its fields are read from text. There are a dozen at most, once for each answer that is converted.
+    // Its fields are read from text; that is a dozen at most, once per converted answer.
     serde_json::from_str(&usage.to_string()).unwrap_or_default()
 }
 
 json_object! {
-    /// `usage` of chat completions and embeddings, with what OpenAI-compatible providers add.
+    /// `usage` of chat completions and embeddings, with the fields that OpenAI-compatible providers add.
     pub(crate) struct ChatUsage {
         prompt_tokens: Count = "prompt_tokens",
         completion_tokens: Count = "completion_tokens",
@@ -57,8 +57,8 @@ impl ChatUsage {
         }
     }
 
-    /// All output tokens. OpenAI counts reasoning within `completion_tokens`; xAI counts it beside them, which its own
-    /// total gives away: prompt + completion + reasoning = total.
+    /// All output tokens. OpenAI counts reasoning within `completion_tokens`; xAI counts it beside them, which its
+    /// total reveals: prompt + completion + reasoning = total.
     fn completion_with(&self, reasoning: Option<u64>) -> Option<u64> {
         let completion = self.completion_tokens.0?;
         let (Some(prompt), Some(total), Some(reasoning)) =
@@ -96,8 +96,7 @@ impl ResponsesUsage {
 }
 
 json_object! {
-    /// `usage` of Anthropic Messages, as written: `input_tokens` counts only what was neither read from nor written to the
-    /// cache.
+    /// `usage` of Anthropic Messages, as written: `input_tokens` excludes tokens read from or written to the cache.
     #[derive(Debug, Clone, Copy)]
     pub(crate) struct AnthropicUsage {
         input_tokens: Count = "input_tokens",

@@ -23,22 +23,23 @@ pub(super) use anthropic::finish_reason as anthropic_finish_reason;
 pub(super) use chat::Choices;
 pub(super) use responses::Response;
 
-/// What a stream has said so far.
+/// The facts read from a stream so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Whether a content token came: text, reasoning, a refusal or (part of) a tool call; not a mere role or an empty
     /// string.
     pub first_token: bool,
-    /// The last value that was said of each field.
+    /// The last value of each field.
     pub usage: Usage,
     pub finish_reason: Option<FinishReason>,
     /// Whether the answer is complete: chat `[DONE]` or a finish reason of every choice that has spoken, Anthropic
-    /// `message_stop`, Responses `response.completed`, `.incomplete` or `.failed`. A stream that ends before was cut.
+    /// `message_stop`, Responses `response.completed`, `.incomplete` or `.failed`. A stream that ends without it was
+    /// cut off.
     pub terminal: bool,
     /// Whether `[DONE]` came.
     pub done: bool,
-    /// Whether a choice of a chat went on after it had finished, so that its finish reason ends nothing; only `[DONE]` or the end
-    /// of the connection does.
+    /// Whether a choice of a chat went on after it had finished, so that its finish reason is not the end; only
+    /// `[DONE]` or the end of the connection is.
     pub goes_on: bool,
     /// The short code of the first error that the provider sent as an event.
     pub error: Option<String>,
@@ -47,22 +48,22 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether all that matters has come, though more may follow.
+    /// Whether the answer is complete, though more events may follow.
     pub fn is_complete(&self) -> bool {
         self.terminal && (self.done || !self.goes_on)
     }
 }
 
-/// What a reader makes of one event.
+/// How a reader classifies an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Nothing but content.
     Content,
-    /// Nothing that is watched for.
+    /// Nothing of interest.
     Idle,
     /// Usage, an end or an error, perhaps beside content.
     Telling,
-    /// A chat chunk that says nothing but the usage.
+    /// A chat chunk with nothing but the usage.
     UsageOnly,
     /// Not JSON.
     Malformed,
@@ -72,11 +73,11 @@ enum Kind {
 #[derive(Debug)]
 struct Reader {
     format: ApiFormat,
-    /// The usage of an Anthropic stream as written so far.
+    /// The usage of an Anthropic stream so far, in its own fields.
     usage: AnthropicUsage,
     /// The choices of a chat.
     choices: chat::Progress,
-    /// Events so far that said anything.
+    /// Events so far, without empty ones.
     events: u64,
     template: Template,
     /// The first error that the provider sent as an event. Boxed, because there hardly ever is one.
@@ -108,7 +109,7 @@ impl Reader {
         }
         self.events += 1;
         let failed = event.event == Some("error");
-        // After an end it matters whether there is more.
+        // After a finish reason it matters whether more content follows.
         if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
             return Kind::Content;
         }
@@ -140,13 +141,13 @@ pub struct StreamWatcher {
     strip: bool,
     /// Bytes of an event that is not complete, kept back because it may have to be cut out.
     held: BytesMut,
-    /// Whether the last event was cut out, so that a LF that it is still owed must go too.
+    /// Whether the last event was cut out, so that the LF of its CRLF must be cut too.
     cut_last: bool,
 }
 
 impl StreamWatcher {
-    /// Watches a stream of `format`. With `strip_usage_chunk` (chat only; for when the gateway asked for the usage and the
-    /// client did not) the chunk with empty `choices` and a `usage` is cut out of what is forwarded.
+    /// Watches a stream of `format`. With `strip_usage_chunk` (chat only; for when the gateway asked for the usage and
+    /// the client did not) the chunk with empty `choices` and a `usage` is not forwarded.
     pub fn new(format: ApiFormat, strip_usage_chunk: bool) -> Self {
         Self {
             scanner: SseScanner::new(),
@@ -158,12 +159,12 @@ impl StreamWatcher {
         }
     }
 
-    /// What was seen so far.
+    /// The facts read so far.
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
 
-    /// Whether the stream has said its last word: nothing may follow, however its connection ends.
+    /// Whether the stream has had its last event: nothing may follow, however its connection ends.
     pub fn is_over(&self) -> bool {
         self.seen.done || (self.seen.terminal && self.reader.format != ApiFormat::OpenAiChat)
     }
@@ -178,13 +179,13 @@ impl StreamWatcher {
         self.reader.events
     }
 
-    /// Whether what was forwarded ends where an event ends, so that another event may follow. What is held back does not
-    /// count: nobody has seen it.
+    /// Whether the forwarded bytes end where an event ends, so that another event may follow. Bytes that are held back
+    /// do not count: the client has not seen them.
     pub fn is_between_events(&self) -> bool {
         self.strip || self.scanner.pending_from() == self.scanner.position()
     }
 
-    /// Reads `chunk` and returns what is to be forwarded now: the same bytes, uncopied, unless usage chunks are cut out;
+    /// Reads `chunk` and returns the bytes to forward now: the same bytes, uncopied, unless usage chunks are cut out;
     /// then it may be empty, because a trailing incomplete event waits for its end.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
         let before = self.scanner.position();
@@ -204,7 +205,8 @@ impl StreamWatcher {
         self.forward(&chunk, before, cut_line_feed, &cuts)
     }
 
-    /// What can be forwarded of `chunk`, which begins at the position `before` of the stream, without `cuts`.
+    /// The part of `chunk` that can be forwarded, without `cuts`; `chunk` begins at the position `before` of the
+    /// stream.
     fn forward(&mut self, chunk: &Bytes, before: u64, cut_line_feed: bool, cuts: &[Range<u64>]) -> Bytes {
         let offset = |position: u64| {
             usize::try_from(position.saturating_sub(before)).map_or(chunk.len(), |at| at.min(chunk.len()))
@@ -238,11 +240,11 @@ impl StreamWatcher {
         out
     }
 
-    /// Ends the stream and returns what was held back.
+    /// Ends the stream and returns the bytes held back.
     pub fn finish(&mut self) -> Bytes {
         let mut cut = false;
         let (reader, seen) = (&mut self.reader, &mut self.seen);
-        // A rest that is not JSON is an event that was cut off, which `terminal` tells, not `malformed`.
+        // A rest that is not JSON is an event that was cut off, which `terminal` shows, not `malformed`.
         self.scanner.finish(|event| cut = reader.read(&event, seen) == Kind::UsageOnly);
         let held = self.held.split().freeze();
         if cut && self.strip { Bytes::new() } else { held }
@@ -265,7 +267,7 @@ impl Failure<'_> {
         Self::code_of(event.error).unwrap_or_else(|| event.short_code())
     }
 
-    /// The short code of an `error` field, if it says anything: an object or a text.
+    /// The short code of an `error` field that is a non-empty object or text.
     pub(super) fn code_of(error: Raw<'_>) -> Option<String> {
         if let Some(failure) = error.object::<Failure<'_>>().filter(|_| error.is_filled()) {
             return Some(failure.short_code());
@@ -285,7 +287,7 @@ impl Failure<'_> {
     }
 }
 
-/// What an error is called whose provider gave it no code.
+/// The code of an error that has none.
 const ERROR: &str = "error";
 
 /// Whether `text` is a code rather than a sentence; only codes go into the request log.

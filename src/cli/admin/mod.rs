@@ -16,7 +16,7 @@ use super::{CliError, runtime, say};
 use client::AdminClient;
 use table::table;
 
-/// The commands of this room.
+/// The commands of this module.
 pub(super) fn commands() -> [Command; 3] {
     [keys::command(), providers::command(), models::command()].map(with_connection)
 }
@@ -42,11 +42,11 @@ pub(super) fn run(name: &str, matches: &ArgMatches) -> Result<ExitCode, CliError
     Ok(if answer.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a command has to say, for people and for scripts.
+/// The output of a command, for people and for scripts.
 struct Answer {
     text: String,
     json: Value,
-    /// Whether what was asked for is well: `providers test` may answer that it is not.
+    /// Whether the result is good: `providers test` may report a failure.
     good: bool,
 }
 
@@ -125,7 +125,8 @@ fn number(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("NUMBER").value_parser(clap::value_parser!(f64)).help(help)
 }
 
-/// Puts the given flags into a request's body, under their names in the API. What was not given is left to the gateway.
+/// Puts the given flags into a request's body, under their names in the API. Flags that were not given are left to the
+/// gateway.
 struct BodyOf<'a> {
     matches: &'a ArgMatches,
     body: Map<String, Value>,

@@ -99,7 +99,7 @@ async fn test(client: &AdminClient, id: &str) -> Result<Answer, CliError> {
     Ok(Answer { good, ..Answer::new(told, result) })
 }
 
-/// The provider that `name` names, or has as its id.
+/// The provider with the name or id `name`.
 pub(super) async fn find(client: &AdminClient, name: &str) -> Result<Value, CliError> {
     let all = client.get(&["providers"], &[]).await?;
     let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -109,7 +109,7 @@ pub(super) async fn find(client: &AdminClient, name: &str) -> Result<Value, CliE
     found.cloned().ok_or_else(|| CliError::Other(format!("there is no provider {name:?}")))
 }
 
-/// Never an argument: the list of processes shows those to everybody.
+/// Never an argument: the process list shows arguments to every user.
 fn api_key(matches: &ArgMatches) -> Result<Option<String>, CliError> {
     let key = if matches.get_flag("api-key-stdin") {
         let mut text = String::new();

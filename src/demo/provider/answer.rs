@@ -1,16 +1,16 @@
-//! What a model says, before it is put into a wire format.
+//! A model's answer, independent of the wire format.
 
 use serde_json::{Map, Value};
 
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 
-/// An answer of the model; the endpoint that is asked puts it into its format.
+/// An answer of the model; the requested endpoint puts it into its format.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
     /// The text, in the pieces it is streamed in.
     pub(super) text: Vec<String>,
-    /// What the model thought, in the pieces it is streamed in. Chat calls it `reasoning_content` (as DeepSeek does),
+    /// The model's reasoning, in the pieces it is streamed in. Chat calls it `reasoning_content` (as DeepSeek does),
     /// Anthropic a `thinking` block, Responses a `reasoning` item with a summary.
     pub(super) reasoning: Vec<String>,
     pub(super) refusal: Option<String>,
@@ -29,7 +29,7 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
-/// Which usage an answer reports.
+/// The usage that an answer reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) enum Reported {
     /// Prompt: [`DEFAULT_PROMPT_TOKENS`] (embeddings: [`TOKENS_PER_INPUT`] for each input); completion: one token for each
@@ -40,9 +40,9 @@ pub(super) enum Reported {
     Absent,
 }
 
-/// Prompt tokens of an answer whose usage the script does not say.
+/// Prompt tokens of an answer for which the script sets no usage.
 pub const DEFAULT_PROMPT_TOKENS: u64 = 12;
-/// Tokens of one embedding input when the script does not say the usage.
+/// Tokens of one embedding input when the script sets no usage.
 pub const TOKENS_PER_INPUT: u64 = 8;
 
 impl Answer {
@@ -99,8 +99,8 @@ impl Answer {
         self
     }
 
-    /// Says why it stopped; otherwise `tool_calls` when there are any, `content_filter` for a refusal in the formats
-    /// that say so, else `stop`.
+    /// Sets the finish reason; by default `tool_calls` when there are any, `content_filter` for a refusal in the
+    /// formats that have it, else `stop`.
     pub fn finish(mut self, reason: FinishReason) -> Self {
         self.finish = Some(reason);
         self
@@ -123,7 +123,7 @@ impl Answer {
         self
     }
 
-    /// Names this model; otherwise the one that was asked for.
+    /// Names this model; by default the requested one.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self

@@ -1,4 +1,4 @@
-//! What a request asks of the provider: the few fields that change the shape of an answer.
+//! The few fields of a request that change the shape of an answer.
 
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Deserialize;
@@ -52,7 +52,7 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// Where a path leads, and the Azure deployment it names.
+/// The endpoint of a path, and the Azure deployment it names.
 pub(super) struct Place<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) deployment: Option<&'a str>,
@@ -60,7 +60,7 @@ pub(super) struct Place<'a> {
 }
 
 /// Finds the endpoint of a path. Anything may stand before the version, as with proxies that have a prefix; the version
-/// must be there, so a gateway that leaves it out gets the 404 it would get in the world.
+/// must be there, so a gateway that leaves it out gets the 404 of a real provider.
 pub(super) fn place(uri: &Uri) -> Option<Place<'_>> {
     let path = uri.path();
     if let Some((_, rest)) = path.split_once("/openai/deployments/") {
@@ -142,12 +142,12 @@ impl Ask {
         })
     }
 
-    /// What is known of a request that could not be read: enough to shape the error.
+    /// The little that is known of an unreadable request: enough to shape the error.
     pub(super) fn refused(endpoint: Endpoint) -> Self {
         Self::bare(endpoint, String::new(), false)
     }
 
-    /// Whether both get the same bytes for the same reply: the end user plays no part in that.
+    /// Whether both get the same bytes for the same reply; the end user does not matter.
     pub(super) fn is_answered_like(&self, other: &Self) -> bool {
         let shape = |ask: &Self| {
             (

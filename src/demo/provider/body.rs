@@ -1,4 +1,4 @@
-//! The response body of a scripted answer: a list of steps that is played while hyper polls it.
+//! The response body of a scripted answer: a list of steps, played while hyper polls it.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,13 +20,13 @@ use super::gate::Gate;
 pub(super) enum Step {
     /// Hand these bytes to the connection.
     Send(Bytes),
-    /// Write what has been handed over to the socket before going on.
+    /// Write everything handed over to the socket before going on.
     Flush,
-    /// Be silent for so long.
+    /// Be silent for this long.
     Sleep(Duration),
     /// Be silent until the gate opens.
     Wait(Gate),
-    /// Write what has been handed over, then close the connection in the middle of the answer.
+    /// Write everything handed over, then close the connection in the middle of the answer.
     Cut,
 }
 
@@ -126,7 +126,7 @@ impl Body for ScriptBody {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 Some(Step::Flush) if !this.flushed => {
-                    // hyper flushes whenever the body has nothing to give, and then asks again.
+                    // hyper flushes whenever the body is pending, and then polls again.
                     this.flushed = true;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;

@@ -1,4 +1,4 @@
-//! What the scripted provider remembers: the calls it received and the tokens it reported.
+//! The scripted provider's ledger: the calls it received and the tokens it reported.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -76,13 +76,13 @@ impl Call {
 pub struct Totals {
     /// Requests that arrived.
     pub requests: u64,
-    /// Of those: answered in full with a status below 400.
+    /// Requests answered in full with a status below 400.
     pub answered: u64,
-    /// Of those: answered in full with a status of 400 or more.
+    /// Requests answered in full with a status of 400 or more.
     pub refused: u64,
-    /// Of those: cut by the script, before or within the answer.
+    /// Requests cut by the script, before or within the answer.
     pub cut: u64,
-    /// Of those: the client left before it had the whole answer.
+    /// Requests whose client left before it had the whole answer.
     pub client_left: u64,
     /// Tokens reported in answers that were complete. An answer that was asked not to report usage, or scripted
     /// not to, adds nothing.
@@ -233,7 +233,7 @@ impl CallGuard {
         &self.call
     }
 
-    /// What the complete answer says: its status class and the usage it reports.
+    /// Sets the status class and the reported usage of the complete answer.
     pub(super) fn answering(&mut self, status_ok: bool, usage: Usage) {
         self.status_ok = status_ok;
         self.usage = usage;

@@ -1,4 +1,4 @@
-//! The control endpoint: what a test in another process (or a monitoring drill) needs to direct a running provider.
+//! The control endpoint, with which a test in another process (or a monitoring drill) directs a running provider.
 //!
 //! `POST /__control` takes JSON; every field is optional:
 //!
@@ -11,13 +11,13 @@
 //! }
 //! ```
 //!
-//! A REPLY names what is answered by at most one of `text`, `pieces` (an array of strings), `status` (≥ 400, with `message` and
-//! `retry_after`), `recorded` (a path), `garbage`, `empty`, `dropped` (each `true`); to a text belong `reasoning`, `refusal`,
-//! `tool_calls` (`[{"id", "name", "arguments"}]`), `finish` and `usage` (`{"prompt", "completion", "cached", "cache_write",
-//! "reasoning"}` or `false`). How it behaves: `delay`, `every`, `cut_after`, `stopped_after`, `failed_after`,
-//! `without_terminator`, `split`. Durations are written as `250ms` or `2s`.
+//! A REPLY names the answer by at most one of `text`, `pieces` (an array of strings), `status` (≥ 400, with `message`
+//! and `retry_after`), `recorded` (a path), `garbage`, `empty`, `dropped` (each `true`); to a text belong `reasoning`,
+//! `refusal`, `tool_calls` (`[{"id", "name", "arguments"}]`), `finish` and `usage` (`{"prompt", "completion", "cached",
+//! "cache_write", "reasoning"}` or `false`). Its behaviour: `delay`, `every`, `cut_after`, `stopped_after`,
+//! `failed_after`, `without_terminator`, `split`. Durations are written as `250ms` or `2s`.
 //!
-//! `GET /__control` tells the mode and the totals; `GET /__calls` the remembered calls. Both cost nothing of the script.
+//! `GET /__control` returns the mode and the totals; `GET /__calls` the remembered calls. Neither uses up the script.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -125,7 +125,7 @@ struct UsageFields {
     reasoning: Option<u64>,
 }
 
-/// Carries a command out whole, or not at all.
+/// Carries out a command completely, or not at all.
 fn command(body: &[u8], shared: &Shared) -> Result<(), String> {
     let command: Command = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let next = command.next.into_iter().map(ReplySpec::build).collect::<Result<Vec<_>, _>>()?;

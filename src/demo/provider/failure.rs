@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 
-/// An error answer; its body takes the format of the endpoint that was asked.
+/// An error answer; its body takes the format of the requested endpoint.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub(super) status: StatusCode,
@@ -16,7 +16,7 @@ pub struct Failure {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Stands in every error message of the scripted provider, so that a client can tell them from the gateway's own.
+/// Part of every error message of the scripted provider, so that a client can tell them from the gateway's own.
 pub const FAILURE_MARK: &str = "(scripted provider)";
 
 impl Failure {
@@ -24,7 +24,7 @@ impl Failure {
         Self { status, message: None, retry_after: None }
     }
 
-    /// Says this instead of the usual sentence.
+    /// Uses this message instead of the usual sentence.
     pub fn message(mut self, message: impl Into<String>) -> Self {
         self.message = Some(message.into());
         self

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 /// Closed at first. Clones are the same gate.
 ///
-/// A test holds an answer at the gate, waits until the request has [`reached`](Self::reached) it, looks at the
-/// world in that state, and [`open`](Self::open)s it: no sleeping for luck.
+/// A test holds an answer at the gate, waits until the request has [`reached`](Self::reached) it, looks at the world in
+/// that state, and [`open`](Self::open)s it: no guesswork with sleeps.
 #[derive(Clone)]
 pub struct Gate {
     shared: Arc<Shared>,

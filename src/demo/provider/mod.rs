@@ -1,8 +1,8 @@
-//! A provider that does what a script says: the upstream of the tests, the benches and the demo.
+//! A scripted provider: the upstream of the tests, the benches and the demo.
 //!
-//! It is an HTTP/1.1 server inside the process, on a loopback port of its own, and speaks what the real providers speak:
-//! OpenAI chat completions, responses and embeddings, Anthropic messages, the models lists of both, and Azure's deployment
-//! URLs. One [`Reply`] works on every endpoint: the endpoint that is asked puts it into its format.
+//! It is an HTTP/1.1 server inside the process, on a loopback port of its own, and speaks the real providers' formats:
+//! OpenAI chat completions, responses and embeddings, Anthropic messages, the models lists of both, and Azure's
+//! deployment URLs. One [`Reply`] works on every endpoint: the requested endpoint puts it into its format.
 //!
 //! ```ignore
 //! let provider = ScriptedProvider::spawn().await?;
@@ -13,9 +13,9 @@
 //! assert_eq!(provider.totals().tokens.prompt, 12);
 //! ```
 //!
-//! What a request gets is decided in this order: the [`Mode`], the queue of its endpoint ([`ScriptedProvider::next_at`]), the
-//! common queue ([`ScriptedProvider::next`]), the rules ([`ScriptedProvider::rule`]), and what is answered
-//! [`ScriptedProvider::always`].
+//! The reply to a request is chosen in this order: the [`Mode`], the queue of its endpoint
+//! ([`ScriptedProvider::next_at`]), the common queue ([`ScriptedProvider::next`]), the rules
+//! ([`ScriptedProvider::rule`]), and the reply set by [`ScriptedProvider::always`].
 
 mod answer;
 mod ask;
@@ -54,7 +54,7 @@ pub use script::Mode;
 use calls::Ledger;
 use script::{Always, Script};
 
-/// What is asked of a provider.
+/// An endpoint of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -82,14 +82,14 @@ pub struct ScriptedProvider {
     server: JoinHandle<()>,
 }
 
-/// What the server and its handle share.
+/// The state that the server and its handle share.
 #[derive(Debug)]
 struct Shared {
     ledger: Arc<Ledger>,
     script: parking_lot::Mutex<Script>,
 }
 
-/// How a provider is made, when the defaults do not fit.
+/// Builds a provider whose defaults do not fit.
 #[derive(Debug, Clone)]
 pub struct Builder {
     addr: SocketAddr,
@@ -163,12 +163,12 @@ impl ScriptedProvider {
         format!("http://{}/v1", self.addr)
     }
 
-    /// Where the running script is changed over HTTP; see `control.rs` for what it takes.
+    /// The URL at which the running script is changed over HTTP; see `control.rs`.
     pub fn control_url(&self) -> String {
         format!("http://{}{}", self.addr, control::CONTROL_PATH)
     }
 
-    /// Answers the next request that no earlier reply is waiting for.
+    /// Answers the next request for which no earlier reply is queued.
     pub fn next(&self, reply: impl Into<Reply>) {
         self.shared.script.lock().next.push_back(reply.into());
     }
@@ -188,12 +188,12 @@ impl ScriptedProvider {
         self.shared.script.lock().always = Always::Mix(Arc::new(mix));
     }
 
-    /// Answers what it likes to; the rule that was added first is asked first.
+    /// Answers the requests for which it returns a reply; the rule that was added first is tried first.
     pub fn rule(&self, rule: impl Fn(&Call, &Ask) -> Option<Reply> + Send + Sync + 'static) {
         self.shared.script.lock().rules.push(Arc::new(rule));
     }
 
-    /// Makes the whole provider misbehave, or well again.
+    /// Makes the whole provider misbehave, or recover.
     pub fn set_mode(&self, mode: Mode) {
         self.shared.script.lock().set_mode(mode);
     }
@@ -239,7 +239,7 @@ impl ScriptedProvider {
         sum
     }
 
-    /// Waits until the remembered calls are as `condition` wants them. Put a timeout around it.
+    /// Waits until the remembered calls satisfy `condition`. Put a timeout around it.
     pub async fn until(&self, mut condition: impl FnMut(&[Arc<Call>]) -> bool) {
         let mut changes = self.shared.ledger.watch();
         loop {
@@ -252,7 +252,7 @@ impl ScriptedProvider {
         }
     }
 
-    /// Waits until at least so many calls have arrived.
+    /// Waits until at least `times` calls have arrived.
     pub async fn until_called(&self, times: usize) {
         self.until(|calls| calls.len() >= times).await;
     }
@@ -260,7 +260,7 @@ impl ScriptedProvider {
     /// Closes the port and all connections, and waits until that is done.
     pub async fn stop(mut self) {
         self.server.abort();
-        // Cancelled, as asked for.
+        // Cancelled, as requested.
         let _ = (&mut self.server).await;
     }
 }
@@ -271,7 +271,7 @@ impl Drop for ScriptedProvider {
     }
 }
 
-/// A loopback port that refuses connections and that nobody else can take meanwhile.
+/// A loopback port that refuses connections and that no other process can take meanwhile.
 #[derive(Debug)]
 pub struct RefusedPort {
     addr: SocketAddr,

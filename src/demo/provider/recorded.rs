@@ -1,4 +1,4 @@
-//! Recorded answers, replayed as they were.
+//! Recorded answers, replayed unchanged.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub enum RecordingError {
     Unreadable { path: PathBuf, source: std::io::Error },
 }
 
-/// What one provider answered once, as a body, as a stream, or both.
+/// A provider's recorded answer, as a body, as a stream, or both.
 #[derive(Debug)]
 pub(super) struct Recording {
     body: Option<(Bytes, Usage)>,

@@ -1,4 +1,4 @@
-//! One turn of the script: what the provider answers, and how the answer behaves on the wire.
+//! One turn of the script: the provider's answer, and its behaviour on the wire.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +19,7 @@ use super::gate::Gate;
 use super::recorded::{Recording, RecordingError};
 use super::render::{self, Pieces};
 
-/// What the provider answers to one request. Cloning is cheap; rendered bytes are kept and shared by all requests that
-/// ask alike.
+/// The provider's answer to one request. Cloning is cheap; rendered bytes are kept and shared by all equal requests.
 ///
 /// Positions (`…_after(n)`) count the *pieces* of an answer: the events of a stream (Chat's role chunk is the first), the
 /// chunks of a raw answer, or, after [`split`](Self::split), the parts it was split into. An answer that is one JSON body
@@ -39,7 +38,7 @@ pub struct Reply {
     cache: Cache,
 }
 
-/// What was rendered before, by the request it was rendered for.
+/// Earlier renderings, by their requests.
 type Cache = Arc<Mutex<Vec<(Ask, Arc<Rendered>)>>>;
 
 #[derive(Debug)]
@@ -65,14 +64,14 @@ enum Pace {
     Flush,
     /// As many in one write as fit.
     Burst,
-    /// So much time between two.
+    /// This much time between two.
     Every(Duration),
 }
 
 #[derive(Debug, Clone)]
 enum Split {
     No,
-    /// Into parts of so many bytes.
+    /// Into parts of this many bytes.
     Size(usize),
     /// At these offsets.
     At(Vec<usize>),
@@ -89,13 +88,13 @@ enum Ending {
     Whole,
     /// Leave out `[DONE]`, `message_stop`, `response.completed`.
     WithoutTerminator,
-    /// End the body properly, but after so many pieces.
+    /// End the body properly, but after this many pieces.
     StopAfter(usize),
     CutAfter(usize),
     FailAfter(usize, Failure),
 }
 
-/// A reply in the shape one kind of request gets it.
+/// A reply as rendered for one shape of request.
 #[derive(Debug)]
 pub(super) struct Rendered {
     pub(super) status: StatusCode,
@@ -103,7 +102,7 @@ pub(super) struct Rendered {
     pub(super) steps: Arc<[Step]>,
     /// Announced length; `None`: chunked.
     pub(super) length: Option<u64>,
-    /// What a client that reads the whole answer is told.
+    /// The usage reported to a client that reads the whole answer.
     pub(super) usage: Usage,
 }
 
@@ -150,7 +149,7 @@ impl Reply {
         Self::failure(Failure::new(StatusCode::TOO_MANY_REQUESTS).retry_after(retry_after))
     }
 
-    /// Status 200 with what no format allows: broken JSON, as a body or in an event.
+    /// Status 200 with broken JSON, as a body or in an event.
     pub fn garbage() -> Self {
         Self::of(What::Garbage)
     }
@@ -201,13 +200,13 @@ impl Reply {
         Self::of(What::Drop)
     }
 
-    /// Answers with this status, whatever the reply itself would have.
+    /// Answers with this status instead of the reply's own.
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
         self.changed()
     }
 
-    /// Waits so long before the headers.
+    /// Waits for `delay` before the headers.
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self.changed()
@@ -219,7 +218,7 @@ impl Reply {
         self.changed()
     }
 
-    /// Lets so much time pass between two pieces.
+    /// Lets `gap` pass between two pieces.
     pub fn every(mut self, gap: Duration) -> Self {
         self.pace = Pace::Every(gap);
         self.changed()
@@ -231,25 +230,25 @@ impl Reply {
         self.changed()
     }
 
-    /// Falls silent after so many pieces until the gate opens.
+    /// Falls silent after `pieces` pieces until the gate opens.
     pub fn stalled_after(mut self, pieces: usize, gate: &Gate) -> Self {
         self.pauses.push((pieces, Pause::Until(gate.clone())));
         self.changed()
     }
 
-    /// Falls silent after so many pieces for so long.
+    /// Falls silent for `pause` after `pieces` pieces.
     pub fn paused_after(mut self, pieces: usize, pause: Duration) -> Self {
         self.pauses.push((pieces, Pause::For(pause)));
         self.changed()
     }
 
-    /// Closes the connection after so many pieces, so that the client sees an incomplete body.
+    /// Closes the connection after `pieces` pieces, so that the client sees an incomplete body.
     pub fn cut_after(mut self, pieces: usize) -> Self {
         self.ending = Ending::CutAfter(pieces);
         self.changed()
     }
 
-    /// Ends the body properly after so many pieces, whatever was still to come.
+    /// Ends the body properly after `pieces` pieces, dropping the rest.
     pub fn stopped_after(mut self, pieces: usize) -> Self {
         self.ending = Ending::StopAfter(pieces);
         self.changed()
@@ -261,14 +260,14 @@ impl Reply {
         self.changed()
     }
 
-    /// Reports a failure in the stream after so many pieces and ends the body properly. An answer that is no stream is
-    /// not changed by this.
+    /// Reports a failure in the stream after `pieces` pieces and ends the body properly. Does not change an answer that
+    /// is not a stream.
     pub fn failed_after(mut self, pieces: usize, failure: Failure) -> Self {
         self.ending = Ending::FailAfter(pieces, failure);
         self.changed()
     }
 
-    /// Cuts the bytes of the body into pieces of `size` bytes, wherever that falls.
+    /// Cuts the body into pieces of `size` bytes, regardless of event boundaries.
     pub fn split(mut self, size: usize) -> Self {
         self.split = Split::Size(size.max(1));
         self.changed()
@@ -282,7 +281,7 @@ impl Reply {
         self.changed()
     }
 
-    /// A changed reply must not share what was rendered for its original.
+    /// A changed reply must not share its original's renderings.
     fn changed(mut self) -> Self {
         self.cache = Arc::default();
         self
@@ -346,7 +345,7 @@ impl Reply {
             What::Raw { status, headers, chunks } => {
                 let pieces = Pieces {
                     is_stream: true,
-                    // A length among the headers is for hyper to keep, and for the script to get wrong.
+                    // hyper keeps to a length among the headers, which a script may set wrong on purpose.
                     fixed_length: false,
                     parts: chunks.clone(),
                     terminator: 0,
@@ -372,7 +371,7 @@ impl Reply {
         }
     }
 
-    /// Lays the pieces out in time, and breaks them off where the ending says so.
+    /// Turns the pieces into timed steps, and breaks them off as the ending requires.
     fn steps(&self, endpoint: Endpoint, pieces: Pieces) -> Arc<[Step]> {
         let Pieces { is_stream, mut parts, terminator, .. } = pieces;
         match &self.ending {

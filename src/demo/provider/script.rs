@@ -1,4 +1,4 @@
-//! Which reply a request gets.
+//! Choosing the reply to a request.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -34,12 +34,12 @@ pub enum Mode {
     Slow,
 }
 
-/// What [`Mode::Slow`] adds.
+/// The delay that [`Mode::Slow`] adds.
 const SLOW: Duration = Duration::from_secs(5);
 
 pub(super) type Rule = Arc<dyn Fn(&Call, &Ask) -> Option<Reply> + Send + Sync>;
 
-/// What is answered when neither queue nor rule has an answer.
+/// The answer when neither queue nor rule has one.
 pub(super) enum Always {
     Reply(Box<Reply>),
     Mix(Arc<Mix>),
@@ -56,7 +56,7 @@ pub(super) struct Script {
     hanging: Gate,
 }
 
-/// The choice for one request, made under the lock; what takes time is done after it.
+/// The choice for one request, made under the lock; slow work follows after its release.
 pub(super) enum Choice {
     Reply(Reply),
     /// No queue had a reply; these may.
@@ -68,7 +68,7 @@ pub(super) enum Choice {
     Models(Vec<String>),
 }
 
-/// A choice and what the mode puts before it.
+/// A choice, and the delay or hold that the mode adds.
 pub(super) struct Turn {
     pub(super) choice: Choice,
     pub(super) extra_delay: Duration,

@@ -48,7 +48,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     let cut = CutSwitch::default();
     let io = CuttableIo { inner: TokioIo::new(stream), cut: cut.clone() };
     let service = service_fn(move |request| handle(request, Arc::clone(&shared), cut.clone()));
-    // Ends in an error whenever the script or the client breaks off, which the ledger has noted.
+    // Ends in an error whenever the script or the client breaks off, which the ledger has recorded.
     let _ = http1::Builder::new().serve_connection(io, service).await;
 }
 
@@ -144,8 +144,8 @@ pub(super) struct ControlAnswer {
 }
 
 /// A connection that the script can close at an exact byte: hyper calls `poll_flush` when everything it was handed has
-/// been written, and that is where a requested cut takes effect. The socket is closed in the ordinary way, so the client
-/// reads all of that, and then the end of the connection instead of the end of the body.
+/// been written, and that is where a requested cut takes effect. The socket is closed in the ordinary way, so the
+/// client reads all of those bytes, and then the end of the connection instead of the end of the body.
 struct CuttableIo {
     inner: TokioIo<TcpStream>,
     cut: CutSwitch,

@@ -1,4 +1,4 @@
-//! One client: sends a request, reads the answer as an application would, and says what it saw.
+//! One client: sends a request, reads the answer as an application would, and reports what it saw.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,11 +23,11 @@ use super::plan::{Job, Kind};
 use super::reader::{self, StreamReader};
 use super::tally::{Ending, Seen};
 
-/// A client that gets nothing for so long gives up. Longer than anything the demo does on purpose.
+/// A client that gets nothing for this long gives up. Longer than anything the demo does on purpose.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Clients that mean to leave wait here until a provider says that their request has arrived. Leaving after some time
-/// instead would sometimes be leaving before the gateway had the request, and nobody could say what it must count.
+/// Clients that mean to leave wait here until a provider says that their request has arrived. Leaving after a fixed
+/// time would sometimes mean leaving before the gateway had the request, and the expected counts would be unknown.
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals {
     waiting: Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>,
@@ -37,7 +37,7 @@ impl Arrivals {
     /// The request of this end user has reached a provider.
     pub fn announce(&self, user: &str) {
         if let Some(waiting) = self.waiting.lock().remove(user) {
-            // Nobody waits any more when the answer came first.
+            // There is no waiter any more if the answer came first.
             let _ = waiting.send(());
         }
     }
@@ -61,7 +61,7 @@ pub struct Client {
     arrivals: Arrivals,
 }
 
-/// What came of an answer.
+/// The result of reading an answer.
 struct Read {
     ending: Ending,
     first_content: Option<Instant>,
@@ -119,7 +119,7 @@ impl Client {
                 let arrived = self.arrivals.expect(user);
                 let answer = self.http.request(request);
                 tokio::select! {
-                    // An answer that is there before the provider was reached is read, not left.
+                    // An answer that comes before the provider was reached is read, not abandoned.
                     biased;
                     response = answer => response,
                     Ok(()) = arrived => return (None, Read::of(Ending::Left)),
@@ -187,7 +187,7 @@ async fn read_error(response: Response<Incoming>) -> Read {
     Read::of(rejection(status, &body["error"]).map_or(Ending::Failed, Ending::Rejected))
 }
 
-/// Why the gateway refused a request; `None` when the error is a provider's, or says that no provider answered.
+/// Why the gateway refused a request; `None` when the error is a provider's, or means that no provider answered.
 fn rejection(status: StatusCode, error: &Value) -> Option<RejectReason> {
     let text = |name: &str| error[name].as_str().unwrap_or_default();
     if text("message").contains(FAILURE_MARK) {

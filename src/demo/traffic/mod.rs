@@ -1,8 +1,8 @@
-//! Traffic through the gateway's own port: what many applications would send, and what their clients see of it.
+//! Traffic through the gateway's own port, as many applications would send it, with the clients' view of the answers.
 //!
-//! The schedule is open-loop: request `n` is due at `n / rate`, whether the earlier ones have been answered or not, and one
-//! that could not be sent in time is sent late, never skipped. Latency counts from when a request was due, so a gateway
-//! that stalls cannot hide it by making the generator wait (coordinated omission).
+//! The schedule is open-loop: request `n` is due at `n / rate`, whether the earlier ones have been answered or not, and
+//! one that could not be sent in time is sent late, never skipped. Latency counts from the due time, so a gateway that
+//! stalls cannot hide it by making the generator wait (coordinated omission).
 
 mod client;
 mod histogram;
@@ -26,7 +26,7 @@ pub use histogram::Histogram;
 pub use plan::{Job, Kind, LEAVES_MID_STREAM, LEAVES_WAITING, Plan, Planner};
 pub use tally::{Ending, Seen, Tally};
 
-/// Requests that may be under way at one time. Past it the generator itself is late, which its latencies show.
+/// The most requests in flight at one time. Beyond it the generator itself is late, which its latencies show.
 const MAX_IN_FLIGHT: usize = 2_000;
 
 /// Sends planned requests at a steady rate.
@@ -43,7 +43,7 @@ impl Traffic {
         Self { client, rate, tally: Arc::default() }
     }
 
-    /// What has been seen so far.
+    /// The tally so far.
     pub fn tally(&self) -> Tally {
         self.tally.lock().clone()
     }
@@ -57,7 +57,7 @@ impl Traffic {
         while !stop.is_cancelled() {
             let due = start + Duration::from_secs_f64(f64::from(number) / self.rate);
             number = number.wrapping_add(1);
-            // Past times are over at once: what is late is sent, not skipped.
+            // A past due time elapses at once: a late request is sent, not skipped.
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(due) => {}

@@ -1,10 +1,10 @@
-//! Which requests are sent: a weighted, seeded draw among kinds.
+//! The plan of requests: a weighted, seeded draw among kinds.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-/// A kind of request, by what its client is like.
+/// A kind of request, by the behaviour of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Waits for the whole answer.
@@ -23,9 +23,9 @@ pub enum Kind {
     SmallRequestLimit,
     /// Uses a key with a small limit of tokens.
     SmallTokenLimit,
-    /// Asks for a model nobody configured.
+    /// Asks for a model that is not configured.
     UnknownModel,
-    /// Has a key nobody issued.
+    /// Has a key that was never issued.
     InvalidKey,
     /// Has no key.
     MissingKey,
@@ -90,7 +90,7 @@ impl Kind {
     }
 }
 
-/// Who may send what where.
+/// Keys and models that requests may use.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Keys without limits.
@@ -110,8 +110,8 @@ pub struct Job {
     pub path: &'static str,
     pub key: Option<String>,
     pub body: String,
-    /// What the request calls its end user; unique when the client means to leave, so that the provider can tell that
-    /// the request has arrived.
+    /// The end user that the request names; unique when the client means to leave, so that the provider can announce
+    /// its arrival.
     pub user: Option<String>,
 }
 
@@ -147,7 +147,7 @@ impl Planner {
         let question = self.pick_static(QUESTIONS);
         let key = match kind {
             Kind::MissingKey => None,
-            // A new one each time: a gateway that made a series of it would be found out.
+            // A new one each time, to expose a gateway that makes a series of it.
             Kind::InvalidKey => Some(format!("sk-nobody-issued-{:016x}", self.rng.random::<u64>())),
             Kind::SmallRequestLimit => Some(self.plan.small_request_key.clone()),
             Kind::SmallTokenLimit => Some(self.plan.small_token_key.clone()),

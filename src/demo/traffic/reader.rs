@@ -1,4 +1,4 @@
-//! What a client makes of an answer: whether it is whole, and what it reports.
+//! Reading an answer as a client: whether it is complete, and the usage it reports.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::demo::provider::Tokens;
 #[derive(Debug, Default)]
 pub(super) struct StreamReader {
     line: Vec<u8>,
-    /// Text, thoughts or a tool call have come.
+    /// Text, reasoning or a tool call has come.
     pub(super) has_content: bool,
     /// `[DONE]` has come.
     pub(super) is_done: bool,
-    /// An event said that the provider failed.
+    /// An event reported that the provider failed.
     pub(super) has_failed: bool,
     pub(super) tokens: Option<Tokens>,
 }

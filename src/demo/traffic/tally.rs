@@ -1,4 +1,4 @@
-//! What the generator saw.
+//! The generator's tally.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,11 +44,11 @@ pub struct Seen {
     pub ending: Ending,
     /// HTTP status, when there was one.
     pub status: Option<u16>,
-    /// From when it was due (not from when it was sent: waiting for a busy generator counts) to the last byte.
+    /// From the due time (not the time of sending: waiting for a busy generator counts) to the last byte.
     pub latency: Duration,
-    /// From when it was due to the first content of a stream.
+    /// From the due time to the first content of a stream.
     pub first_content: Option<Duration>,
-    /// What the answer reported, if it did.
+    /// The usage that the answer reported, if any.
     pub tokens: Option<Tokens>,
 }
 
@@ -60,8 +60,8 @@ pub struct Tally {
     pub latency: Histogram,
     /// Completed streams.
     pub first_content: Histogram,
-    /// What completed answers reported to the clients. Less than the providers reported: a stream tells its client only
-    /// when asked to.
+    /// Tokens that completed answers reported to the clients: fewer than the providers reported, because a stream
+    /// reports usage only when asked to.
     pub tokens: Tokens,
 }
 

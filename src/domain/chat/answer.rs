@@ -1,4 +1,4 @@
-//! What a model answered, or why it did not.
+//! A model's answer, or the reason why there is none.
 
 use super::message::Part;
 use crate::domain::usage::Usage;
@@ -17,15 +17,15 @@ pub struct ChatAnswer {
 /// Why the model stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
-    /// It had said what it wanted to say.
+    /// It finished its turn.
     EndTurn,
-    /// It came to this stop sequence (`None`: its format does not say which).
+    /// It generated this stop sequence (`None`: its format does not say which).
     StopSequence(Option<String>),
     /// It reached the limit of tokens.
     Length,
     /// It reached the end of its context window.
     ContextWindow,
-    /// It waits for the results of its tool calls.
+    /// It is waiting for the results of its tool calls.
     ToolUse,
     /// It refused in its own words ([`Part::Refusal`]).
     Refusal,
@@ -33,12 +33,12 @@ pub enum StopReason {
     ContentFilter,
     /// The provider paused a long turn; sent back as it is, the answer goes on.
     Pause,
-    /// Something that no other format has a word for.
+    /// A reason that no other format has a word for.
     Other(String),
 }
 
 impl StopReason {
-    /// What a format that folds everything into "stop" means, given what was generated.
+    /// The reason behind "stop" in a format that has no finer ones, derived from the generated parts.
     pub fn of_stop(has_calls: bool, has_refusal: bool) -> Self {
         if has_calls {
             Self::ToolUse
@@ -50,7 +50,7 @@ impl StopReason {
     }
 }
 
-/// What kind of error a provider reported, as far as SDKs tell them apart.
+/// Kinds of provider errors, as far as SDKs tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     InvalidRequest,

@@ -1,13 +1,13 @@
-//! Turns of a conversation and what they are made of.
+//! Turns of a conversation and their parts.
 
 use serde_json::Value;
 
-/// Who speaks.
+/// The speaker of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The operator's instructions.
     System,
-    /// OpenAI's later name for them; formats that do not know it say `system`.
+    /// OpenAI's later name for the operator's instructions; formats that do not know it say `system`.
     Developer,
     User,
     Assistant,
@@ -19,8 +19,7 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     pub role: Role,
-    /// In the order in which they were said. A turn of [`Role::Tool`] holds only
-    /// [`Part::ToolResult`] and [`Part::CachePoint`].
+    /// In their original order. A turn of [`Role::Tool`] holds only [`Part::ToolResult`] and [`Part::CachePoint`].
     pub parts: Vec<Part>,
     /// Chat Completions' participant name.
     pub name: Option<String>,
@@ -37,7 +36,7 @@ impl Message {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
     Text(String),
-    /// The model's own words for why it will not answer.
+    /// The model's explanation of why it will not answer.
     Refusal(String),
     Reasoning(Reasoning),
     Image(Image),
@@ -49,22 +48,22 @@ pub enum Part {
     },
     ToolCall(ToolCall),
     ToolResult(ToolResult),
-    /// Says nothing: up to here the provider shall keep the conversation in its cache, and how (Anthropic's `cache_control`).
+    /// Not content: tells the provider to cache the conversation up to here, and how (Anthropic's `cache_control`).
     CachePoint(Value),
 }
 
-/// What the model thought before it spoke.
+/// The model's reasoning before its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reasoning {
     /// May be empty: redacted or not shown.
     pub text: String,
-    /// What lets the provider that thought it recognise it on the next turn; `None`: it needs nothing (chat providers that
-    /// send `reasoning_content`).
+    /// Lets the provider that issued the reasoning recognise it on the next turn; `None`: it needs none (chat providers
+    /// that send `reasoning_content`).
     pub seal: Option<Seal>,
 }
 
-/// A provider's opaque proof that a piece of reasoning is its own. Only the provider that issued it accepts it, so the kind
-/// says whose it is, and a writer for another provider drops the piece.
+/// A provider's opaque proof that a piece of reasoning is its own. Only its issuer accepts it, so the variant names the
+/// issuer, and a writer for another provider drops the piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seal {
     /// `signature` of Anthropic's `thinking` block; the text must come back unchanged beside it.
@@ -92,7 +91,7 @@ pub struct Upload {
     pub name: Option<String>,
 }
 
-/// Where the bytes of an image or a document are.
+/// The source of an image's or a document's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Media {
     Url(String),
@@ -125,7 +124,7 @@ pub struct ToolCall {
     pub kind: ToolKind,
 }
 
-/// What a tool said.
+/// The result of a tool call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolResult {
     pub call_id: String,

@@ -1,9 +1,9 @@
 //! The format-neutral conversation that requests and answers are converted through.
 //!
-//! N wire formats need N readers and N writers, not N × N converters: every reader makes these types of what its format
-//! says, every writer says these types in its own words and names what it cannot say. The types hold what at least two
-//! of the formats know, plus the few leftovers (signatures, encrypted reasoning, cache-related OpenAI fields) that a later
-//! turn or the sibling format needs back.
+//! N wire formats need N readers and N writers, not N × N converters: every reader turns its format into these types,
+//! every writer writes them in its own format and names the fields that it cannot express. The types hold everything
+//! that at least two of the formats have, plus the few leftovers (signatures, encrypted reasoning, cache-related OpenAI
+//! fields) that a later turn or the sibling format needs back.
 
 mod answer;
 mod message;

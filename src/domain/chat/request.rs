@@ -1,4 +1,4 @@
-//! What a client asks of a model.
+//! A client's request to a model.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::message::Message;
 
-/// A request, without the model's name and without the way of the answer (streamed or not): those belong to the attempt.
+/// A request, without the model's name and the `stream` flag: these belong to the attempt.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChatRequest {
     pub messages: Vec<Message>,
@@ -28,7 +28,7 @@ pub struct ChatRequest {
     pub format: Option<OutputFormat>,
     /// OpenAI's `low`, `medium`, `high`.
     pub verbosity: Option<String>,
-    /// `None`: the client did not speak of reasoning.
+    /// `None`: the client said nothing about reasoning.
     pub reasoning: Option<ReasoningConfig>,
     /// Opaque id of the end user.
     pub user: Option<String>,
@@ -63,12 +63,12 @@ impl ToolDef {
     }
 }
 
-/// Which tools the model must, may or may not call.
+/// The tools that the model must, may or may not call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToolChoice {
     Auto,
     None,
-    /// At least one, whichever.
+    /// At least one, of any name.
     Required,
     /// This one.
     Named(String),
@@ -79,7 +79,7 @@ pub enum ToolChoice {
     },
 }
 
-/// What the answer must look like.
+/// The required form of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OutputFormat {
     Text,
@@ -144,7 +144,7 @@ impl Effort {
 
     /// The thinking budget in tokens that stands for this effort where a model wants a number.
     ///
-    /// The numbers for low, medium and high are those that Google documents for the same translation in its
+    /// The numbers for low, medium and high are the ones that Google documents for the same translation in its
     /// OpenAI-compatible endpoint; above 32k Anthropic reports diminishing returns. 1,024 is Anthropic's minimum.
     pub const fn budget_tokens(self) -> u64 {
         match self {

@@ -1,10 +1,10 @@
-//! An answer as it comes.
+//! Streamed answers.
 
 use super::answer::{ProviderError, StopReason};
 use super::message::{Seal, ToolKind};
 use crate::domain::usage::Usage;
 
-/// What a piece of a streamed answer is; its text follows as deltas.
+/// The kind of a piece of a streamed answer; its text follows as deltas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Block {
     Text,

@@ -13,17 +13,17 @@ use super::backlog::Written;
 use super::directory::{Directory, SegmentId};
 use super::frame::{self, END};
 
-/// After a segment could not be created, the next attempt waits this long: a full disk must not cost every request a
-/// failing system call on the directory.
+/// The pause after a segment could not be created: a full disk must not cost every request a failing system call on the
+/// directory.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
 /// The journal's place on disk.
 pub(super) struct Disk {
     pub(super) directory: Directory,
-    /// What the checksums of this process start from.
+    /// The initial value of this process' checksums.
     pub(super) salt: u32,
     pub(super) active: Mutex<Active>,
-    /// Somebody waited in vain for `active`: the file system hangs.
+    /// A thread timed out waiting for `active`: the file system hangs.
     stalled: AtomicBool,
     /// How long a request may wait for another one's write.
     patience: Duration,
@@ -49,10 +49,10 @@ impl Disk {
         }
     }
 
-    /// The active segment, unless somebody's write hangs: then nobody else waits for it.
+    /// The active segment, unless a write to it hangs: then no other thread waits for it.
     ///
     /// A write to the page cache takes microseconds, but a file system can make it wait for ever. The one thread that
-    /// is caught cannot be helped; all others go past.
+    /// is caught cannot be helped; all others skip the disk.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Active>> {
         let guard = if self.stalled.load(Ordering::Relaxed) {
             self.active.try_lock()
@@ -66,8 +66,8 @@ impl Disk {
         guard
     }
 
-    /// What of a record may be written: beyond `JOURNAL_MAX_SIZE` the keeper makes room, and these bounds hold only when it
-    /// cannot keep up.
+    /// Which parts of a record may be written: beyond `JOURNAL_MAX_SIZE` the keeper makes room, and these bounds take
+    /// effect only when it cannot keep up.
     pub(super) fn room(&self, active: &Active) -> Room {
         let used = self.sealed_bytes.load(Ordering::Relaxed) + active.current().map_or(0, |_| active.len);
         if used > self.max_size + self.max_size / 4 {
@@ -92,9 +92,9 @@ pub(super) struct Active {
     file: Option<Arc<File>>,
     id: SegmentId,
     len: u64,
-    /// What follows `len` in the file.
+    /// The end mark, which follows `len` in the file.
     end_mark: [u8; END],
-    /// How long the file was when it was taken over: there may be old records up to there.
+    /// The file's length when it was reused: there may be old records up to there.
     used_before: u64,
     segment_size: u64,
     next_seq: u64,
@@ -104,7 +104,7 @@ pub(super) struct Active {
     new_names: bool,
 }
 
-/// What has to reach the disk so that a power cut cannot take it.
+/// Files to sync, so that a power cut cannot take their records.
 pub(super) struct Unsynced {
     pub(super) files: Vec<Arc<File>>,
     pub(super) names: bool,
@@ -129,7 +129,7 @@ impl Active {
     /// Appends one record with one system call. The record is safe from `kill -9` when this returns.
     ///
     /// # Errors
-    /// Of the file system. What was written half is taken back, or left in a segment that ends there.
+    /// A failed write. A partial record is cut off, or the segment ends before it.
     pub(super) fn write(&mut self, disk: &Disk, head: &mut [u8], payloads: &Payloads) -> io::Result<Written> {
         let file = self.open(disk)?;
         let start = self.len;
@@ -140,14 +140,14 @@ impl Active {
         let mut parts =
             [IoSlice::new(head), IoSlice::new(request), IoSlice::new(response), IoSlice::new(&self.end_mark)];
         if let Err(error) = write_all_at(&file, &mut parts, start) {
-            // With what was written half gone, the next record follows the last whole one. If even that fails, the
-            // segment ends here and the reader passes over the rest.
+            // With the partial record cut off, the next one follows the last whole one. If even that fails, the segment
+            // ends here and the reader skips the rest.
             if file.set_len(start).is_ok() {
                 self.used_before = 0;
             } else {
                 self.file = None;
                 if start == 0 {
-                    // No row is in it, so nobody would come to remove it.
+                    // It holds no row, so nothing else would remove it.
                     let _ = disk.directory.remove(self.id);
                 }
             }
@@ -187,7 +187,7 @@ impl Active {
             }
             Err(error) => {
                 self.reopen_at = Some(Instant::now() + REOPEN_AFTER);
-                // A number that is taken, by whatever means, is passed over.
+                // A sequence number that is already in use is skipped.
                 self.next_seq += u64::from(error.kind() == ErrorKind::AlreadyExists);
                 Err(error)
             }
@@ -211,7 +211,7 @@ impl Active {
     pub(super) fn cut(&mut self) {
         let Some(file) = &self.file else { return };
         let end = self.len + self.end_mark.len() as u64;
-        // Best effort: nobody would read them.
+        // Best effort: the reader would not read them anyway.
         if self.used_before > end && file.set_len(end).is_ok() {
             self.used_before = 0;
         }

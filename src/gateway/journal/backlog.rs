@@ -1,8 +1,9 @@
-//! What has been appended and is not in the database yet: the one list that everything else works on.
+//! The backlog: rows that have been appended and are not in the database yet; the one list that everything else works
+//! on.
 //!
-//! It is a sequence of runs, in the order of appending. A memory run holds rows; a disk run is a stretch of a
-//! segment whose rows are read back when their turn comes. With the database in time there is a single short
-//! memory run; an outage fills the memory, then grows disk runs; a start-up begins with disk runs.
+//! It is a sequence of runs, in the order of appending. A memory run holds rows; a disk run is a stretch of a segment
+//! whose rows are read back when their turn comes. While the database keeps up there is a single short memory run; an
+//! outage fills the memory, then grows disk runs; a start-up begins with disk runs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,7 +15,7 @@ use crate::domain::label::LogTable;
 /// One value for each table, indexed by `table as usize`.
 pub(super) type PerTable<T> = [T; LogTable::ALL.len()];
 
-/// How many rows of a table went where, since start.
+/// Counts of a table's rows by their outcome, since start.
 ///
 /// `accepted = pending + acknowledged + rejected + dropped`, at every moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Tally {
     pub pending: u64,
     /// In the database.
     pub acknowledged: u64,
-    /// Refused by the database for what they contain; kept in `rejected.jsonl`.
+    /// Refused by the database for their contents; kept in `rejected.jsonl`.
     pub rejected: u64,
     /// Lost: no room in memory nor on disk.
     pub dropped: u64,
@@ -39,7 +40,7 @@ pub(super) struct Position {
     pub(super) end: u64,
 }
 
-/// What is remembered of a row while it is on its way into the database.
+/// Bookkeeping of a row that is on its way into the database.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tag {
     pub(super) table: LogTable,
@@ -67,7 +68,7 @@ pub(super) struct DiskRun {
     pub(super) seq: u64,
     pub(super) from: u64,
     pub(super) to: u64,
-    /// How many; meaningless until `counted`.
+    /// Number of rows; meaningless until `counted`.
     pub(super) rows: PerTable<u64>,
     pub(super) counted: bool,
     pub(super) oldest_ms: u64,
@@ -88,7 +89,7 @@ pub(super) struct Segment {
     pub(super) stripped: bool,
 }
 
-/// How much may wait in memory.
+/// Limits of the rows that wait in memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MemoryLimits {
     pub(super) rows: usize,
@@ -107,7 +108,7 @@ pub(super) struct Written {
     pub(super) sealed: bool,
 }
 
-/// What the caller of [`Backlog::append`] has to do and to tell.
+/// What the caller of [`Backlog::append`] has to do and to report.
 #[derive(Debug, Default)]
 pub(super) struct Appended {
     /// The writer may have been waiting for this row.
@@ -164,7 +165,7 @@ impl<R: Row> Backlog<R> {
         backlog
     }
 
-    /// Takes a row over; `written` says where it lies in the journal, and whether its bodies do too.
+    /// Takes over a row; `written` says where it lies in the journal, and whether its bodies do too.
     pub(super) fn append(
         &mut self,
         mut row: R,
@@ -189,8 +190,8 @@ impl<R: Row> Backlog<R> {
         }
         let room = self.memory_rows < self.limits.rows;
         let light = self.memory_bytes.saturating_add(bytes) <= self.limits.bytes;
-        // Once rows are left to the disk, their successors are too, until the writer has caught up: the memory is
-        // for rows that go into the database at once.
+        // Once rows are left to the disk, their successors are too, until the writer has caught up: the memory is for
+        // rows that go into the database at once, in order.
         let behind = matches!(self.runs.back(), Some(Run::Disk(run)) if !run.replayed);
         match written {
             Some((at, with_bodies)) if behind || !room || !light => {
@@ -230,7 +231,7 @@ impl<R: Row> Backlog<R> {
         match self.runs.back_mut() {
             Some(Run::Memory(rows)) => rows.push_back(entry),
             _ => {
-                // Room for a batch at once: growing would move the rows that wait already, in the middle of a request.
+                // Allocates room for a whole batch: growing would move the waiting rows, in the middle of a request.
                 let room = if self.runs.is_empty() { self.limits.batch.min(self.limits.rows) } else { 1 };
                 let mut rows = VecDeque::with_capacity(room);
                 rows.push_back(entry);
@@ -262,7 +263,8 @@ impl<R: Row> Backlog<R> {
         }
     }
 
-    /// Says what a leftover run holds and where its last record ends. `oldest_ms` is when its first row was appended.
+    /// Records how many rows a leftover run holds and where its last record ends. `oldest_ms` is when its first row was
+    /// appended.
     pub(super) fn counted(&mut self, seq: u64, end: u64, rows: PerTable<u64>, oldest_ms: u64) {
         let run = self.runs.iter_mut().find_map(|run| match run {
             Run::Disk(run) if run.seq == seq && !run.counted => Some(run),
@@ -309,7 +311,7 @@ impl<R: Row> Backlog<R> {
         self.runs.is_empty() && self.in_flight.is_none()
     }
 
-    /// Nothing that an earlier process left is still to be counted or inserted.
+    /// No row of an earlier process is still to be counted or inserted.
     pub(super) fn is_replayed(&self) -> bool {
         let uncounted = |run: &Run<R>| matches!(run, Run::Disk(run) if !run.counted);
         self.replayed.iter().all(|tally| tally.pending == 0) && !self.runs.iter().any(uncounted)
@@ -363,7 +365,8 @@ impl<R: Row> Backlog<R> {
         }
     }
 
-    /// Settles a batch: each row is in the database, or was `rejected`. Returns how far the journal is done with.
+    /// Settles a batch: each row is in the database, or was `rejected`. Returns the position up to which the journal is
+    /// settled.
     pub(super) fn settle(&mut self, rows: impl Iterator<Item = (Tag, bool)>) -> Option<Position> {
         let mut upto = None;
         for (tag, rejected) in rows {
@@ -377,7 +380,7 @@ impl<R: Row> Backlog<R> {
         }
         self.in_flight = None;
         self.in_flight_unwritten = 0;
-        // A segment that was written anew since the row was read has other offsets.
+        // A segment that was rewritten since the row was read has other offsets.
         upto.filter(|to| self.segments.get(&to.seq).is_none_or(|s| s.id.generation == to.generation))
     }
 

@@ -1,10 +1,11 @@
 //! The journal's directory: its lock, its segment files and how far they have been acknowledged.
 //!
-//! **Files are used again.** Under load a segment is full after a fraction of a second, and finished soon after. To write over a
-//! file that is in the page cache takes half as long as to write a new one, and what is overwritten before the next
-//! sync never reaches the disk. So a finished segment becomes a spare file, and the next segment begins at its start.
-//! Spares hold prompts that should be gone: they live for seconds, and only while segments keep coming. `JOURNAL_MAX_SIZE` does
-//! not count them: when rows pile up, no segment is finished, and those that are begun use the spares up.
+//! **Files are reused.** Under load a segment is full after a fraction of a second, and finished soon after.
+//! Overwriting a file that is in the page cache takes half as long as writing a new one, and data that is overwritten
+//! before the next sync never reaches the disk. So a finished segment becomes a spare file, and the next segment begins
+//! at its start. Spares still hold prompts that should be gone, so they live for seconds, and only while segments keep
+//! coming. `JOURNAL_MAX_SIZE` does not count them: when rows pile up, no segment is finished, and new segments use up
+//! the spares.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -23,14 +24,14 @@ const REJECTED_BEFORE: &str = "rejected.1.jsonl";
 const TEMPORARY: &str = "rewrite.tmp";
 const SUFFIX: &str = ".seg";
 const SPARE: &str = "spare";
-/// Bytes of the file that says how far the rows are in the database.
+/// Bytes of the file that records up to which position the rows are in the database.
 pub(super) const WATERMARK_LEN: usize = 24;
 
 /// More spares than this are never needed: the next segment is begun when one is full, and the one before is finished soon.
 const SPARES: usize = 2;
 
-/// Rows that the database refuses are kept for people to look at, but whoever sends them cannot fill the disk:
-/// at most two files of this size.
+/// Rows that the database refuses are kept for inspection, in at most two files of this size, so that a client that
+/// sends such requests cannot fill the disk.
 const REJECTED_MAX: u64 = 64 << 20;
 
 /// One segment file; all of it is in the file's name, so that no damage within the file can lose it.
@@ -40,7 +41,7 @@ pub(super) struct SegmentId {
     pub(super) seq: u64,
     /// Counts the rewrites of this segment; the highest one is valid.
     pub(super) generation: u32,
-    /// What the checksums in it start from.
+    /// The initial value of its checksums.
     pub(super) salt: u32,
 }
 
@@ -55,7 +56,7 @@ impl SegmentId {
         let generation = u32::from_str_radix(parts.next()?, 16).ok()?;
         let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let id = Self { seq, generation, salt };
-        // Exactly the name we would write: anything else in the directory is not ours to touch.
+        // Exactly the name that we would write: any other file in the directory is not ours to touch.
         (id.file_name() == name).then_some(id)
     }
 }
@@ -74,23 +75,23 @@ pub(super) struct Leftover {
 pub(super) struct Directory {
     path: PathBuf,
     watermark: Mutex<File>,
-    /// Finished segments whose files can be used again.
+    /// Finished segments whose files can be reused.
     spares: Mutex<Vec<PathBuf>>,
-    /// Held as long as the directory is in use; the kernel releases it however the process ends.
+    /// Held while the directory is in use; the kernel releases it however the process ends.
     lock: File,
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // To close the file is not enough: a process that another thread is starting holds a copy of it until its `exec`, and the
-        // lock belongs to all copies.
+        // Closing the file is not enough: a process that another thread is starting holds a copy of the descriptor
+        // until its `exec`, and the lock belongs to all copies.
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "the journal's directory could not be unlocked");
         }
     }
 }
 
-/// What was found in the directory.
+/// The opened directory, and what it held.
 pub(super) struct Found {
     pub(super) directory: Directory,
     pub(super) leftovers: Vec<Leftover>,
@@ -99,7 +100,7 @@ pub(super) struct Found {
 }
 
 impl Directory {
-    /// Creates and locks the directory, removes what is done with, and lists what is not.
+    /// Creates and locks the directory, removes finished segments, and lists the others.
     pub(super) fn open(path: &Path) -> Result<Found, OpenError> {
         create_directory(path).map_err(|source| OpenError::Create { path: path.into(), source })?;
         let unusable = |source| OpenError::Unusable { path: path.into(), source };
@@ -121,7 +122,7 @@ impl Directory {
         let directory =
             Self { path: path.into(), watermark: Mutex::new(watermark), spares: Mutex::default(), lock };
         let (leftovers, next_seq) = directory.sort_out(acknowledged).map_err(unusable)?;
-        // An existing directory may have become read-only: better said now than at the first request.
+        // An existing directory may have become read-only: better to fail now than at the first request.
         directory.create(TEMPORARY).and_then(|_| fs::remove_file(path.join(TEMPORARY))).map_err(unusable)?;
         Ok(Found { directory, leftovers, next_seq })
     }
@@ -140,7 +141,7 @@ impl Directory {
         let last = segments.last().map(|(id, _)| id.seq).max(acknowledged.map(|to| to.seq));
         let mut leftovers: Vec<Leftover> = Vec::new();
         for (id, len) in segments {
-            // A crash between writing a segment anew and removing the old one leaves both.
+            // A crash between rewriting a segment and removing the old one leaves both.
             if let Some(older) = leftovers.pop_if(|older| older.id.seq == id.seq) {
                 self.remove(older.id)?;
             }
@@ -158,14 +159,14 @@ impl Directory {
         Ok((leftovers, last.map_or(1, |seq| seq + 1)))
     }
 
-    /// Starts a segment file. It may have been used before: the second value is how long it is.
+    /// Starts a segment file. The file may be a reused one: the second value is its length.
     pub(super) fn create_segment(&self, id: SegmentId) -> io::Result<(File, u64)> {
-        // A request waits for this: whatever takes long with the spares, it goes past.
+        // A request waits for this: if the spares are locked, it does without one.
         let spare = self.spares.try_lock().and_then(|mut spares| spares.pop());
         if let Some(spare) = spare {
             match self.use_again(&spare, id) {
                 Ok(again) => return Ok(again),
-                // A file system without links, perhaps: then every segment has a new file.
+                // Perhaps a file system without hard links: then every segment has a new file.
                 Err(error) => {
                     tracing::debug!(%error, "a finished segment's file cannot be used again");
                     let _ = fs::remove_file(&spare);
@@ -174,7 +175,7 @@ impl Directory {
         }
         let open = || private().create_new(true).write(true).open(self.path_of(id));
         let file = match open() {
-            // Somebody removed the directory under us; putting it back is all that can be done.
+            // The directory was removed under us; recreating it is all that can be done.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 create_directory(&self.path).and_then(|()| open())
             }
@@ -186,9 +187,9 @@ impl Directory {
     fn use_again(&self, spare: &Path, id: SegmentId) -> io::Result<(File, u64)> {
         let mut file = private().write(true).open(spare)?;
         let len = file.metadata()?.len();
-        // A segment without records, whatever comes between now and the first.
+        // The file is a segment without records, even if the process dies before the first one.
         file.write_all(&frame::end_mark(id))?;
-        // Not `rename`, which would put it in the place of another file.
+        // Not `rename`, which would replace an existing file.
         fs::hard_link(spare, self.path_of(id))?;
         if let Err(error) = fs::remove_file(spare) {
             tracing::warn!(%error, "a segment of the journal has two names");
@@ -240,7 +241,7 @@ impl Directory {
             fs::rename(&temporary, self.path_of(new))
         })();
         if written.is_err() {
-            // Best effort: what is left is overwritten by the next attempt.
+            // Best effort: the next attempt overwrites a leftover.
             let _ = fs::remove_file(&temporary);
             return written;
         }
@@ -255,14 +256,14 @@ impl Directory {
         }
     }
 
-    /// Takes a segment that cannot be read out of the way, for people to look at.
+    /// Renames a segment that cannot be read, to keep it for inspection.
     pub(super) fn set_aside(&self, id: SegmentId) -> io::Result<()> {
         let path = self.path_of(id);
         fs::rename(&path, path.with_extension("unreadable"))
     }
 
-    /// Remembers that everything up to `position` is in the database. Never synced: a watermark that a power cut
-    /// sets back only means that some rows are offered to the database again.
+    /// Records that every row up to `position` is in the database. Never synced: a watermark that a power cut sets back
+    /// only means that some rows are offered to the database again.
     pub(super) fn acknowledge(&self, position: Position) -> io::Result<()> {
         let mut bytes = [0; WATERMARK_LEN];
         bytes[0..8].copy_from_slice(&position.seq.to_le_bytes());
@@ -275,7 +276,7 @@ impl Directory {
         file.write_all(&bytes)
     }
 
-    /// Keeps a line (without its line feed) for people to look at.
+    /// Keeps a line (without its line feed) for inspection.
     pub(super) fn reject(&self, mut line: Vec<u8>) -> io::Result<()> {
         line.push(b'\n');
         let path = self.path.join(REJECTED);
@@ -285,7 +286,7 @@ impl Directory {
         private().create(true).append(true).open(path)?.write_all(&line)
     }
 
-    /// Makes the names of new segments survive a power cut.
+    /// Syncs the directory, so that the names of new segments survive a power cut.
     pub(super) fn sync(&self) -> io::Result<()> {
         // Only Unix can open a directory; elsewhere the file system looks after its names.
         if cfg!(unix) { File::open(&self.path)?.sync_all() } else { Ok(()) }
@@ -300,7 +301,7 @@ impl Directory {
     }
 }
 
-/// A segment's name, but for the ending.
+/// Whether the file is a spare: a segment's name with another extension.
 fn is_spare(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == SPARE)
         && path
@@ -322,7 +323,7 @@ fn read_watermark(file: &mut File) -> Option<Position> {
     })
 }
 
-/// The journal holds prompts and answers: nobody else may read it.
+/// The journal holds prompts and answers: no other user may read it.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]

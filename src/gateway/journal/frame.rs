@@ -1,4 +1,4 @@
-//! How one record lies in a segment, and how records are found again in a damaged one.
+//! The format of a record in a segment, and the search for records in a damaged one.
 //!
 //! ```text
 //!  0  magic         F5 'N' 'G' 'J'; F5 occurs in no UTF-8 text, hence in no intact row or body that is text
@@ -16,16 +16,16 @@
 //! 40  row (JSON without the bodies), request body, response body
 //! ```
 //!
-//! The bodies lie beside the row, unescaped: they are written from where they are (`pwritev`), never copied, and
-//! can be dropped without parsing the row. Three sums instead of one, because a row outlives its bodies: damage
-//! within the bodies costs the bodies only, and a length is believed only when the header's sum says so.
+//! The bodies lie beside the row, unescaped: they are written from where they are (`pwritev`), never copied, and can be
+//! dropped without parsing the row. Three sums instead of one, because a row outlives its bodies: damage within the
+//! bodies costs the bodies only, and a length is believed only when the header's sum is right.
 //!
 //! Every sum starts from a salt, random per process and kept in the file's name. A client chooses the bodies; without
 //! the salt it could send a body that contains a forged record, to be found when damage makes the reader search.
 //!
-//! Files are used again (see `directory`), so behind the last record there may be old ones. The header's sum
-//! therefore starts from a salt of the segment: old records are not believed. And an end mark of eight bytes follows each
-//! record and is overwritten by the next: it tells the end from damage.
+//! Files are reused (see `directory`), so there may be old records behind the last one. The header's sum therefore
+//! starts from a salt of the segment: old records are not believed. And an end mark of eight bytes follows each record
+//! and is overwritten by the next: it tells the end from damage.
 
 use std::ops::Range;
 
@@ -64,23 +64,23 @@ impl Frame {
     }
 }
 
-/// What [`scan`] found.
+/// The result of [`scan`].
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) frames: Vec<Frame>,
-    /// Everything before this offset has been dealt with.
+    /// All bytes before this offset have been scanned.
     pub(super) consumed: usize,
-    /// The end mark was found at that offset: what follows is of no interest.
+    /// The end mark was found at that offset: no record follows.
     pub(super) ended: bool,
-    /// Damaged stretches passed over.
+    /// Damaged stretches skipped.
     pub(super) damaged: u64,
 }
 
-/// Header and row of a record whose bodies will follow it. The header has to be [sealed](seal) when it is known where the
-/// record goes.
+/// Header and row of a record whose bodies will follow it. The header has to be [sealed](seal) once the record's
+/// segment is known.
 ///
 /// # Errors
-/// When the row does not serialise, or something is longer than 4 GiB.
+/// When the row does not serialise, or a part is longer than 4 GiB.
 pub(super) fn encode(
     write_row: impl FnOnce(&mut Vec<u8>) -> serde_json::Result<()>,
     table: LogTable,
@@ -122,7 +122,7 @@ pub(super) enum EncodeError {
     TooLong,
 }
 
-/// The record `frame` of `bytes` again, without its bodies. `id`: where it was found.
+/// Rewrites the record `frame` of `bytes` without its bodies. `id`: the segment it was found in.
 pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, id: SegmentId) -> Vec<u8> {
     let mut stripped = bytes[frame.start..frame.row.end].to_vec();
     let header = &mut stripped[..HEADER];
@@ -134,7 +134,7 @@ pub(super) fn without_bodies(bytes: &[u8], frame: &Frame, id: SegmentId) -> Vec<
     stripped
 }
 
-/// Finds up to `max` intact records in `bytes`, passing over whatever is damaged.
+/// Finds up to `max` intact records in `bytes`, skipping damage.
 ///
 /// With `last`, nothing follows `bytes`, so that a record cut off at the end is damage; otherwise it is left
 /// unconsumed, to be scanned again with more.
@@ -164,7 +164,7 @@ pub(super) fn scan(bytes: &[u8], id: SegmentId, last: bool, max: usize) -> Scan 
                 }
                 at = match memchr::memmem::find(&bytes[at + 1..], &MAGIC) {
                     Some(next) => at + 1 + next,
-                    // The magic may be cut in two by the end of what was read.
+                    // The magic may be cut in two by the end of the bytes.
                     None if !last => (at + 1).max(bytes.len().saturating_sub(MAGIC.len() - 1)),
                     None => bytes.len(),
                 };
@@ -189,7 +189,7 @@ fn parse(bytes: &[u8], id: SegmentId, last: bool) -> Parsed {
     if bytes.starts_with(&mark) {
         return Parsed::End;
     }
-    // Nothing but a record's beginning is worth waiting for, and a mark that was cut off is one all the same.
+    // A partial mark at the end of the file counts as the mark. Up to three bytes of it may as well begin a record.
     if bytes.len() > 3 && mark.starts_with(bytes) {
         return if last { Parsed::End } else { Parsed::Cut };
     }
@@ -198,7 +198,7 @@ fn parse(bytes: &[u8], id: SegmentId, last: bool) -> Parsed {
         return if bytes[..known] == MAGIC[..known] { Parsed::Cut } else { Parsed::Damaged };
     };
     let salt = match header[4] {
-        // Before files were used again.
+        // Version 1 salts headers like bodies, with the salt in the file's name.
         1 => id.salt,
         VERSION => header_salt(id),
         _ => return Parsed::Damaged,
@@ -231,7 +231,7 @@ fn parse(bytes: &[u8], id: SegmentId, last: bool) -> Parsed {
         bodies_lost: false,
     };
     if !whole || number(header, 32) != checksum(id.salt, &bytes[request.start..response.end]) {
-        // What follows the row cannot be trusted, not even its length: a write that failed half-way may have been
+        // The bytes behind the row cannot be trusted, not even their length: a write that failed half-way may have been
         // followed by the next record. The search goes on right behind the row.
         frame.end = frame.row.end;
         frame.request = None;
@@ -252,13 +252,13 @@ impl Frame {
     }
 }
 
-/// Makes the header at the beginning of `head` that of a record in segment `id`.
+/// Ties the header at the beginning of `head` to segment `id`, by writing its sum.
 pub(super) fn seal(head: &mut [u8], id: SegmentId) {
     let sum = checksum(header_salt(id), &head[..36]);
     head[36..40].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// What follows the last record of segment `id`.
+/// The mark that follows the last record of segment `id`.
 pub(super) fn end_mark(id: SegmentId) -> [u8; END] {
     let sum = checksum(header_salt(id), &END_MAGIC).to_le_bytes();
     let mut mark = [0; END];

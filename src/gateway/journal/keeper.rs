@@ -1,6 +1,6 @@
-//! The thread that looks after the files: counts what an earlier process left, syncs on a timer, keeps the size bounded.
+//! The thread that looks after the files: counts an earlier process' rows, syncs on a timer, keeps the size bounded.
 //!
-//! A thread of its own, because every one of these may wait for the disk, and nobody may wait for them.
+//! A thread of its own, because each of these tasks may wait for the disk, and nothing else may wait for them.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -46,7 +46,7 @@ impl Signal {
         self.state.lock().stop
     }
 
-    /// Waits for `timeout`, a nudge or the end; says whether to go on.
+    /// Waits for `timeout`, a nudge or the end; returns whether to go on.
     fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
         if !state.nudged && !state.stop {
@@ -104,7 +104,7 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
         }
         let Some(shared) = weak.upgrade() else { return };
         let Some(disk) = &shared.disk else { return };
-        // What could not be read before.
+        // Retries leftovers that could not be read before.
         shared.count_leftovers(signal);
         if synced.elapsed() >= sync_interval {
             shared.sync(disk);
@@ -116,7 +116,8 @@ fn keep<R: Row>(weak: &Weak<Shared<R>>, signal: &Signal, sync_interval: Duration
     }
 }
 
-/// Unless a segment was begun since the last call, nobody waits for spare files, and what is in them should be gone.
+/// Removes the spares and old records, which should be gone, unless a segment was begun since the last call and could
+/// reuse them.
 fn forget_old_records(disk: &Disk, begun: &mut Option<SegmentId>) {
     let mut active = disk.active.lock();
     let current = active.current();
@@ -132,8 +133,8 @@ fn forget_old_records(disk: &Disk, begun: &mut Option<SegmentId>) {
 }
 
 impl<R: Row> Shared<R> {
-    /// Learns how many rows an earlier process left, so that `pending` is right before they are replayed. Returns early when a
-    /// file cannot be read now.
+    /// Counts the rows that an earlier process left, so that `pending` is right before they are replayed. Returns early
+    /// when a file cannot be read now.
     fn count_leftovers(&self, signal: &Signal) {
         let Some(disk) = &self.disk else { return };
         while !signal.stopped() {
@@ -178,7 +179,7 @@ impl<R: Row> Shared<R> {
         }
     }
 
-    /// Takes a file that cannot be read out of the way. Nothing more is appended to it.
+    /// Renames a file that cannot be read, and appends nothing more to it.
     pub(super) fn set_aside(&self, disk: &Disk, id: SegmentId, error: &io::Error) {
         tracing::error!(%error, ?id, "a segment of the journal cannot be read: it is set aside");
         let mut active = disk.active.lock();
@@ -192,17 +193,17 @@ impl<R: Row> Shared<R> {
 
     fn sync(&self, disk: &Disk) {
         let unsynced = disk.active.lock().take_unsynced();
-        // Each of them, whatever becomes of the others.
+        // Syncs each file, even if another one fails.
         let files = unsynced.files.iter().map(|file| file.sync_data()).fold(Ok(()), Result::and);
         let names = if unsynced.names { disk.directory.sync() } else { Ok(()) };
         if let Err(error) = files.and(names) {
-            // The kernel reports a failed write once and forgets the pages: nothing is left to try again with.
+            // The kernel reports a failed write once and forgets the pages: there is nothing left to retry.
             tracing::error!(%error, "the request log's journal cannot be synced: a power cut may take records");
             (self.observer)(LogEvent::JournalFailed);
         }
     }
 
-    /// Seals what a failed write abandoned, and removes what is finished.
+    /// Seals segments that a failed write abandoned, and removes finished ones.
     fn tidy(&self, disk: &Disk) {
         let finished = {
             let active = disk.active.lock();
@@ -241,7 +242,8 @@ impl<R: Row> Shared<R> {
         }
     }
 
-    /// Brings the journal below its size: first the oldest bodies go, and only without any left the oldest rows.
+    /// Brings the journal below its maximum size: drops the oldest bodies first, and the oldest rows only when no
+    /// bodies are left.
     pub(super) fn enforce_size(&self, disk: &Disk) {
         loop {
             // The reader must not be in the middle of the segment.
@@ -269,7 +271,7 @@ impl<R: Row> Shared<R> {
         }
     }
 
-    /// Writes a segment anew without its bodies.
+    /// Rewrites a segment without its bodies.
     fn strip(&self, disk: &Disk, segment: &Segment) -> io::Result<()> {
         let old = segment.id;
         let new = SegmentId { generation: old.generation + 1, ..old };
@@ -306,7 +308,7 @@ impl<R: Row> Shared<R> {
             if has_bodies {
                 segment.id = new;
                 segment.len = end;
-                // A run ends where a record ends, that is where the next one starts.
+                // A run ends where a record ends, that is, where the next one starts.
                 let moved =
                     |at: u64| starts.get(starts.partition_point(|(old, _)| *old < at)).map_or(end, |s| s.1);
                 for run in &mut backlog.runs {
@@ -331,7 +333,7 @@ impl<R: Row> Shared<R> {
         Ok(())
     }
 
-    /// Gives up a whole segment. Its rows that are in memory still reach the database.
+    /// Drops a whole segment. Rows of it that are in memory still reach the database.
     fn drop_rows(&self, disk: &Disk, segment: &Segment) {
         let mut lost = PerTable::<u64>::default();
         {
@@ -376,7 +378,7 @@ impl<R: Row> Shared<R> {
         }
     }
 
-    /// Remembers the size of the sealed segments where the request path can read it without a lock.
+    /// Stores the size of the sealed segments where the request path can read it without a lock.
     pub(super) fn note_size(&self, backlog: &Backlog<R>) {
         if let Some(disk) = &self.disk {
             let sealed = backlog.segments.values().filter(|s| s.sealed).map(|s| s.len).sum();
@@ -385,7 +387,7 @@ impl<R: Row> Shared<R> {
     }
 }
 
-/// The process or the machine is short of something: that says nothing of the file, which can be read later.
+/// Whether the process or the machine is short of a resource: the file is not to blame and can be read later.
 pub(super) fn is_passing(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

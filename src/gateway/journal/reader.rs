@@ -12,7 +12,7 @@ use super::keeper::{is_passing, offset};
 use super::{Journal, LogEvent, Payloads, Row, Shared};
 use crate::domain::label::LogTable;
 
-/// Read at once: about two full batches of rows without bodies.
+/// Bytes read at once: about two full batches of rows without bodies.
 const CHUNK: u64 = 1 << 20;
 /// A run is given up when this many reads failed in a row.
 const READ_ATTEMPTS: u32 = 3;
@@ -26,10 +26,10 @@ pub(in crate::gateway) struct Group<R> {
     pub(in crate::gateway) rejected: Vec<usize>,
 }
 
-/// Rows that have left the backlog and have to be settled.
+/// Rows taken from the backlog, to be settled.
 pub(in crate::gateway) struct Batch<R> {
     pub(in crate::gateway) groups: Vec<Group<R>>,
-    /// Records of another version of this program, already rejected.
+    /// Rows written by another version of this program, already rejected.
     foreign: Vec<Tag>,
 }
 
@@ -86,7 +86,7 @@ impl<R: Row> Journal<R> {
     /// Reads the next rows from the disk. `None`: there were only damaged ones. Blocks.
     ///
     /// # Errors
-    /// Of the file system; worth another attempt. The file is given up after [`READ_ATTEMPTS`], unless it is not to blame.
+    /// A failed read, which is worth a retry. The file is given up after [`READ_ATTEMPTS`], unless it is not to blame.
     pub(in crate::gateway) fn read_disk(&self) -> io::Result<Option<Batch<R>>> {
         let shared = &*self.shared;
         let Some(disk) = &shared.disk else { return Ok(None) };
@@ -103,7 +103,7 @@ impl<R: Row> Journal<R> {
         shared.advance(&run, chunk.next, &tags);
         drop(files);
         if !run.replayed {
-            // Those of an earlier process were counted at start-up.
+            // Damage in an earlier process' segments was counted at start-up.
             shared.damaged(chunk.damaged);
         }
         let mut batch = Batch::new();
@@ -120,8 +120,8 @@ impl<R: Row> Journal<R> {
         Ok((!batch.groups.is_empty() || !batch.foreign.is_empty()).then_some(batch))
     }
 
-    /// Every row of the batch is in the database or rejected: forgets them, and trims the journal. Blocks when there
-    /// is a directory.
+    /// Every row of the batch is in the database or rejected: forgets the rows, and trims the journal. Blocks when
+    /// there is a directory.
     pub(in crate::gateway) fn settle(&self, batch: &Batch<R>) {
         let shared = &*self.shared;
         let rows = || {
@@ -154,7 +154,7 @@ impl<R: Row> Journal<R> {
         shared.tell_if_drained();
     }
 
-    /// Keeps a row that the database refuses, with its bodies, for people to look at. Blocks.
+    /// Keeps a row that the database refuses, with its bodies, for inspection. Blocks.
     pub(in crate::gateway) fn reject(&self, line: Vec<u8>) {
         let kept = match &self.shared.disk {
             Some(disk) => disk.directory.reject(line),
@@ -166,7 +166,7 @@ impl<R: Row> Journal<R> {
     }
 
     fn reject_foreign(&self, row: &[u8], error: &serde_json::Error) {
-        // A position within the row and a kind; serde_json may quote a value, so the text of it stays out of the log.
+        // Only the position within the row: serde_json's message may quote a value, so it stays out of the log.
         tracing::warn!(
             line = error.line(),
             column = error.column(),
@@ -199,13 +199,13 @@ impl<R: Row> Shared<R> {
                 *rows = rows.saturating_sub(1);
                 run.oldest_ms = tag.time_ms;
             }
-            // An own run may have grown since it was read.
+            // A run of this process may have grown since it was read.
             if run.from >= run.to {
                 gone = Some(run.clone());
                 backlog.runs.pop_front();
             }
         }
-        // Rows that were counted, or appended, but could not be found again.
+        // Rows that were counted, or appended, but are not found in the file.
         let Some(run) = gone.filter(|run| run.rows.iter().any(|rows| *rows > 0)) else { return };
         backlog.lose(&run);
         drop(backlog);
@@ -248,7 +248,7 @@ struct Chunk {
     bytes: Bytes,
     frames: Vec<Frame>,
     damaged: u64,
-    /// Where `bytes` begins, and where the next piece does.
+    /// Offset of `bytes` in the segment, and of the next piece.
     base: u64,
     next: u64,
 }
@@ -265,7 +265,7 @@ impl Chunk {
         loop {
             let to = run.to.min(run.from.saturating_add(size));
             let bytes = disk.directory.read(id, run.from, to)?;
-            // A file that is shorter than it should be ends where it ends.
+            // A file shorter than expected is read to its end.
             let short = offset(bytes.len()) < to - run.from;
             let last = to == run.to || short;
             let mut scan = frame::scan(&bytes, id, last, max_rows);

@@ -11,7 +11,7 @@ use super::fields::Deleted;
 use super::logs::{self, LogParams, LogRecord, PageView};
 use crate::domain::label::LogTable;
 
-/// Records on a page that nobody gave a length: the reference system's.
+/// The default page length, in records: the reference system's.
 const USUAL_LIMIT: u64 = 20;
 
 /// List embedding requests, the latest first, without their bodies; 20 of them when `limit` is left out.

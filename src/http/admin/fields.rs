@@ -1,4 +1,4 @@
-//! The values that requests carry: what is left out, what is cleared, and what is in range.
+//! Values in requests: left out or cleared, and within their ranges.
 
 use std::ops::RangeInclusive;
 
@@ -25,7 +25,7 @@ pub(super) fn not_empty(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Refuses what is out of range.
+/// Refuses a value that is out of range.
 pub(super) fn in_range<T: PartialOrd + std::fmt::Display + Copy>(
     field: &'static str,
     value: Option<T>,

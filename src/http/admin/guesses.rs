@@ -1,8 +1,8 @@
-//! How often somebody may be wrong about the admin secret.
+//! Rate limit for wrong admin secrets.
 //!
-//! Only wrong secrets are counted, so the holder of the right one is never locked out: not by an attacker's flood, not by
-//! a reverse proxy behind which everybody has one address. What that leaves to a guesser is noise he cannot make and a
-//! log he cannot fill; what keeps him out is the secret's length.
+//! Only wrong secrets are counted, so the holder of the right one is never locked out: not by an attacker's flood, not
+//! by a reverse proxy behind which all clients have one address. The limit only keeps a guesser from flooding the log;
+//! the secret's length is what keeps them out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 /// Wrong secrets from one address: ten at once, then ten a minute. A person mistypes three times; a script that retries
 /// with an old secret notices within seconds.
 const PEER: Rate = Rate { burst: 10.0, per_second: 10.0 / 60.0 };
-/// From all addresses together, so that a thousand addresses are no way around.
+/// From all addresses together, so that a thousand addresses do not get around the limit.
 const OVERALL: Rate = Rate { burst: 100.0, per_second: 100.0 / 60.0 };
-/// Addresses that are remembered. Past it, only the overall rate counts.
+/// Addresses that are remembered. Beyond them, only the overall rate counts.
 const MAX_PEERS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +46,7 @@ impl Bucket {
     }
 }
 
-/// The wrong secrets of late.
+/// Recent wrong secrets.
 #[derive(Debug)]
 pub(super) struct Guesses(Mutex<State>);
 
@@ -62,7 +62,7 @@ impl Guesses {
         Self(Mutex::new(State { overall, peers: HashMap::new() }))
     }
 
-    /// `peer` was wrong. `Some`: it has been wrong too often, and should wait that long.
+    /// `peer` sent a wrong secret. `Some`: it did so too often, and should wait this long.
     pub(super) fn wrong(&self, peer: Option<IpAddr>) -> Option<Duration> {
         self.wrong_at(peer, Instant::now())
     }
@@ -72,7 +72,7 @@ impl Guesses {
         overall.refill(OVERALL, now);
         let peer = peer.map(network);
         if peer.is_some_and(|peer| !peers.contains_key(&peer)) && peers.len() >= MAX_PEERS {
-            // Who has been right, or silent, long enough has nothing to be remembered for.
+            // A full bucket is the same as none: forget it.
             peers.retain(|_, bucket| {
                 bucket.refill(PEER, now);
                 bucket.tokens < PEER.burst
@@ -100,7 +100,8 @@ impl Guesses {
     }
 }
 
-/// Whom an address stands for: one IPv4 address, or an IPv6 /64, which is the least that one customer gets (RFC 6177).
+/// The network that counts as one peer: an IPv4 address, or an IPv6 /64, which is the least that one customer gets (RFC
+/// 6177).
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {

@@ -16,7 +16,7 @@ use crate::limit;
 use crate::store::keys::{self, ApiKeyChange, KeyFilter, NewApiKey, StoredKey};
 use crate::store::{Source, StoreResult};
 
-/// Limits of a key whose maker names none: the reference system's.
+/// Default limits of a new key: the reference system's.
 pub(super) const DEFAULT_RPM: u32 = 50;
 pub(super) const DEFAULT_TPM: u32 = 50_000;
 
@@ -53,7 +53,7 @@ impl KeyView {
     pub(super) fn new(stored: StoredKey, shown: Shown<'_>) -> Self {
         let key = match shown {
             Shown::Whole(secret) => secret.expose().to_owned(),
-            // Who addresses a key by its text knows it already.
+            // A caller that addresses a key by its text knows it already.
             Shown::AsNamed(name) if !name.parse().is_ok_and(|id: i64| id == stored.id) => name.to_owned(),
             Shown::AsNamed(_) | Shown::Masked => format!("{}…", stored.prefix),
         };
@@ -78,7 +78,7 @@ impl KeyView {
 /// How much of a key an answer shows.
 pub(super) enum Shown<'a> {
     Whole(&'a Secret),
-    /// What the path says, when that is the key.
+    /// The name in the path, if it is the key.
     AsNamed(&'a str),
     Masked,
 }

@@ -1,4 +1,4 @@
-//! The request log, row by row: what both of its tables have in common.
+//! The request log, row by row: the common part of its two tables.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::store::request_log::{self, Cursor, LogFilter, LogRow, Page};
 
 const NOUN: &str = "record";
 
-/// Counting stops here: over millions of rows it would take seconds, and nobody turns that many pages.
+/// Counting stops here: over millions of rows it would take seconds, and nobody pages that far.
 const COUNTED: u64 = 100_000;
 
 /// How a request ended.
@@ -246,7 +246,7 @@ pub(super) async fn list(
     let from = params.offset.unwrap_or(0);
     let after =
         params.after.as_deref().map(str::parse::<Cursor>).transpose().map_err(AdminError::about(NOUN))?;
-    // One more than is shown says whether there is a next page.
+    // One more than is shown, to see whether there is a next page.
     let page = Page { limit: limit + 1, offset: from, after, bodies: false };
     let mut rows =
         request_log::list(admin.db(), table, &filter, &page).await.map_err(AdminError::about(NOUN))?;

@@ -1,8 +1,8 @@
 //! The admin API: keys, providers, models, the request log and its sums, under `/api/admin`.
 //!
-//! Paths and names follow the reference system, so that its clients work unchanged. From the outside in, a request meets
-//! [`auth`] (the secret, no caching), then its handler: [`extract`] and [`fields`] read and check it, the store carries it
-//! out, [`Admin::changed`] makes it take effect, [`error`] says what went wrong.
+//! Paths and names follow the reference system, so that its clients work unchanged. From the outside in, a request
+//! meets [`auth`] (the secret, no caching), then its handler: [`extract`] and [`fields`] read and check it, the store
+//! carries it out, [`Admin::changed`] makes it take effect, [`error`] answers failures.
 
 mod auth;
 mod completions;
@@ -40,7 +40,7 @@ pub(super) use error::AdminError;
 
 use guesses::Guesses;
 
-/// What the admin API leans on.
+/// The admin API's dependencies.
 pub struct AdminParts {
     pub gateway: Gateway,
     pub database: DatabaseConnection,
@@ -52,7 +52,7 @@ pub struct AdminParts {
     pub max_body_size: usize,
     pub version: String,
     pub commit: Option<String>,
-    /// Owns what goes on after an answer.
+    /// Owns work that goes on after an answer.
     pub tasks: TaskTracker,
 }
 
@@ -111,7 +111,7 @@ impl Admin {
         &self.0.cipher
     }
 
-    /// Something was written: the next request of this process sees it, the other replicas hear of it.
+    /// Something was written: makes the next request of this process see it, and announces it to the other replicas.
     async fn changed(&self) {
         // First, because it must not depend on whether this process can read the database now.
         if let Some(coordination) = self.0.limits.coordination.clone() {
@@ -119,7 +119,7 @@ impl Admin {
         }
         match self.0.snapshots.refresh(self.db()).await {
             Ok(_) => self.0.gateway.announce(),
-            // The change stands. The timer reads it when the database is back.
+            // The change is stored. The timer reads it when the database is back.
             Err(error) => tracing::warn!(%error, "a change is made, but not yet in use"),
         }
     }
@@ -154,17 +154,17 @@ fn routes() -> OpenApiRouter<Admin> {
         .routes(routes!(usage::usage))
 }
 
-/// The routes, asking for the secret.
+/// The routes, behind the secret.
 pub(super) fn router<S>(admin: &Admin) -> Router<S> {
     let (router, _) = routes().split_for_parts();
     router
-        // Scripts write the root with a slash and without.
+        // Scripts write the root with and without a slash.
         .route("/api/admin/", axum::routing::get(meta::check))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
         .with_state(admin.clone())
 }
 
-/// What the routes say of themselves.
+/// The routes' own documentation.
 pub(super) fn documentation() -> OpenApi {
     routes().into_openapi()
 }

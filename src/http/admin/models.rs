@@ -24,7 +24,7 @@ const NOUN: &str = "model";
 const REMOTE_ID_MAX: usize = 500;
 /// Weights are relative to each other: a share of one in a million is as good as none.
 const WEIGHT_MAX: u32 = 1_000_000;
-/// USD for a million tokens. Nobody asks that much; who writes more has confused the unit.
+/// USD for a million tokens. No provider charges that much; a higher price is in the wrong unit.
 const PRICE_MAX: f64 = 1e6;
 /// A day, in milliseconds.
 const SLO_MAX_MS: f64 = 86_400_000.0;
@@ -310,7 +310,7 @@ fn check(numbers: &Numbers) -> AdminResult<()> {
     Ok(())
 }
 
-/// Within a day, as was checked.
+/// `ms` is within a day, as was checked.
 fn from_ms(ms: f64) -> Duration {
     Duration::from_secs_f64(ms / 1e3)
 }

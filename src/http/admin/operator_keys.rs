@@ -118,7 +118,7 @@ pub(super) async fn ensure(
         keys::upsert_by_external_id(admin.db(), admin.cipher(), &name, &new, &change)
             .await
             .map_err(AdminError::about(NOUN))?;
-    // One that another request has just made may not be in use yet.
+    // A key that another request has just made may not be in use yet.
     if upserted != Upserted::Existing || !is_in_use(&admin, &secret) {
         admin.changed().await;
     }

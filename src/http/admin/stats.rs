@@ -1,4 +1,4 @@
-//! The last minutes and hours at a glance.
+//! The overview of the last minutes and hours.
 
 use std::time::Duration;
 
@@ -211,7 +211,7 @@ impl From<&Bucket> for Step {
 }
 
 fn percent(totals: &Totals) -> f64 {
-    // Two digits, as the reference has them.
+    // Two decimals, as in the reference system.
     (totals.success_rate().unwrap_or(1.0) * 10_000.0).round() / 100.0
 }
 

@@ -1,4 +1,4 @@
-//! Who used what, and what it cost.
+//! Usage and its cost.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use super::fields::{When, in_range};
 use crate::store::keys;
 use crate::store::request_log::{self, Sums, UsageFilter, UsageGroup, UsageSum};
 
-/// Groups that an answer holds when nobody says how many.
+/// The default number of groups in an answer.
 const USUAL_LIMIT: u64 = 1000;
 const USUAL_GROUPS: &str = "day,apiKey,model";
 

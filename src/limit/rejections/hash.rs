@@ -17,37 +17,37 @@ const REFERENCE: &str = "nexusgate:metrics:rate_limit_rejections";
 /// [`HEARTBEAT`].
 pub(super) const TIME_TO_LIVE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// How often an instance without rejections says that it lives.
+/// How often an instance without rejections refreshes its counts.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(3600);
 
-/// How long a process's last batch number is remembered: longer than an outage after which it is sent again.
+/// How long a process's last batch number is remembered: longer than any outage after which the batch is sent again.
 const MARKER_TIME_TO_LIVE: Duration = Duration::from_secs(24 * 3600);
 
-/// Patience with one of these operations. Nobody waits for them, and a hash may be large; a dead Redis is noticed sooner,
-/// by requests and probes.
+/// The timeout of one of these operations. No request waits for them, and a hash may be large; a dead Redis is noticed
+/// sooner, by requests and probes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often other instances may get in between while counts are being moved, before we leave the rest for the next start.
 const ROUNDS: usize = 10;
 
-/// One count: what it is of.
+/// The limit type and the comment that a count belongs to.
 pub(super) type Series = (LimitType, LabelValue);
 
-/// What one series holds in Redis.
+/// One series as stored in Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     /// In the hash.
     pub(super) count: u64,
-    /// Of that, what came from before this series began again at 0 (see [`super`]).
+    /// The part of `count` from before this series restarted at 0 (see [`super`]).
     pub(super) hidden: u64,
 }
 
-/// What to do with one series in [`Hash::store`].
+/// A change of one series in [`Hash::store`].
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) series: Series,
     pub(super) add: u64,
-    /// What the field must hold afterwards at the least.
+    /// The least value that the field must hold afterwards.
     pub(super) least: u64,
     pub(super) hidden: u64,
 }
@@ -57,7 +57,7 @@ pub(super) struct Change {
 pub(super) enum Writer {
     Us,
     Another,
-    /// Nobody yet, or Redis has forgotten.
+    /// No process yet, or Redis has forgotten.
     Unknown,
 }
 
@@ -81,7 +81,7 @@ impl Hash {
         let process = uuid::Uuid::now_v7().to_string();
         Self {
             link,
-            // The braces keep them on the server of the hash itself, in Redis Cluster.
+            // The braces keep these keys on the server of the hash itself, in Redis Cluster.
             hidden: format!("{{{own}}}:hidden"),
             marker: format!("{{{own}}}:batch:{process}"),
             writer: format!("{{{own}}}:writer"),
@@ -92,8 +92,8 @@ impl Hash {
         }
     }
 
-    /// Reads what this instance has stored, after claiming what the reference system has left and putting every field
-    /// under the name that its label has: comments that read alike as labels become one count.
+    /// Reads this instance's counts, after claiming the counts that the reference system left and renaming every field
+    /// to its label: comments that read alike as labels become one count.
     pub(super) async fn read(&self) -> Result<HashMap<Series, Stored>, Failure> {
         // The reference system knows no cluster, so it cannot have left anything in one.
         let reference = (!self.link.target().is_cluster()).then_some(REFERENCE);
@@ -117,7 +117,8 @@ impl Hash {
         Ok(sum(&own, &self.fields(&self.hidden).await?))
     }
 
-    /// Applies changes as batch `number`, once however often it is sent; number 0 adds nothing. Says who had written before.
+    /// Applies changes as batch `number`, once however often it is sent; number 0 adds nothing. Returns which process
+    /// had written last.
     pub(super) async fn store(&self, number: u64, changes: &[Change]) -> Result<Writer, Failure> {
         let work = |mut connection| async move {
             let mut call = self.store.prepare_invoke();
@@ -165,12 +166,12 @@ pub(super) fn field(limit_type: LimitType, comment: &LabelValue) -> String {
     format!("{limit_type}:{comment}")
 }
 
-/// Which hash a field stands in, and thus which form it most likely has.
+/// The hash that a field was found in, and thus its most likely form.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// Our own: `rpm:a:b`, and should that not be it, `a:b:rpm`.
+    /// Our own: `rpm:a:b`, or else `a:b:rpm`.
     Ours,
-    /// The reference system's: `a:b:rpm`, and should that not be it, `rpm:a:b`.
+    /// The reference system's: `a:b:rpm`, or else `rpm:a:b`.
     Reference,
 }
 
@@ -193,8 +194,8 @@ fn type_last(field: &str) -> Option<Series> {
     Some((LimitType::parse(limit_type)?, LabelValue::new(comment)))
 }
 
-/// The fields to move to the name of their series: all of the reference's, and those of ours that have another name. What
-/// is no count is left alone.
+/// The fields to move to the name of their series: all of the reference's, and ours that have another name. Fields that
+/// are not counts are left alone.
 fn moves(fields: &[(Vec<u8>, Vec<u8>)], from: From) -> Vec<(Vec<u8>, String)> {
     let mut moves = Vec::new();
     for (name, count) in fields {

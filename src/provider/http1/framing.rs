@@ -1,19 +1,19 @@
-//! Where the body of an answer ends, and what of the bytes on the connection is body.
+//! Message framing: separates an answer's body from the other bytes on the connection, and finds its end.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::Garbled;
 
-/// The longest line that says how long a chunk is, with its extensions, and the longest trailers.
+/// The longest chunk-size line, with its extensions, and the longest trailers.
 const MAX_LINES: usize = 16 << 10;
 
-/// What is still to come of a body.
+/// The remaining part of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes; never 0.
+    /// This many bytes; never 0.
     Length(u64),
     Chunked(Chunked),
-    /// Whatever comes before the connection is closed.
+    /// All bytes until the connection is closed.
     UntilClose,
     Done,
 }
@@ -22,19 +22,19 @@ pub(super) enum Framing {
 pub(super) enum Chunked {
     /// The line with a chunk's size.
     Size,
-    /// So many bytes of a chunk; never 0.
+    /// This many bytes of a chunk; never 0.
     Data(u64),
     /// The end of line behind a chunk.
     End,
-    /// What follows the last chunk, of which so many bytes were read.
+    /// The trailers behind the last chunk; this many bytes of them were read.
     Trailers(usize),
 }
 
-/// A step.
+/// The result of a decoding step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
     Data(Bytes),
-    /// More has to be read first.
+    /// More bytes have to be read first.
     More,
     Done,
 }
@@ -51,7 +51,7 @@ impl Framing {
     /// Takes the next piece of the body off `read`.
     ///
     /// # Errors
-    /// What comes is no body of this kind.
+    /// The bytes are not a body of this kind.
     pub(super) fn decode(&mut self, read: &mut BytesMut) -> Result<Decoded, Garbled> {
         match self {
             Self::Done => Ok(Decoded::Done),
@@ -72,7 +72,8 @@ impl Framing {
                 let data = take(read, left);
                 if *left == 0 {
                     *self = Self::Chunked(Chunked::End);
-                    // Often the end has come along; then the reader need not ask for it. What is wrong there is told next time.
+                    // Often the end has come along; then the reader need not ask for it. An error there is reported by
+                    // the next call.
                     let _ = self.reach_data(read);
                 }
                 Ok(Decoded::Data(data))
@@ -80,18 +81,19 @@ impl Framing {
         }
     }
 
-    /// Goes on to the next byte of a chunk; `false`: there is none, or none yet.
+    /// Advances to the next byte of a chunk; `false`: there is none, or none yet.
     fn reach_data(&mut self, read: &mut BytesMut) -> Result<bool, Garbled> {
         while let Self::Chunked(place) = self {
             match place {
                 Chunked::Data(_) => return Ok(!read.is_empty()),
-                // Of a line without digits httparse says 0.
+                // httparse reads a line without digits as 0.
                 Chunked::Size if read.first().is_some_and(|digit| !digit.is_ascii_hexdigit()) => {
                     return Err(Garbled("a chunk has no size"));
                 }
                 Chunked::Size => match httparse::parse_chunk_size(read) {
                     Ok(httparse::Status::Complete((line, size))) => {
-                        // In an extension httparse takes anything; somebody else may take this for the end of the line.
+                        // httparse accepts any byte in an extension; another parser may take a line feed there for the
+                        // end of the line.
                         if read[..line - 2].contains(&b'\n') {
                             return Err(Garbled("a chunk's size is wrong"));
                         }

@@ -1,4 +1,4 @@
-//! Heads: that of a request, written, and that of an answer, read.
+//! Writing the heads of requests and reading the heads of answers.
 
 use std::mem::MaybeUninit;
 
@@ -14,18 +14,18 @@ const MAX_HEAD: usize = 256 << 10;
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 100;
 
-/// What a request says before its body.
+/// The head of a request.
 pub(in crate::provider) struct OutgoingHead<'a> {
     pub(in crate::provider) method: &'a Method,
-    /// In the form that the receiver takes: a path, or for a proxy the whole URL.
+    /// In the form that the receiver expects: a path, or for a proxy the whole URL.
     pub(in crate::provider) target: &'a Uri,
     pub(in crate::provider) host: &'a HeaderValue,
-    /// Without `Host`, and without what belongs to a connection.
+    /// Without `Host` and connection headers.
     pub(in crate::provider) headers: &'a UpstreamHeaders<'a>,
 }
 
 impl OutgoingHead<'_> {
-    /// Writes it for a body of `length` bytes. No part of it can hold a line feed: that is what the types are for.
+    /// Writes it for a body of `length` bytes. No part of it can hold a line feed: the types rule it out.
     pub(super) fn write(&self, out: &mut Vec<u8>, length: usize) {
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
@@ -49,7 +49,7 @@ impl OutgoingHead<'_> {
     }
 }
 
-/// What an answer says before its body.
+/// The head of an answer.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
@@ -59,15 +59,15 @@ pub(super) struct AnswerHead {
     pub(super) keep_alive: bool,
 }
 
-/// Takes the head of an answer off `read`; `None`: it is not all there yet.
+/// Takes the head of an answer off `read`; `None`: it is not complete yet.
 pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbled> {
-    // Some servers end a body with a line too many; RFC 9112 § 2.2 has servers forgive clients the same.
+    // Some servers send an empty line too many after a body; RFC 9112 § 2.2 has servers forgive clients the same.
     while read.starts_with(b"\r\n") {
         read.advance(2);
     }
     let end = match memchr::memmem::find(read, b"\r\n\r\n") {
         Some(end) => end + 4,
-        // Lines may end otherwise, and what is no head at all should not be waited for.
+        // Lines may have other ends, and bytes that are not a head should not be waited for.
         None => match parse(read, |_, _| Ok(()))? {
             Some((end, _)) => end,
             None if read.len() > MAX_HEAD => return Err(Garbled("its head is too long")),
@@ -86,7 +86,7 @@ pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbl
     })?;
     let Some((used, (status, version))) = parsed else { return Err(Garbled("its head is wrong")) };
     if used < head.len() {
-        // It ended with another kind of line, and a body follows that has an empty line in it.
+        // The head ended with another kind of line end, and the empty line that was found is in the body.
         let mut rest = BytesMut::from(&head[used..]);
         rest.extend_from_slice(read);
         *read = rest;
@@ -96,7 +96,7 @@ pub(super) fn take_head(read: &mut BytesMut) -> Result<Option<AnswerHead>, Garbl
         let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(option))
     };
-    // Another server on the way may have understood it otherwise (RFC 9112 § 6.1).
+    // An intermediary may have framed it differently (RFC 9112 § 6.1).
     let doubtful = headers.contains_key(header::TRANSFER_ENCODING)
         && (version == Version::HTTP_10 || headers.contains_key(header::CONTENT_LENGTH));
     let keep_alive = !doubtful
@@ -130,12 +130,13 @@ fn parse<'a>(
     Ok(Some((end, (status.ok_or(Garbled("its status is wrong"))?, version))))
 }
 
-/// How the body ends (RFC 9112 § 6.3). What is sent is `GET` or `POST`, so an answer has a body unless its status says no.
+/// How the body ends (RFC 9112 § 6.3). Requests are `GET` or `POST`, so an answer has a body unless its status excludes
+/// one.
 fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Garbled> {
     if status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(Framing::Done);
     }
-    // Both in one answer: the coding counts.
+    // With both headers in one answer the transfer coding wins.
     if let Some(coding) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
         let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
         return Ok(if last.eq_ignore_ascii_case(b"chunked") {
@@ -145,7 +146,7 @@ fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, Garbled> 
         });
     }
     let mut length = None;
-    // Said twice, as two headers or in one, it must be the same.
+    // If the length is given twice, in two headers or in one, the values must agree.
     for value in headers
         .get_all(header::CONTENT_LENGTH)
         .iter()

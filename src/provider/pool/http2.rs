@@ -1,4 +1,4 @@
-//! An HTTP/2 connection: it carries many requests at one time, and has a task of its own.
+//! HTTP/2 connections: each carries many requests at once, and has a task of its own.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 
 use super::{IDLE_TIMEOUT, Stream};
 
-/// While requests are under way on a connection that nothing comes from, its peer is asked whether it is still there.
-/// Otherwise a peer that vanished would be sent requests until TCP gave up, for minutes.
+/// Pings on a silent connection with requests in flight. Without them, a peer that vanished would be sent requests
+/// until TCP gave up, for minutes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ping {
-    /// After so much silence.
+    /// Silence before a ping is sent.
     pub(super) interval: Duration,
-    /// It has this long to answer.
+    /// How long the peer has to answer.
     pub(super) timeout: Duration,
 }
 
@@ -31,17 +31,18 @@ impl Default for Ping {
     }
 }
 
-/// A connection that is kept for further requests.
+/// A pooled connection.
 pub(super) struct Http2 {
     sender: SendRequest<Full<Bytes>>,
     streams: Arc<Streams>,
     used: Instant,
 }
 
-/// What a connection carries, and what its peer allows. hyper would let more requests wait in a queue of its own, unseen.
+/// A connection's open streams, and the number that its peer allows. hyper would let more requests wait in a queue of
+/// its own, unseen.
 struct Streams {
     open: AtomicUsize,
-    /// The peer says it in its settings, and may change its mind.
+    /// The peer's `SETTINGS_MAX_CONCURRENT_STREAMS`, which it may change.
     most: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
@@ -62,9 +63,9 @@ impl Http2 {
             .keep_alive_timeout(ping.timeout)
             .handshake(stream)
             .await?;
-        // Shared, because the connection alone knows what its peer allows. Gone when it has ended, so that its sender sees that.
-        // The lock is held briefly: this task hands requests over, and reading and writing is done by another one of hyper's. It
-        // ends with its peer, or when its sender and its requests are gone.
+        // Shared, because only the connection knows its peer's limit. Dropped when it has ended, so that its sender
+        // notices. The lock is held briefly: this task only hands requests over; another task of hyper's reads and
+        // writes. It ends with its peer, or when its sender and its requests are gone.
         let shared = Arc::new(Mutex::new(Some(connection)));
         let asked = shared.clone();
         let most = Box::new(move || asked.lock().as_ref().map_or(0, |it| it.current_max_send_streams()));
@@ -88,7 +89,7 @@ impl Http2 {
         Ok(Self { sender, streams, used: Instant::now() })
     }
 
-    /// Room for one more request, if there is any. To be called by one caller at a time.
+    /// Takes a stream for one more request, if one is free. Callers must not call it concurrently.
     pub(super) fn take(&mut self) -> Option<(SendRequest<Full<Bytes>>, Slot)> {
         if self.sender.is_closed() || !self.has_room() {
             return None;

@@ -1,15 +1,15 @@
-//! A row as JSON, written by hand: it happens in the middle of every request, and takes a third of the time that it
-//! takes by way of serde, which escapes the names of the fields each time and formats through `core::fmt`.
+//! A row as JSON, written by hand: this runs in the middle of every request, and takes a third of serde's time, which
+//! escapes the field names each time and formats through `core::fmt`.
 
 use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 
 use super::row::LogRow;
 
 impl LogRow {
-    /// Appends the row without its bodies as its `Deserialize` reads it; what its `Serialize` writes of such a row differs in the
-    /// digits of the time only.
+    /// Appends the row without its bodies, in the form that its `Deserialize` reads; the output of its `Serialize` for
+    /// such a row differs only in the digits of the time.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        // Taken apart, so that a field that is added cannot be forgotten here.
+        // Destructured, so that a new field cannot be forgotten here.
         let Self {
             table,
             id,
@@ -73,7 +73,7 @@ impl LogRow {
     }
 }
 
-/// Members, one after the other; each is given with what stands before its value.
+/// Writes members one after the other; each comes with the text before its value.
 struct Object<'a> {
     out: &'a mut Vec<u8>,
 }
@@ -86,7 +86,7 @@ impl Object<'_> {
     fn text(&mut self, before: &str, text: &str) {
         self.raw(before);
         if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
-            // Into memory, a text can always be written.
+            // Writing a text to memory cannot fail.
             let _ = serde_json::to_writer(&mut *self.out, text);
         } else {
             self.raw("\"");
@@ -140,7 +140,7 @@ impl Object<'_> {
             (time.day(), 2, "T"),
             (time.hour(), 2, ":"),
             (time.minute(), 2, ":"),
-            // Of a leap second chrono says 1,000,000,000 nanoseconds and more.
+            // For a leap second chrono reports 1,000,000,000 nanoseconds or more.
             (time.second() + time.nanosecond() / 1_000_000_000, 2, "."),
             (time.nanosecond() % 1_000_000_000, 9, "Z\""),
         ] {

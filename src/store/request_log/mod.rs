@@ -1,6 +1,6 @@
 //! The request log: one row for each finished request, in `completions` or `embeddings`.
 //!
-//! A [`LogRow`] is what is known of a request as the log keeps it. It is made from a
+//! A [`LogRow`] is a finished request in the form of the log. It is made from a
 //! [`RequestRecord`](crate::domain::record::RequestRecord), waits in the journal as JSON, and is written by
 //! [`insert_batch`]; writing it twice is harmless. Reading gives the same type back.
 

@@ -1,10 +1,9 @@
-//! The insert that every request pays for: a batch of rows, all of which are new, into PostgreSQL. Into a SQLite file it goes
-//! [another way](super::sqlite).
+//! The insert that every request pays for: a batch of rows, all of which are new, into PostgreSQL. [SQLite
+//! files](super::sqlite) have their own.
 //!
-//! It goes to the driver directly. Building an insert of 256 rows takes a query builder longer than a database takes to
-//! execute it, and sea-orm copies every value twice before the driver has it. So the texts of the statements are made
-//! once (their lengths are powers of two, see `write`, a dozen for each table), and the values are given to
-//! the driver as they are.
+//! It uses the driver directly. A query builder takes longer to build an insert of 256 rows than a database to execute
+//! it, and sea-orm copies every value twice before the driver has it. So the texts of the statements are made once
+//! (their lengths are powers of two, see `write`, a dozen for each table), and the driver takes the values as they are.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -106,7 +105,7 @@ fn add_embedding(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDyn
     arguments.add(row.created_at)
 }
 
-/// The longest statement has 2^15 rows: more than there may be variables.
+/// The longest statement has 2^15 rows: more rows than a statement may have variables.
 const LENGTHS: usize = 16;
 
 type Texts = [OnceLock<String>; LENGTHS];
@@ -114,7 +113,7 @@ type Texts = [OnceLock<String>; LENGTHS];
 static TEXTS: [Texts; LogTable::ALL.len()] =
     [const { [const { OnceLock::new() }; LENGTHS] }; LogTable::ALL.len()];
 
-/// Inserts so many rows, a power of two, into `table`, passing over ids that are there.
+/// Inserts `rows` rows, a power of two, into `table`, skipping ids that are there.
 fn text(table: LogTable, rows: usize) -> &'static str {
     let length = usize::try_from(rows.ilog2()).unwrap_or(0);
     debug_assert_eq!(1 << length, rows);

@@ -13,7 +13,7 @@ use super::row::LogRow;
 use crate::domain::label::{ApiFormat, LogTable, Status};
 use crate::store::error::{StoreError, StoreResult};
 
-/// Which rows a list holds; `None`: all.
+/// Selects the rows of a list; `None`: all.
 #[derive(Debug, Clone, Default)]
 pub struct LogFilter {
     pub api_key_id: Option<i64>,
@@ -33,7 +33,7 @@ pub struct LogFilter {
     pub error: Option<String>,
 }
 
-/// Which part of a list; the latest arrival comes first.
+/// A part of a list; the latest arrival comes first.
 #[derive(Debug, Clone)]
 pub struct Page {
     pub limit: u64,
@@ -104,7 +104,7 @@ pub(in crate::store) async fn listing(
     filter: &LogFilter,
     page: &Page,
 ) -> StoreResult<SelectStatement> {
-    // First which rows, which the indexes alone can tell; then the rows themselves, which are wide.
+    // First the ids, for which the indexes are enough; then the rows, which are wide.
     let mut which = Query::select().column("id").from(table.as_str()).to_owned();
     if let Some(after) = page.after {
         // Before the filter's own bounds: of several upper ones SQLite goes by the first.
@@ -124,8 +124,8 @@ fn latest_first(query: &mut SelectStatement) -> &mut SelectStatement {
     query.order_by("created_at", Order::Desc).order_by("id", Order::Desc)
 }
 
-/// How many rows the filter leaves, but never more than `at_most`: counting stops there, as a count over a whole log of
-/// millions takes seconds, and nobody turns that many pages.
+/// The number of rows that pass the filter, but never more than `at_most`: counting stops there, because a count over a
+/// whole log of millions takes seconds, and nobody pages that far.
 ///
 /// # Errors
 /// [`StoreError::Database`].
@@ -171,7 +171,7 @@ pub async fn find_by_request_id(
     api_key_id: i64,
     request_id: &str,
 ) -> StoreResult<Option<LogRow>> {
-    // What cannot be stored was not stored.
+    // A text with NUL cannot have been stored.
     if request_id.contains('\0') {
         return Ok(None);
     }
@@ -235,7 +235,7 @@ async fn apply(
         query.and_where(Expr::col("provider_id").eq(id));
     }
     if let Some(name) = &filter.provider {
-        // The ids first, which are what the indexes have.
+        // The ids first, because the indexes are by id.
         let ids = provider_ids(db, name).await?;
         match ids.as_slice() {
             [id] => query.and_where(Expr::col("provider_id").eq(*id)),
@@ -266,7 +266,7 @@ async fn apply(
     Ok(())
 }
 
-/// A text to compare with, as it would have been stored.
+/// A search text in the form in which it would have been stored.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

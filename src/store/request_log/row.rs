@@ -1,4 +1,4 @@
-//! A request as the log keeps it.
+//! Rows of the request log.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const ERROR_MAX_CHARS: usize = 500;
 /// UTF-8, finite numbers, times in whole microseconds.
 ///
 /// As JSON it survives a newer version that adds fields, and one that left fields out. Costs and times are written as
-/// text there, because not every JSON reader gives a float back to the last bit.
+/// text there, because not every JSON reader restores a float to the last bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogRow {
     #[serde(with = "table_name")]
@@ -96,7 +96,7 @@ pub struct LogRow {
 }
 
 impl LogRow {
-    /// Bytes that its texts take: what a batch is measured by.
+    /// Bytes that its texts take: the measure of a batch.
     pub(super) fn weight(&self) -> usize {
         let length = |text: Option<&str>| text.map_or(0, str::len);
         200 + length(self.error.as_deref())
@@ -136,7 +136,7 @@ impl From<&RequestRecord> for LogRow {
             overhead_ms: ms(record.overhead),
             finish_reason: record.finish_reason.map(|reason| reason.as_str().into()),
             error: record.error.as_deref().map(error),
-            // Cut off, two ids could become one, and one request get the other's answer.
+            // If ids were truncated, two could become one, and one request would get the other's answer.
             request_id: record.request_id.as_deref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).map(text),
             source: record.source,
             request_body: record.request_body.as_ref().map(body),

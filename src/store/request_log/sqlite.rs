@@ -1,9 +1,9 @@
-//! The same insert into a SQLite file, over a connection of the log's own.
+//! The insert into a SQLite file, over a connection of the log's own.
 //!
 //! sqlx hands each statement of SQLite to a thread and copies every value on the way, and a pool takes turns among its
-//! connections, each of which throws its page cache away when another one has written (docs/PERFORMANCE.md has what that
-//! cost). Here one statement is prepared and executed again and again, with values bound from where they are, on the
-//! thread that calls.
+//! connections, each of which drops its page cache when another one has written (docs/PERFORMANCE.md has the cost).
+//! Here one statement is prepared and executed again and again, with values bound from where they are, on the calling
+//! thread.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -21,8 +21,8 @@ use super::{usage, write};
 use crate::domain::label::LogTable;
 use crate::store::error::StoreResult;
 
-/// Rows of one statement, and sums: its cursors stay where they are from row to row, and what follows in an index is found
-/// without a search from its root.
+/// Rows of one statement, or sums: its cursors keep their places from row to row, and the next entry in an index is
+/// found without a search from its root.
 const ROWS: usize = 32;
 
 /// How long closing waits for a batch.
@@ -42,18 +42,18 @@ impl LogFile {
         Self { path, pragmas, connection: Mutex::new(None) }
     }
 
-    /// Writes those of these rows that are new, and their sums; answers how many. Holds the thread until SQLite has answered,
-    /// and the disk.
+    /// Writes the new ones of these rows, and their sums; returns how many. Blocks the thread until SQLite has written
+    /// and synced.
     pub(super) fn insert(&self, rows: &[LogRow]) -> StoreResult<u64> {
         let mut place = self.connection.lock();
         let result = self.open(&mut place).and_then(|connection| {
-            // Outside of a replay all are new.
+            // Except in a replay all are new.
             let all_new = insert_all_new(connection, rows)?;
             if all_new { Ok(write::to_u64(rows.len())) } else { insert_some_new(connection, rows) }
         });
         if result.is_err() {
-            // A full disk ends a transaction in SQLite itself, a deleted file leaves a connection to nothing: whatever it
-            // was, the next batch does not depend on it.
+            // A full disk ends a transaction in SQLite itself, a deleted file leaves a connection to nothing: whatever
+            // the cause, the next batch gets a new connection.
             *place = None;
         }
         Ok(result?)
@@ -68,7 +68,7 @@ impl LogFile {
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
-        // The file is there: whoever opened the database has made it. No mutex: the connection is behind one.
+        // The file exists: opening the database has created it. No mutex: the connection is behind one.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.execute_batch(&self.pragmas)?;
@@ -81,7 +81,7 @@ impl LogFile {
         self.open(&mut self.connection.lock()).unwrap().execute_batch(sql).unwrap();
     }
 
-    /// Gives the connection back, unless a disk hangs that it waits for.
+    /// Closes the connection, unless it hangs on a disk.
     pub(super) fn close(&self) {
         if let Some(mut place) = self.connection.try_lock_for(PATIENCE) {
             *place = None;
@@ -107,7 +107,7 @@ fn insert_all_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Res
     Ok(true)
 }
 
-/// The same one by one, for when some are known.
+/// Writes the rows one by one, for when some are already there.
 fn insert_some_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut new = Vec::new();
@@ -121,7 +121,7 @@ fn insert_some_new(connection: &mut Connection, rows: &[LogRow]) -> rusqlite::Re
     Ok(write::to_u64(new.len()))
 }
 
-/// Inserts one row or [`ROWS`] of a table; answers how many were new.
+/// Inserts one row or [`ROWS`] of a table; returns how many were new.
 fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> rusqlite::Result<usize> {
     let mut statement = transaction.prepare_cached(text(table, rows.len()))?;
     for (index, row) in rows.iter().enumerate() {
@@ -130,7 +130,7 @@ fn insert(transaction: &Transaction<'_>, table: LogTable, rows: &[&LogRow]) -> r
     statement.raw_execute()
 }
 
-/// Cuts into statements of [`ROWS`], and what is left into single ones: two texts for all.
+/// Cuts into statements of [`ROWS`], and the rest into single ones: two texts for all.
 fn statements<T>(all: &[T]) -> impl Iterator<Item = &[T]> {
     let (many, rest) = all.as_chunks::<ROWS>();
     many.iter().map(<[T; ROWS]>::as_slice).chain(rest.chunks(1))
@@ -149,17 +149,17 @@ fn add_up<'a>(transaction: &Transaction<'_>, rows: impl Iterator<Item = &'a LogR
     Ok(())
 }
 
-/// Adds one sum or [`ROWS`]. The text is the same for all of a number; the values are bound.
+/// Adds one sum or [`ROWS`]. The text depends only on their number; the values are bound.
 fn sums_text(sums: &[usage_daily::Model]) -> &'static str {
     static TEXTS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
     debug_assert!(sums.len() == 1 || sums.len() == ROWS);
     TEXTS[usize::from(sums.len() > 1)].get_or_init(|| usage::statement(sums).build(SqliteQueryBuilder).0)
 }
 
-/// Inserts one row or [`ROWS`] into `table`, passing over ids that are there.
+/// Inserts one row or [`ROWS`] into `table`, skipping ids that are there.
 ///
-/// `OR FAIL`: when a row is refused the whole transaction is rolled back. To be able to take back one statement alone, SQLite
-/// would first copy every page that it changes.
+/// `OR FAIL`: when a row is refused the whole transaction is rolled back. To be able to roll back one statement alone,
+/// SQLite would first copy every page that it changes.
 fn text(table: LogTable, rows: usize) -> &'static str {
     static TEXTS: [[OnceLock<String>; 2]; LogTable::ALL.len()] =
         [const { [const { OnceLock::new() }; 2] }; LogTable::ALL.len()];
@@ -253,7 +253,7 @@ fn bind_all<const N: usize>(
     Ok(())
 }
 
-/// Binds what is added to a sum, in the order of the entity's columns, to the variables after the first `before`.
+/// Binds the additions to a sum, in the order of the entity's columns, to the variables after the first `before`.
 fn bind_sum(statement: &mut Statement<'_>, before: usize, sum: &usage_daily::Model) -> rusqlite::Result<()> {
     bind_all(
         statement,

@@ -1,4 +1,4 @@
-//! The last minutes and hours at a glance, for the overview of the admin API.
+//! Sums of the last minutes and hours, for the overview of the admin API.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbBackend};
 use crate::domain::label::{LogTable, Status};
 use crate::store::error::{StoreError, StoreResult};
 
-/// How far back an overview looks, and in what steps. The reference system's ranges.
+/// The time range and steps of an overview. The reference system's ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatsRange {
     OneMinute,
@@ -108,8 +108,8 @@ impl Totals {
         mean(self.ttft_ms, self.ttft_count)
     }
 
-    /// Completed requests and cache hits among those that the gateway had to answer (a client that left is nobody's
-    /// failure), from 0 to 1. `None`: there were none.
+    /// Completed requests and cache hits among those that the gateway had to answer (a client that left does not count
+    /// as a failure), from 0 to 1. `None`: there were none.
     pub fn success_rate(&self) -> Option<f64> {
         let (good, bad) = (self.completed + self.cache_hit, self.failed);
         #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
@@ -154,7 +154,7 @@ pub struct ModelCount {
     pub requests: u64,
 }
 
-/// What happened lately.
+/// The overview.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Overview {
     pub range: StatsRange,

@@ -1,4 +1,4 @@
-//! Who used what: the log summed by day, key, model and provider.
+//! Usage: the log summed by day, key, model and provider.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl Usage {
     }
 }
 
-/// Which usage is asked for; `None`: all.
+/// Selects usage; `None`: all.
 #[derive(Debug, Clone, Default)]
 pub struct UsageFilter {
     /// The first day, UTC.
@@ -69,7 +69,7 @@ pub struct UsageFilter {
     pub limit: Option<u64>,
 }
 
-/// What usage can be summed by.
+/// A column by which usage can be grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UsageGroup {
     Day,
@@ -91,7 +91,7 @@ impl UsageGroup {
     }
 }
 
-/// Usage of one group: what it was not summed by is `None`.
+/// Usage of one group: columns that it was not grouped by are `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct UsageSum {
     pub day: Option<NaiveDate>,
@@ -121,7 +121,7 @@ pub struct Sums {
     pub completion_cost: f64,
 }
 
-/// Usage summed by `by`, the latest day first. Summed by nothing it is one group, also of nothing.
+/// Usage summed by `by`, the latest day first. Without groups in `by` the result is one sum, even over no rows.
 ///
 /// # Errors
 /// [`StoreError::Database`](crate::store::StoreError::Database).
@@ -248,11 +248,10 @@ impl From<Model> for Usage {
     }
 }
 
-/// What the primary key is made of.
+/// The columns of the primary key.
 type Place<'a> = (NaiveDate, i64, &'a str, &'a str, &'static str);
 
-/// What these rows add to the sums, in the order of the primary key, so that two replicas never wait for each other in a
-/// circle.
+/// The additions of these rows to the sums, in the order of the primary key, so that two replicas cannot deadlock.
 pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Model> {
     let mut sums: BTreeMap<Place<'a>, Model> = BTreeMap::new();
     for row in rows {
@@ -281,12 +280,12 @@ pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Model
     sums.into_values().collect()
 }
 
-/// Statements that add these sums to what is there.
+/// Statements that add these sums to the stored ones.
 pub(super) fn statements(sums: &[Model]) -> impl Iterator<Item = InsertStatement> {
     sums.chunks(PAGE).map(statement)
 }
 
-/// One that adds all of them.
+/// One statement that adds all of them.
 pub(super) fn statement(sums: &[Model]) -> InsertStatement {
     let rows = sums.iter().map(|sum| sum.clone().into_active_model().reset_all());
     Entity::insert_many(rows).on_conflict(add_to_existing()).into_query()

@@ -1,4 +1,4 @@
-//! Writing the log, and forgetting it again.
+//! Writing the log, and deleting from it.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -22,15 +22,16 @@ use crate::store::error::{StoreError, StoreResult};
 /// Variables in one statement: below SQLite's 32,766 and PostgreSQL's 65,535.
 const MAX_VARIABLES: usize = 30_000;
 /// Bytes of texts in one statement. Far below the databases' limits (about 1 GB), so that one batch of long
-/// conversations does not take that much memory here and there.
+/// conversations does not take that much memory here and in the database.
 const MAX_STATEMENT_BYTES: usize = 16 << 20;
 
-/// Writes these rows in one transaction and answers how many were new: a row whose id the table has is left as it is.
+/// Writes these rows in one transaction and returns how many were new: a row whose id the table has is left as it is.
 /// The sums by day grow by exactly the new ones.
 ///
 /// # Errors
-/// [`StoreError::Database`], [`StoreError::Sqlite`]: nothing was written. When it [is transient](StoreError::is_transient),
-/// try again; when not, the database refuses one of the rows, and halves of the batch find out which.
+/// [`StoreError::Database`], [`StoreError::Sqlite`]: nothing was written. When it [is
+/// transient](StoreError::is_transient), retry; otherwise the database refuses one of the rows, and halving the batch
+/// finds out which.
 pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u64> {
     if rows.is_empty() {
         return Ok(0);
@@ -39,7 +40,7 @@ pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u6
         return file.insert(rows);
     }
     let db = writer.database();
-    // What happens outside of a replay: the database says only how many rows it took, not which.
+    // The usual case, except in a replay: the database reports only how many rows it took, not which.
     if db.get_database_backend() == DbBackend::Postgres
         && postgres::insert_all_new(db.get_postgres_connection_pool(), rows).await?
     {
@@ -48,8 +49,8 @@ pub async fn insert_batch(writer: &LogWriter, rows: &[LogRow]) -> StoreResult<u6
     insert_some_new(db, rows).await
 }
 
-/// As [`insert_batch`], for when the database knows some of the rows: it is asked which were new. (To ask always would
-/// make the SQLite worker hand the ids over one by one, with two switches of threads for each.)
+/// As [`insert_batch`], for when the database has some of the rows: it is asked which were new. (Always asking would
+/// make the SQLite worker hand the ids over one by one, with two thread switches for each.)
 async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResult<u64> {
     let transaction = begin_write(db).await?;
     let mut new = HashSet::new();
@@ -63,7 +64,7 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
         }
     }
     let inserted = to_u64(new.len());
-    // A row that the batch holds twice is new once.
+    // A row that is in the batch twice is new only once.
     let sums = usage::additions(rows.iter().filter(|row| new.remove(&row.id)));
     for statement in usage::statements(&sums) {
         transaction.execute(&statement).await?;
@@ -84,7 +85,7 @@ pub async fn delete(db: &impl ConnectionTrait, table: LogTable, id: Uuid) -> Sto
     }
 }
 
-/// Deletes at most `batch` of the rows that arrived before `older_than`, oldest first, and answers how many. Fewer than
+/// Deletes at most `batch` of the rows that arrived before `older_than`, oldest first, and returns how many. Fewer than
 /// `batch` means that none are left; small batches (a thousand) keep locks and the write-ahead log short.
 ///
 /// # Errors
@@ -137,7 +138,7 @@ pub(in crate::store) fn columns(table: LogTable) -> &'static [&'static str] {
     })
 }
 
-/// The rows of one table by id: whoever writes the same rows at the same time waits for the other, never both in a circle.
+/// The rows of one table by id, so that two writers of the same rows wait for each other without a deadlock.
 pub(super) fn in_order(table: LogTable, rows: &[LogRow]) -> Vec<&LogRow> {
     let mut rows: Vec<&LogRow> = rows.iter().filter(|row| row.table == table).collect();
     // They come nearly sorted: ids are made in the order of arrival, and rows end up here in the order of completion.

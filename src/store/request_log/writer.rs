@@ -1,4 +1,4 @@
-//! What the log is written through.
+//! The writer of the request log.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,16 @@ use sea_orm::DatabaseConnection;
 
 use super::sqlite::LogFile;
 
-/// The database, and what the log has of its own to write to it.
+/// The database, and the log's own connection to it.
 #[derive(Debug)]
 pub struct LogWriter {
     database: DatabaseConnection,
-    /// A connection to a SQLite file.
+    /// The own connection to a SQLite file.
     file: Option<LogFile>,
 }
 
 impl LogWriter {
-    /// Writes over the connections that all share.
+    /// Writes over the shared pool.
     pub fn shared(database: DatabaseConnection) -> Self {
         Self { database, file: None }
     }
@@ -39,7 +39,7 @@ impl LogWriter {
         self.file.is_some()
     }
 
-    /// Gives back what it has of its own.
+    /// Closes the log's own connection.
     pub fn close(&self) {
         if let Some(file) = &self.file {
             file.close();

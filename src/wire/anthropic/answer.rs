@@ -28,7 +28,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
     Ok(ChatAnswer { id, parts, stop, usage })
 }
 
-/// A block in the domain's terms; nothing for what Anthropic's own servers did.
+/// A block in the domain's terms; `None` for the work of Anthropic's own servers.
 fn block(mut block: Object) -> Option<Part> {
     match take_string(&mut block, "type")?.as_str() {
         "text" => take_string(&mut block, "text").filter(|text| !text.is_empty()).map(Part::Text),
@@ -52,7 +52,7 @@ fn block(mut block: Object) -> Option<Part> {
     }
 }
 
-/// What `stop_reason` means.
+/// Reads `stop_reason`.
 pub(crate) fn stop_reason(word: Option<&str>, sequence: Option<String>) -> StopReason {
     match word {
         None | Some("end_turn") => StopReason::EndTurn,
@@ -60,7 +60,7 @@ pub(crate) fn stop_reason(word: Option<&str>, sequence: Option<String>) -> StopR
         Some("max_tokens") => StopReason::Length,
         Some("model_context_window_exceeded") => StopReason::ContextWindow,
         Some("tool_use") => StopReason::ToolUse,
-        // Given when a classifier intervened; what the model said until then stands.
+        // Given when a classifier intervened; the text until then stands.
         Some("refusal") => StopReason::ContentFilter,
         Some("pause_turn") => StopReason::Pause,
         Some(other) => StopReason::Other(other.to_owned()),
@@ -93,7 +93,7 @@ pub(crate) fn stop_sequence(stop: &StopReason) -> Value {
     }
 }
 
-/// `stop_details` of a refusal, with the words of whoever refused; `null` otherwise.
+/// `stop_details` of a refusal, with its explanation; `null` otherwise.
 pub(crate) fn stop_details(stop: &StopReason, refusal: &str) -> Value {
     match stop {
         StopReason::Refusal | StopReason::ContentFilter => {
@@ -143,7 +143,7 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
     serde_json::to_vec(&written).map_err(|error| ConvertError::new(error.to_string()))
 }
 
-/// A block for `reasoning`; nothing if there is nothing to read and nothing to send back.
+/// A block for `reasoning`; `None` if there is nothing to read and nothing to send back.
 fn thinking(reasoning: &Reasoning) -> Option<Value> {
     let signature = match &reasoning.seal {
         Some(Seal::AnthropicRedacted { data }) => {

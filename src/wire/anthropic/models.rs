@@ -1,4 +1,4 @@
-//! What a Claude model's name says about parameters that not every model takes.
+//! Parameters that not every Claude model takes, derived from the model's name.
 //!
 //! The Messages format changed with the models: 4.6 brought adaptive thinking, 4.7 took sampling parameters and thinking
 //! budgets away (a request that has them is refused with 400). A caller of another format cannot know that, so the writer
@@ -6,7 +6,7 @@
 //! <https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>,
 //! <https://platform.claude.com/docs/en/build-with-claude/structured-outputs>.
 
-/// What a model takes.
+/// The parameters that a model takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Traits {
     /// `temperature`, `top_p` and `top_k`.
@@ -26,8 +26,8 @@ pub(crate) struct Traits {
 }
 
 impl Traits {
-    /// Of the model called `model`. A Claude of unknown version is taken for a current one; another vendor's model that
-    /// speaks this format, for one that takes everything but the newest.
+    /// Of the model called `model`. A Claude of unknown version is treated as a current one; another vendor's model
+    /// that speaks this format as one that takes everything but the newest.
     pub(crate) fn of(model: &str) -> Self {
         let model = model.to_ascii_lowercase();
         let Some(at) = model.find("claude") else {

@@ -9,7 +9,7 @@ use crate::wire::convert::failure;
 use crate::wire::convert::fields::{Object, take_array, take_object, take_string};
 use crate::wire::convert::surrogates::read_lossy;
 
-/// Fields that are known only in the end, and come with `message_delta`.
+/// Fields that are known only at the end, and come with `message_delta`.
 const LATE: [&str; 3] = ["stop_reason", "stop_sequence", "stop_details"];
 
 /// Appends the events of `answer`.
@@ -181,7 +181,7 @@ impl Block {
     }
 }
 
-/// Takes what `message_delta` says: why the model stopped, and the counts that it knows.
+/// Takes in `message_delta`: why the model stopped, and the counts that it reports.
 fn end(answer: &mut Object, mut event: Object) {
     for (key, value) in take_object(&mut event, "delta").unwrap_or_default() {
         answer.insert(key, value);

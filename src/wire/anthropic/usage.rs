@@ -1,16 +1,16 @@
-//! `usage`, in which `input_tokens` are only those that were neither read from nor written to the cache.
+//! `usage`, in which `input_tokens` excludes tokens read from or written to the cache.
 
 use serde_json::{Value, json};
 
 use crate::domain::usage::Usage;
 use crate::wire::usage::{AnthropicUsage, read};
 
-/// Reads what a provider reported in one piece.
+/// Reads a provider's usage from one piece.
 pub(crate) fn decode(usage: &Value) -> Usage {
     read::<AnthropicUsage>(usage).usage()
 }
 
-/// Writes it; the counts of tokens are required here, so what was not reported is 0.
+/// Writes it; token counts are required here, so an unreported count is 0.
 pub(crate) fn encode(usage: &Usage) -> Value {
     let (read, write) = (usage.cached.unwrap_or(0), usage.cache_write.unwrap_or(0));
     let mut written = json!({

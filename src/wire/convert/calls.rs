@@ -1,4 +1,4 @@
-//! Calls as the client that defined the tools knows them: under its names, with an id, and free text where it takes free text.
+//! Restores calls to the client's own tool definitions: its names, an id, and free text for tools that take free text.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::signed;
 use super::surrogates::read_lossy;
 use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
 
-/// The key under which free text, and what is no JSON object, is passed as an object.
+/// The key under which free text, or anything that is not a JSON object, is wrapped in an object.
 pub(crate) const FREE_INPUT: &str = "input";
 
 /// The schema of a tool that takes free text, where tools take objects.
@@ -15,7 +15,7 @@ pub(crate) fn free_input_schema() -> Value {
     json!({"type": "object", "properties": {FREE_INPUT: {"type": "string"}}, "required": [FREE_INPUT]})
 }
 
-/// The text in `{"input": text}`; the whole arguments if they are something else.
+/// The text in `{"input": text}`; the whole arguments if they have another form.
 fn text_of(arguments: &str) -> String {
     match read_lossy::<Value>(arguments.as_bytes()) {
         Ok(Value::Object(mut object)) => match object.get_mut(FREE_INPUT).map(Value::take) {
@@ -26,23 +26,23 @@ fn text_of(arguments: &str) -> String {
     }
 }
 
-/// What the client knows of the call number `number` of its answer. Some providers give calls no id, but a result has to name
-/// one, and no two calls of a conversation may have the same.
+/// Restores the client's id, name and kind of call `number` of an answer. Some providers give calls no id, but a result
+/// has to name one, and no two calls of a conversation may have the same.
 fn restore(number: usize, id: &mut String, name: &mut String, kind: &mut ToolKind, context: &AnswerContext) {
     if signed::bare(id).is_empty() {
         id.insert_str(0, &format!("call_{}_{number}", context.id));
     }
-    // What has a namespace is put there by the writer of the only format that has any.
+    // Namespaces are restored by the writer of the only format that has them.
     if let Some(renamed) = context.renamed(name).filter(|renamed| renamed.namespace.is_none()) {
         name.clone_from(&renamed.name);
     }
-    // Providers that know only objects were told of a tool that takes an object with one text.
+    // Providers that know only objects were given a tool that takes an object with one text.
     if *kind == ToolKind::Function && context.custom_tools.contains(name) {
         *kind = ToolKind::Custom;
     }
 }
 
-/// Makes the calls in `parts` what the client defined them to be.
+/// Restores the calls in `parts` to the client's definitions.
 pub(super) fn restore_all(parts: &mut [Part], context: &AnswerContext) {
     let calls = parts.iter_mut().filter_map(|part| match part {
         Part::ToolCall(call) => Some(call),
@@ -57,13 +57,13 @@ pub(super) fn restore_all(parts: &mut [Part], context: &AnswerContext) {
     }
 }
 
-/// The same for a stream, whose blocks come one after another. Free text that comes as an object comes in one piece, when it is
-/// complete.
+/// Does the same for a stream, whose blocks come one after another. Free text that the provider sends as an object is
+/// passed on in one piece, when it is complete.
 #[derive(Debug, Default)]
 pub(super) struct Restorer {
-    /// How many calls there were.
+    /// Calls so far.
     calls: usize,
-    /// Arguments of the open call, if it is of such a tool.
+    /// Arguments of the open call, if its tool takes free text.
     arguments: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What an answer is written with besides what the provider said.
+//! The client's side of an answer: everything its writer needs besides the provider's answer.
 
 use serde_json::Value;
 
@@ -7,21 +7,20 @@ use super::names::{self, Renamed};
 use super::surrogates::read_lossy;
 use crate::domain::label::ApiFormat;
 
-/// What the client's request says about the answer's form.
+/// Properties of the client's request that shape the answer.
 #[derive(Debug, Clone, Default)]
 pub struct AnswerContext {
     /// The name by which the client asked for the model.
     pub model: String,
     /// When the answer began, in seconds since 1970.
     pub created: i64,
-    /// Unique to this request, of characters that ids are made of: what the answer and its items are called when the
-    /// provider gave no name.
+    /// Unique to this request, of characters that are valid in ids: the basis of ids that the provider did not give.
     pub id: String,
     /// Whether a chat client asked for the usage on a stream.
     pub include_usage: bool,
-    /// The client's request, of which a Responses answer repeats a good part; empty for other formats.
+    /// The client's request, much of which a Responses answer repeats; empty for other formats.
     pub(crate) request: Object,
-    /// Names of tools that take free text. Providers that have none were given them as functions.
+    /// Names of tools that take free text. Providers without such tools were given functions instead.
     pub(crate) custom_tools: Vec<String>,
     /// Tools that the provider may know by another name.
     renamed: Vec<Renamed>,
@@ -55,7 +54,7 @@ impl AnswerContext {
         context
     }
 
-    /// Notes what the provider may be told of a tool.
+    /// Notes how a tool may be presented to the provider.
     fn note(&mut self, format: ApiFormat, tool: &Value, namespace: Option<&str>) {
         let kind = tool["type"].as_str();
         let is_custom = kind == Some("custom") && format != ApiFormat::Anthropic;
@@ -69,7 +68,7 @@ impl AnswerContext {
             None => names::short(name),
         };
         if is_custom {
-            // What has a namespace is known by its flat name until the answer is written.
+            // A tool in a namespace has its flat name until the answer is written.
             let known = sent.as_deref().filter(|_| namespace.is_some());
             self.custom_tools.push(known.unwrap_or(name).to_owned());
         }

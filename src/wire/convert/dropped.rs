@@ -1,4 +1,4 @@
-//! What was left out because the target has no word for it.
+//! Fields that were left out because the target cannot express them.
 
 /// Names kept per request; a client that sends more unknown fields learns of the first ones.
 const MAX_NAMES: usize = 32;

@@ -1,11 +1,11 @@
-//! Why something cannot be converted.
+//! Errors of conversion.
 
 use std::fmt;
 
 use super::fields::At;
 
-/// A request that cannot be said in the provider's format (or not read in the client's), or an answer that is not what the
-/// provider's format promises. Displays as one sentence that names the field, fit for the caller's eyes.
+/// A request that cannot be expressed in the provider's format (or not read in the client's), or an answer that
+/// violates the provider's format. Displays as one sentence that names the field, fit for the caller's eyes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ConvertError {
@@ -28,12 +28,12 @@ impl ConvertError {
         Self { message, param: Some(param).filter(|param| !param.is_empty()), code: None }
     }
 
-    /// With a code that the client's SDK goes by.
+    /// Adds a code that the client's SDK acts on.
     pub(crate) fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
 
-    /// A code that the client's SDK goes by, if there is one.
+    /// The code that the client's SDK acts on, if there is one.
     pub fn code(&self) -> Option<&'static str> {
         self.code
     }

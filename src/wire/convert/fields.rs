@@ -1,4 +1,4 @@
-//! Reading JSON objects field by field, with errors that name the field and an eye on what was left unread.
+//! Reading JSON objects field by field, with errors that name the field and a record of unread fields.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use super::surrogates::read_lossy;
 /// A JSON object, in the order in which it was written.
 pub(crate) type Object = Map<String, Value>;
 
-/// Where in a body a value stands. Built on the stack while reading, written out only when something is wrong.
+/// A value's place in a body. Built on the stack while reading, written out only for an error.
 #[derive(Clone, Copy)]
 pub(crate) enum At<'a> {
     Root,
@@ -92,12 +92,12 @@ impl<'a> Fields<'a> {
         self.object.get_mut(key).map(Value::take).filter(|value| !value.is_null())
     }
 
-    /// Whether the field `key` is the text `word`; it stays to be read.
+    /// Whether the field `key` is the text `word`; does not take the field.
     pub(crate) fn is(&self, key: &str, word: &str) -> bool {
         self.object.get(key).is_some_and(|value| value == word)
     }
 
-    /// Marks fields as read that need no reading.
+    /// Marks fields as read without reading them.
     pub(crate) fn ignore(&mut self, keys: &[&str]) {
         for key in keys {
             self.take(key);
@@ -170,7 +170,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Notes every field that was not taken as dropped, except those that ask for nothing (`null`, `false`, empty).
+    /// Notes every field that was not taken as dropped, except fields that ask for nothing (`null`, `false`, empty).
     pub(crate) fn drop_rest(self, dropped: &mut Dropped) {
         for (key, value) in &self.object {
             let asks_nothing = match value {

@@ -1,5 +1,5 @@
-//! What a format can say and the providers that speak it refuse all the same: made fit before it is written. A caller of another
-//! format cannot know these rules.
+//! Adjusts requests that are valid in a format but that its providers reject. A caller of another format cannot know
+//! these rules.
 
 use serde_json::{Value, json};
 
@@ -13,16 +13,16 @@ use crate::domain::chat::{
 use crate::domain::label::ApiFormat;
 use crate::wire::openai_models as models;
 
-/// The least that OpenAI's Responses take for `max_output_tokens`.
+/// The smallest `max_output_tokens` that OpenAI's Responses take.
 const MIN_OUTPUT_TOKENS: u64 = 16;
 
-/// How many strict tools, and optional properties in them, Anthropic enforces in one request. Source:
+/// The most strict tools, and optional properties in them, that Anthropic enforces in one request. Source:
 /// <https://platform.claude.com/docs/en/build-with-claude/structured-outputs#schema-complexity-limits>.
 const MAX_STRICT_TOOLS: usize = 20;
 const MAX_OPTIONAL_PROPERTIES: usize = 24;
 
-/// Fits `request`, which came in the format `from`, to the model called `model` behind a provider of the format `to`; names
-/// what is left out.
+/// Fits `request`, which came in the format `from`, to the model called `model` behind a provider of the format `to`;
+/// names the fields it leaves out.
 pub(super) fn fit(
     request: &mut ChatRequest,
     from: ApiFormat,
@@ -57,7 +57,7 @@ pub(super) fn fit(
     }
     let offered = |name: &str, tools: &[ToolDef]| tools.iter().any(|tool| tool.name() == name);
     match &mut request.tool_choice {
-        // It was a tool that only the client's usual provider has.
+        // The named tool is one that only the client's usual provider has.
         Some(ToolChoice::Named(name)) if !offered(name, &request.tools) => {
             request.tool_choice = None;
             dropped.add("tool_choice");
@@ -85,7 +85,7 @@ fn drop_signatures(messages: &mut [Message]) {
     }
 }
 
-/// OpenAI caches what it can without being asked.
+/// Drops cache points: OpenAI caches without being asked.
 fn drop_cache_points(messages: &mut [Message], dropped: &mut Dropped) {
     let mut cut = |parts: &mut Vec<Part>| {
         let before = parts.len();
@@ -104,7 +104,7 @@ fn drop_cache_points(messages: &mut [Message], dropped: &mut Dropped) {
     }
 }
 
-/// Documents of text as text: what takes files here takes PDFs.
+/// Writes text documents as text: providers here take only PDFs as files.
 fn write_out_texts(parts: &mut [Part]) {
     for part in parts {
         match part {
@@ -121,7 +121,7 @@ fn write_out_texts(parts: &mut [Part]) {
     }
 }
 
-/// Several texts as one: not every server reads a list where it expects words.
+/// Joins several texts into one: not every server accepts a list in place of a string.
 fn join_texts(messages: &mut [Message]) {
     for message in messages {
         join(&mut message.parts, message.role);
@@ -133,7 +133,7 @@ fn join_texts(messages: &mut [Message]) {
     }
 }
 
-/// Joins the texts in `parts`, unless something stands among them that makes a list of them anyway.
+/// Joins the texts in `parts`, unless another kind of part forces a list anyway.
 fn join(parts: &mut Vec<Part>, role: Role) {
     let makes_a_list = |part: &Part| matches!(part, Part::Image(_) | Part::File(_) | Part::Audio { .. });
     if parts.iter().any(makes_a_list) {
@@ -142,7 +142,8 @@ fn join(parts: &mut Vec<Part>, role: Role) {
     let mut joined = String::new();
     for part in parts.iter() {
         let Part::Text(text) = part else { continue };
-        // What a model said in pieces is one text, and so is what was cut at a space; other blocks are paragraphs.
+        // Pieces of a model's text are one text, and so are texts that were cut at a space; other blocks are
+        // paragraphs.
         let goes_on = joined.is_empty()
             || role == Role::Assistant
             || joined.ends_with(char::is_whitespace)
@@ -157,8 +158,8 @@ fn join(parts: &mut Vec<Part>, role: Role) {
     });
 }
 
-/// Puts results directly behind the turn with the calls that they belong to, where this format wants them; what the client
-/// said in between comes after.
+/// Puts results directly behind the turn with their calls, where this format wants them; messages in between come
+/// after.
 fn results_behind_calls(messages: &mut Vec<Message>) {
     let (mut sorted, mut held): (Vec<Message>, Vec<Message>) =
         (Vec::with_capacity(messages.len()), Vec::new());
@@ -196,8 +197,8 @@ fn is_result_of(part: &Part, call_id: &str) -> bool {
     matches!(part, Part::ToolResult(result) if result.call_id == call_id)
 }
 
-/// Servers that speak OpenAI's format and are not OpenAI's: they refuse some of its newer fields, or their models know nothing
-/// of them.
+/// Adjusts requests for servers that speak OpenAI's format and are not OpenAI's: they refuse some newer fields, or
+/// their models do not know them.
 fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     if request.verbosity.take().is_some() {
         dropped.add("verbosity");
@@ -217,7 +218,7 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
         }
     }
     for (key, value) in std::mem::take(&mut request.openai) {
-        // Nothing is stored that was not asked for.
+        // These servers store nothing unasked, so `store: false` is fulfilled.
         if key != "store" || value != json!(false) {
             dropped.add(key);
         }
@@ -243,7 +244,7 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
     }
 }
 
-/// How hard to think, in a word that the model knows.
+/// Maps the effort to a word that the model knows.
 fn fit_effort(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     let Some(config) = &mut request.reasoning else { return };
     let wanted = config.effort.or(config.budget_tokens.map(Effort::from_budget));
@@ -255,10 +256,10 @@ fn fit_effort(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     }
 }
 
-/// How many stop sequences OpenAI takes.
+/// The most stop sequences that OpenAI takes.
 const MAX_STOPS: usize = 4;
 
-/// No parameters that OpenAI's models refuse.
+/// Drops parameters that OpenAI's models refuse.
 fn fit_sampling(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     let effort = request.reasoning.as_ref().and_then(|config| config.effort);
     if models::takes_sampling(model, effort) {
@@ -283,7 +284,7 @@ fn fit_sampling(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     }
 }
 
-/// Names and schemas as OpenAI takes them.
+/// Adjusts names and schemas of tools to OpenAI's rules.
 fn fit_tools_for_openai(request: &mut ChatRequest, from: ApiFormat, dropped: &mut Dropped) {
     let shorten = |name: &mut String| {
         if let Some(short) = names::short(name) {
@@ -343,7 +344,7 @@ fn fit_for_anthropic(request: &mut ChatRequest, dropped: &mut Dropped) {
             }
         }
     }
-    // Instructions stand apart from the conversation, which must not end with white space and must not be empty.
+    // Apart from the instructions, the conversation must not end with white space and must not be empty.
     let instructs = |message: &Message| matches!(message.role, Role::System | Role::Developer);
     let last =
         request.messages.iter_mut().rev().find(|message| !instructs(message) && !message.parts.is_empty());
@@ -360,18 +361,19 @@ fn fit_for_anthropic(request: &mut ChatRequest, dropped: &mut Dropped) {
     }
 }
 
-/// Texts of nothing but white space are refused.
+/// Drops texts of nothing but white space, which are refused.
 fn drop_blanks(parts: &mut Vec<Part>) {
     parts.retain(|part| !matches!(part, Part::Text(text) if text.trim().is_empty()));
 }
 
-/// Whether Anthropic takes the id of an end user for what it asks not to be sent: an e-mail address or a telephone number.
+/// Whether the id of an end user looks like personal data that Anthropic asks not to be sent: an e-mail address or a
+/// telephone number.
 fn is_personal(user: &str) -> bool {
     let dials = |c: char| c.is_ascii_digit() || matches!(c, ' ' | '+' | '-' | '(' | ')');
     user.contains('@') || (user.len() >= 7 && user.chars().all(dials))
 }
 
-/// A strict tool that Anthropic could not enforce, or one of too many, is offered without.
+/// Clears `strict` on tools that Anthropic could not enforce, and on tools beyond its limits.
 fn loosen_tools(tools: &mut [ToolDef], dropped: &mut Dropped) {
     let (mut strict_tools, mut optional) = (0, 0);
     for tool in tools {

@@ -7,7 +7,7 @@ use super::error::ConvertError;
 use super::fields::At;
 use crate::domain::chat::{Media, Upload};
 
-/// What `url`, which stands `at`, points to.
+/// Reads `url`, which stands `at`.
 pub(crate) fn from_url(url: String, at: &At<'_>) -> Result<Media, ConvertError> {
     let Some(rest) = url.strip_prefix("data:") else { return Ok(Media::Url(url)) };
     let (head, data) =
@@ -18,7 +18,7 @@ pub(crate) fn from_url(url: String, at: &At<'_>) -> Result<Media, ConvertError> 
     let media_type = head.split(';').next().unwrap_or_default();
     let media_type = if media_type.is_empty() { "text/plain" } else { media_type };
     let media_type = match media_type.to_ascii_lowercase() {
-        // A common mistake, which only some providers forgive.
+        // A common mistake, which only some providers tolerate.
         wrong if wrong == "image/jpg" => "image/jpeg".to_owned(),
         media_type => media_type,
     };
@@ -35,7 +35,7 @@ pub(crate) fn is_text(media_type: &str) -> bool {
     media_type.starts_with("text/") || matches!(media_type, "application/json" | "application/xml")
 }
 
-/// The text in base64 `data`; `None` if it is none.
+/// The text in base64 `data`; `None` if it is not text.
 pub(crate) fn text(data: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(data).ok()?).ok()
 }

@@ -1,8 +1,9 @@
 //! Converting between the three formats, for calls whose client and provider do not speak the same one.
 //!
-//! A request is read in the client's format and written in the provider's; the answer goes the other way, whole or event by
-//! event; so does an error. In the middle stands [`crate::domain::chat`]. What the target cannot express is left out and
-//! named ([`Rendered::dropped`]); what cannot be left out without changing the meaning is an error.
+//! A request is read in the client's format and written in the provider's; the answer goes the other way, whole or
+//! event by event; so does an error. In the middle stands [`crate::domain::chat`]. Fields that the target cannot
+//! express are left out and named ([`Rendered::dropped`]); a field that cannot be left out without changing the meaning
+//! is an error.
 //!
 //! [`answer_to_stream`] and [`stream_to_answer`] stay within one format and lose nothing.
 
@@ -39,16 +40,16 @@ use super::{anthropic, openai_chat, openai_responses};
 use crate::domain::label::ApiFormat;
 use crate::domain::usage::Usage;
 
-/// What a request is written with besides what the client said.
+/// The gateway's side of a request: everything its writer needs besides the client's request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestOptions<'a> {
     /// The name the provider uses for the model.
     pub model: &'a str,
     /// Whether the provider shall stream.
     pub stream: bool,
-    /// Whether to ask for the usage on a stream (chat only; the other formats always tell).
+    /// Whether to ask for the usage on a stream (chat only; the other formats always report it).
     pub ask_usage: bool,
-    /// For Anthropic, which wants a limit, when the client gave none.
+    /// For Anthropic, which requires a limit, when the client gave none.
     pub default_max_tokens: u32,
 }
 
@@ -56,8 +57,8 @@ pub struct RequestOptions<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
     pub body: Vec<u8>,
-    /// What was left out because the provider's format has no word for it: in the client's words, safe for a header, each
-    /// once, at most a few dozen.
+    /// Fields that were left out because the provider's format cannot express them: in the client's words, safe for a
+    /// header, each once, at most a few dozen.
     pub dropped: Vec<String>,
 }
 
@@ -76,7 +77,7 @@ pub(crate) const OPENAI_SHARED: &[&str] = &[
 ///
 /// # Errors
 ///
-/// A sentence for the client if the body is not what `from` promises, or if `to` has no way to say something essential.
+/// A sentence for the client if the body violates `from`, or if `to` cannot express something essential.
 pub fn convert_request(
     from: ApiFormat,
     to: ApiFormat,
@@ -102,7 +103,7 @@ pub fn convert_request(
     Ok(Rendered { body, dropped: dropped.into_names() })
 }
 
-/// How a client of `format` knows what a writer calls `name`.
+/// The name in `format` of the field that a writer calls `name`.
 fn client_word(format: ApiFormat, name: &str) -> &str {
     use ApiFormat::{Anthropic, OpenAiChat, OpenAiResponses};
     match (format, name) {
@@ -150,8 +151,9 @@ pub fn convert_answer(
     }
 }
 
-/// Writes the whole answer `answer` of `format` as the event stream that would have brought it, with all it holds. For an
-/// answer that is kept and now asked for as a stream. `include_usage`: whether the client asked for the usage (chat only).
+/// Writes the whole answer `answer` of `format` as the event stream that would have carried it, with all its fields.
+/// For a stored answer that is now requested as a stream. `include_usage`: whether the client asked for the usage (chat
+/// only).
 ///
 /// # Errors
 ///
@@ -171,8 +173,8 @@ pub fn answer_to_stream(
     }
 }
 
-/// Folds the `events` of a stream of `format` (each with its `event:` name, if any, and its `data:`) into the answer that
-/// would have come whole, with all they hold.
+/// Folds the `events` of a stream of `format` (each with its `event:` name, if any, and its `data:`) into the
+/// equivalent whole answer, with all their fields.
 ///
 /// # Errors
 ///
@@ -189,8 +191,8 @@ pub fn stream_to_answer<'a>(
     serde_json::to_vec(&answer).map_err(|error| ConvertError::new(error.to_string()))
 }
 
-/// Puts `usage` into the whole answer `answer` of `format`, if it is known and the answer does not tell any. For an answer that
-/// was folded from a stream whose client had not asked for the usage (chat only; the other formats always tell).
+/// Puts `usage` into the whole answer `answer` of `format`, if it is known and the answer has none. For an answer that
+/// was folded from a stream whose client had not asked for the usage (chat only; the other formats always report it).
 ///
 /// # Errors
 ///

@@ -1,18 +1,18 @@
-//! Names of tools that a provider cannot be told as they are: in a namespace of their own, or too long.
+//! Tool names that a provider would not accept: in a namespace, or too long.
 
 use sha2::{Digest, Sha256};
 
 /// The longest name that OpenAI's API takes, in bytes.
 const MAX_LEN: usize = 64;
 
-/// What a tool `name` of `namespace` is called where there are no namespaces: as clients called their servers' tools before
-/// there were any.
+/// The name of tool `name` of `namespace` where there are no namespaces: the form that clients used for their servers'
+/// tools before there were any.
 pub(crate) fn flat(namespace: &str, name: &str) -> String {
     let joined = format!("{namespace}__{name}");
     short(&joined).unwrap_or(joined)
 }
 
-/// What a tool `name` is called that may be in a namespace.
+/// The flat name of a tool that may be in a namespace.
 pub(crate) fn within(namespace: Option<&str>, name: String) -> String {
     match namespace {
         Some(namespace) if !namespace.is_empty() => flat(namespace, &name),
@@ -20,7 +20,8 @@ pub(crate) fn within(namespace: Option<&str>, name: String) -> String {
     }
 }
 
-/// A name that stands for one that is too long: its beginning, and what tells it from others that begin alike.
+/// A short form of a name that is too long: its beginning, and a hash that distinguishes it from others that begin
+/// alike.
 pub(crate) fn short(name: &str) -> Option<String> {
     if name.len() <= MAX_LEN {
         return None;
@@ -33,11 +34,11 @@ pub(crate) fn short(name: &str) -> Option<String> {
 /// A tool that a provider knows by another name than the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Renamed {
-    /// What the provider calls it.
+    /// The provider's name for it.
     pub(crate) sent: String,
-    /// What the client calls it.
+    /// The client's name for it.
     pub(crate) name: String,
-    /// Where the client keeps it.
+    /// The client's namespace of it.
     pub(crate) namespace: Option<String>,
 }
 

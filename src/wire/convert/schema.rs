@@ -1,8 +1,8 @@
-//! JSON schemas: what OpenAI and Anthropic want of one that they shall enforce.
+//! JSON schemas: the rules of OpenAI and Anthropic for schemas that they enforce.
 
 use serde_json::Value;
 
-/// Deeper schemas are taken for too deep to enforce; OpenAI's limit is 10 levels of objects.
+/// Deeper schemas are treated as too deep to enforce; OpenAI's limit is 10 levels of objects.
 const MAX_DEPTH: usize = 64;
 
 /// Whether OpenAI would enforce `schema` (`strict: true`) and not refuse it: every object lists all its properties as
@@ -33,7 +33,7 @@ fn follows(schema: &Value, depth: usize) -> bool {
     }
 }
 
-/// What Anthropic cannot enforce, and refuses. Source:
+/// Keywords that Anthropic cannot enforce, and refuses. Source:
 /// <https://platform.claude.com/docs/en/build-with-claude/structured-outputs#json-schema-limitations>.
 const NOT_ENFORCED: [&str; 12] = [
     "exclusiveMaximum",
@@ -50,13 +50,13 @@ const NOT_ENFORCED: [&str; 12] = [
     "uniqueItems",
 ];
 
-/// Keywords under which schemas stand by names of the client's, and in a list.
+/// Keywords that hold schemas by the client's names, and in a list.
 const NAMED: [&str; 3] = ["properties", "$defs", "definitions"];
 const LISTED: [&str; 3] = ["anyOf", "oneOf", "prefixItems"];
 
-/// Makes `schema` one that Anthropic enforces: every object is closed, and what cannot be enforced is said in the description,
-/// where the model reads it. What would mean something else then (objects with any names, or of several schemas at once) stays as
-/// it is, for Anthropic to refuse in its own words.
+/// Makes `schema` one that Anthropic enforces: closes every object, and moves constraints that cannot be enforced to
+/// the description, where the model reads them. A schema that would change its meaning (objects with any names, or of
+/// several schemas at once) stays as it is, for Anthropic to refuse with its own message.
 pub(crate) fn fit_for_anthropic(schema: &mut Value) {
     if !is_beyond(schema, 0) {
         close(schema, 0);
@@ -68,7 +68,7 @@ pub(crate) fn is_enforceable(schema: &Value) -> bool {
     !is_beyond(schema, 0) && !close(&mut schema.clone(), 0)
 }
 
-/// Whether there is something in `schema` that cannot be enforced, nor left out without a change of meaning.
+/// Whether `schema` has a part that can neither be enforced nor be left out without a change of meaning.
 fn is_beyond(schema: &Value, depth: usize) -> bool {
     let Value::Object(object) = schema else { return false };
     let is_object = object.get("type").is_some_and(|kind| kind == "object");
@@ -81,7 +81,7 @@ fn is_beyond(schema: &Value, depth: usize) -> bool {
         || parts(schema).any(|part| is_beyond(part, depth + 1))
 }
 
-/// Closes objects and removes what is not enforced; whether there was anything to do.
+/// Closes objects and removes keywords that are not enforced; returns whether it changed anything.
 fn close(schema: &mut Value, depth: usize) -> bool {
     let Value::Object(object) = schema else { return false };
     if depth > MAX_DEPTH {
@@ -131,8 +131,8 @@ fn close(schema: &mut Value, depth: usize) -> bool {
     changed
 }
 
-/// The schemas within `schema`: of properties, definitions, items and alternatives. What else stands there is no schema,
-/// whatever its keys are called.
+/// The schemas within `schema`: of properties, definitions, items and alternatives. Other values are not schemas,
+/// whatever their keys are called.
 fn parts(schema: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     let Value::Object(object) = schema else { return Box::new(std::iter::empty()) };
     Box::new(object.iter().flat_map(|(key, value)| -> Box<dyn Iterator<Item = &Value> + '_> {
@@ -145,7 +145,7 @@ fn parts(schema: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     }))
 }
 
-/// How many properties of the objects in `schema` may be missing; Anthropic enforces only so many.
+/// How many properties of the objects in `schema` may be missing; Anthropic enforces only a limited number.
 pub(crate) fn optional_properties(schema: &Value) -> usize {
     fn count(schema: &Value, depth: usize) -> usize {
         if depth > MAX_DEPTH {

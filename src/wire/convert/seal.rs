@@ -1,4 +1,4 @@
-//! Seals of reasoning in formats that they were not made for.
+//! Carrying seals of reasoning in another provider's format.
 //!
 //! Anthropic's `signature` and OpenAI's `encrypted_content` are opaque to clients, who only send them back. So each can
 //! carry the other's seal, marked with a prefix: a client of one format keeps its conversation with a provider of the other
@@ -15,7 +15,7 @@ const OPENAI: &str = "nxg1.openai.";
 /// Begins the ids of reasoning items that the gateway made up.
 pub(crate) const OWN_ID: &str = "rs_nxg_";
 
-/// What a `signature` in an Anthropic body seals; nothing if it is empty.
+/// The seal in a `signature` of an Anthropic body; `None` if it is empty.
 pub(crate) fn of_signature(signature: String) -> Option<Seal> {
     if signature.is_empty() {
         return None;
@@ -23,7 +23,7 @@ pub(crate) fn of_signature(signature: String) -> Option<Seal> {
     Some(openai(&signature).unwrap_or(Seal::Anthropic { signature }))
 }
 
-/// What the data of a `redacted_thinking` block is.
+/// The seal in the data of a `redacted_thinking` block.
 pub(crate) fn of_redacted(data: String) -> Seal {
     openai(&data).unwrap_or(Seal::AnthropicRedacted { data })
 }
@@ -45,7 +45,8 @@ pub(crate) fn to_signature(seal: &Seal) -> String {
     }
 }
 
-/// What the id and `encrypted_content` of a reasoning item in a Responses body seal; nothing if the gateway made it up.
+/// The seal in the id and `encrypted_content` of a reasoning item in a Responses body; `None` if the gateway made it
+/// up.
 pub(crate) fn of_item(id: String, encrypted: Option<String>) -> Option<Seal> {
     let encrypted = encrypted.filter(|text| !text.is_empty());
     if let Some(text) = &encrypted {

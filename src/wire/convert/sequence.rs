@@ -1,11 +1,11 @@
-//! One block after another: some providers let blocks overlap (parallel tool calls whose arguments come in turns), and no
-//! client's format likes that.
+//! Puts blocks in sequence: some providers let blocks overlap (parallel tool calls whose arguments come in turns),
+//! which no client's format expects.
 
 use std::collections::VecDeque;
 
 use crate::domain::chat::{Block, Seal, StreamEvent};
 
-/// Passes events on so that blocks do not overlap: what belongs to a block that is not its turn yet waits.
+/// Passes events on so that blocks do not overlap: events of a block whose turn has not come wait.
 #[derive(Debug, Default)]
 pub(super) struct Sequencer {
     started: bool,
@@ -24,7 +24,7 @@ struct Waiting {
 }
 
 impl Sequencer {
-    /// Takes `event` and gives `sink` what may go on.
+    /// Takes `event` and passes events that are due to `sink`.
     pub(super) fn pass(&mut self, event: StreamEvent, sink: &mut dyn FnMut(StreamEvent)) {
         if !self.started && !matches!(event, StreamEvent::Start { .. } | StreamEvent::Failed(_)) {
             self.started = true;
@@ -70,7 +70,7 @@ impl Sequencer {
         }
     }
 
-    /// Keeps an event of a waiting block; of a block that is closed or unknown, forgets it.
+    /// Keeps an event of a waiting block; drops it if the block is closed or unknown.
     fn keep(&mut self, key: u32, event: StreamEvent) {
         let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.key == key) else { return };
         match event {

@@ -1,5 +1,5 @@
-//! Signatures of calls. Gemini signs what it thought before a call and refuses the next turn unless the signature comes back
-//! with it. Clients of other formats have no place for it, so it travels in the id of the call, which all of them send back.
+//! Signatures of calls. Gemini signs its reasoning before a call and refuses the next turn unless the signature comes
+//! back with the call. Other formats have no field for it, so it travels in the call's id, which all clients send back.
 //! Source: <https://ai.google.dev/gemini-api/docs/thought-signatures>.
 
 use base64::Engine as _;
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::fields::Object;
 
-/// Between an id and the signature behind it, of characters that every format takes in ids.
+/// The separator between an id and the signature behind it, of characters that every format takes in ids.
 const MARK: &str = "__thought__";
 
-/// The signature in what a chat provider wrote of a call.
+/// The signature in a chat provider's call.
 pub(crate) fn signature(call: &Object) -> Option<&str> {
     call.get("extra_content")?["google"]["thought_signature"].as_str().filter(|text| !text.is_empty())
 }
@@ -29,15 +29,15 @@ pub(crate) fn bare(id: &str) -> &str {
     id.split_once(MARK).map_or(id, |(bare, _)| bare)
 }
 
-/// What the provider is to be told of the signature in `id`.
+/// The `extra_content` that returns the signature in `id` to the provider.
 pub(crate) fn extra_content(id: &str) -> Option<Value> {
     let (_, coded) = id.split_once(MARK)?;
     let signature = String::from_utf8(URL_SAFE_NO_PAD.decode(coded).ok()?).ok()?;
     Some(json!({"google": {"thought_signature": signature}}))
 }
 
-/// `body` without the signatures in its ids; `None` if there are none. For a provider that is sent the client's own words and may
-/// know nothing of them: OpenAI refuses ids of more than 64 characters.
+/// `body` without the signatures in its ids; `None` if there are none. For a provider that gets the client's body
+/// unconverted and may not know signatures: OpenAI refuses ids of more than 64 characters.
 pub(crate) fn without_signatures(body: &[u8]) -> Option<Vec<u8>> {
     let mark = MARK.as_bytes();
     let mut rest = body;
@@ -46,7 +46,7 @@ pub(crate) fn without_signatures(body: &[u8]) -> Option<Vec<u8>> {
         let (before, behind) = rest.split_at(at);
         let coded = behind[mark.len()..].iter().take_while(|byte| is_of_id(**byte)).count();
         let end = mark.len() + coded;
-        // It is an id, and not a text that speaks of one, if the whole string is made of such characters.
+        // It is an id, and not a text that mentions one, if the whole string is made of such characters.
         let begins = before.iter().rev().find(|byte| !is_of_id(**byte)) == Some(&b'"');
         let is_id = begins && behind.get(end) == Some(&b'"');
         let kept = if is_id { at } else { at + end };

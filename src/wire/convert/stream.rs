@@ -35,8 +35,8 @@ impl Encoder {
     }
 }
 
-/// Turns the event stream of a provider into that of a client's format: every event of the one yields at once what the other
-/// can say of it, and the order of events is the other's own.
+/// Turns a provider's event stream into one of the client's format: every event is converted at once, and the events
+/// come in the order of the client's format.
 #[derive(Debug)]
 pub struct StreamConverter {
     decoder: Decoder,
@@ -44,7 +44,7 @@ pub struct StreamConverter {
     restorer: Restorer,
     encoder: Encoder,
     context: AnswerContext,
-    /// Whether the model has said why it stopped.
+    /// Whether the stop reason has come.
     stopped: bool,
     /// Whether the client's stream is complete, or broken off; nothing is written any more.
     done: bool,
@@ -75,7 +75,7 @@ impl StreamConverter {
         }
     }
 
-    /// Takes one event of the provider and appends what it yields. `event` is its `event:` name, if any.
+    /// Takes one event of the provider and appends the converted events. `event` is its `event:` name, if any.
     pub fn feed(&mut self, event: Option<&str>, data: &str, out: &mut BytesMut) {
         if self.done {
             return;
@@ -91,7 +91,7 @@ impl StreamConverter {
         }
     }
 
-    /// The provider's stream has ended. Completes the client's: as it should be if the model had stopped, else as a broken
+    /// The provider's stream has ended. Completes the client's: normally if the model had stopped, else as a broken
     /// one.
     pub fn finish(&mut self, out: &mut BytesMut) {
         if let Decoder::Chat(decoder) = &mut self.decoder {
@@ -108,7 +108,7 @@ impl StreamConverter {
         }
     }
 
-    /// The provider's stream broke off. Ends the client's with its format's own error, with `message`.
+    /// The provider's stream broke off. Ends the client's stream with an error of its format, saying `message`.
     pub fn fail(&mut self, message: &str, out: &mut BytesMut) {
         let message = message.to_owned();
         let error = ProviderError { kind: ErrorKind::Api, message, code: None, param: None };

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// Reads JSON. Servers that cut texts between two UTF-16 units, as JavaScript does, write half of a surrogate pair, which is no
-/// character: it becomes U+FFFD. Only JSON that is refused for something is looked through for that.
+/// Reads JSON. Servers that cut texts between two UTF-16 units, as JavaScript does, write half of a surrogate pair,
+/// which is not a character: it becomes U+FFFD. Only JSON that was refused is searched for such halves.
 pub(crate) fn read_lossy<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(json).or_else(|error| match without_halves(json) {
         Cow::Borrowed(_) => Err(error),
@@ -13,7 +13,7 @@ pub(crate) fn read_lossy<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result
     })
 }
 
-/// The same JSON with U+FFFD for every escape of a surrogate that stands alone. Backslashes stand in nothing but strings.
+/// The same JSON with U+FFFD for every escape of a lone surrogate. Backslashes occur only in strings.
 fn without_halves(json: &[u8]) -> Cow<'_, [u8]> {
     let mut whole = Cow::Borrowed(json);
     let mut at = 0;

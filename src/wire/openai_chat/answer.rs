@@ -27,7 +27,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
     Ok(ChatAnswer { id, parts, stop, usage })
 }
 
-/// The error in an answer or a chunk that has one: its own, or that of a choice which was not finished.
+/// The error in an answer or a chunk, if any: its own, or the error of an unfinished choice.
 pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
     let says_something = |error: &Value| match error {
         Value::Object(fields) => !fields.is_empty(),
@@ -42,7 +42,7 @@ pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
     Some(failure::decode(&choice["error"], None))
 }
 
-/// The choice that a client is told of: that of the lowest number, wherever it stands.
+/// The choice that a client gets: the one with the lowest number, wherever it stands.
 fn first_choice(choices: impl Iterator<Item = Object>) -> Option<Object> {
     choices.min_by_key(|choice| choice.get("index").and_then(Value::as_u64).unwrap_or(0))
 }
@@ -97,10 +97,10 @@ fn tool_call(mut call: Object) -> Option<ToolCall> {
     Some(ToolCall { id, name, arguments, kind })
 }
 
-/// What `finish_reason` means, given what was generated.
+/// Reads `finish_reason`, given what was generated.
 pub(crate) fn stop_reason(word: Option<&str>, has_calls: bool, has_refusal: bool) -> StopReason {
     match word {
-        // Some providers say `stop` also when they call tools.
+        // Some providers say `stop` even when they call tools.
         None | Some("stop" | "eos" | "end_turn" | "tool_calls" | "tool_use" | "function_call") => {
             StopReason::of_stop(has_calls, has_refusal)
         }
@@ -144,7 +144,7 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
             | Part::CachePoint(_) => {}
         }
     }
-    // `null` says that something else stands in the place of words; an answer of nothing is an empty text.
+    // `null` means that calls or a refusal replace the text; an empty answer is an empty text.
     let instead = !calls.is_empty() || !refusal.is_empty();
     let content = if text.is_empty() && instead { Value::Null } else { text.into() };
     let refusal = if refusal.is_empty() { Value::Null } else { refusal.into() };

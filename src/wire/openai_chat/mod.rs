@@ -1,4 +1,4 @@
-//! OpenAI Chat Completions (`POST /v1/chat/completions`), with what OpenAI-compatible providers add to it.
+//! OpenAI Chat Completions (`POST /v1/chat/completions`), with the additions of OpenAI-compatible providers.
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>; `reasoning_content`:
 //! <https://api-docs.deepseek.com/guides/thinking_mode>; `reasoning_details`:

@@ -1,8 +1,8 @@
-//! Reasoning in chat messages. OpenAI's own format has no word for it; two conventions do.
+//! Reasoning in chat messages. OpenAI's own format has no field for it; two conventions do.
 //!
 //! * `reasoning_content` (DeepSeek, also `reasoning`): the text alone.
 //! * `reasoning_details` (OpenRouter): a list that also carries the seals of the provider behind, so that a client that
-//!   sends the message back as it came lets that provider go on thinking where it left off.
+//!   sends the message back unchanged lets that provider continue its reasoning.
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ use crate::wire::convert::fields::{Fields, Object};
 const ANTHROPIC: &str = "anthropic-claude-v1";
 const OPENAI: &str = "openai-responses-v1";
 
-/// The reasoning of an assistant's message in a request. `reasoning_details` repeats the text of `reasoning_content`, so the
-/// latter counts only alone.
+/// The reasoning of an assistant's message in a request. `reasoning_details` repeats the text of `reasoning_content`,
+/// so the latter counts only by itself.
 pub(super) fn decode(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Part>, ConvertError> {
     let content = fields.str("reasoning_content")?;
     let other = fields.str("reasoning")?;
@@ -36,7 +36,7 @@ pub(super) fn decode(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<V
     Ok(parts.into_iter().map(Part::Reasoning).collect())
 }
 
-/// Adds one entry to `parts`; false: it is of a kind that nothing here knows.
+/// Adds one entry to `parts`; false: its kind is unknown.
 fn read_detail(detail: &Object, parts: &mut Vec<Reasoning>) -> bool {
     let field = |key: &str| detail.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let owned = |key: &str| field(key).unwrap_or_default().to_owned();
@@ -72,8 +72,8 @@ fn read_detail(detail: &Object, parts: &mut Vec<Reasoning>) -> bool {
     true
 }
 
-/// The `reasoning_details` entries of one sealed piece of reasoning, numbered from `index`; none if it has no seal, or nothing
-/// to send back.
+/// The `reasoning_details` entries of one sealed piece of reasoning, numbered from `index`; empty if it has no seal, or
+/// nothing to send back.
 pub(crate) fn details(text: &str, seal: Option<&Seal>, index: usize) -> Vec<Value> {
     match seal {
         None => Vec::new(),

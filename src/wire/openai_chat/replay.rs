@@ -41,7 +41,7 @@ pub(crate) fn to_stream(mut answer: Object, usage: bool, out: &mut BytesMut) -> 
             let choice = json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null});
             chunk(json!([choice]), None, out);
         }
-        // What else the choice holds (content filter results) comes with its end.
+        // The choice's other fields (content filter results) come with its end.
         choice.shift_remove("message");
         let mut last = json!({"index": index, "delta": {}});
         if let Value::Object(last) = &mut last {
@@ -56,13 +56,13 @@ pub(crate) fn to_stream(mut answer: Object, usage: bool, out: &mut BytesMut) -> 
     Ok(())
 }
 
-/// A message in pieces: the role first, then each field, calls in the end.
+/// A message in pieces: the role first, then each field, the calls last.
 fn deltas(mut message: Object) -> Vec<Value> {
     let role = take_string(&mut message, "role").unwrap_or_else(|| "assistant".into());
     let content = message.get("content").filter(|content| content.is_string()).map(|_| "");
     let mut deltas = vec![json!({"role": role, "content": content, "refusal": null})];
     let calls = take_objects(&mut message, "tool_calls");
-    // Thoughts come before words.
+    // Reasoning comes before text.
     for key in ["reasoning_content", "reasoning"] {
         deltas.extend(message.shift_remove(key).map(|value| json!({key: value})));
     }
@@ -137,7 +137,7 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
     Ok(answer.into())
 }
 
-/// Zero, nothing, or empty: what Azure sends before it knows.
+/// Zero, null or empty, as Azure sends before it knows the value.
 fn is_blank(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -173,7 +173,7 @@ fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
         }
     }
     for (key, value) in new {
-        // Some providers say an empty reason until there is one, or after it.
+        // Some providers send an empty reason until there is one, or after it.
         let says_nothing = value.is_null() || (key == "finish_reason" && is_blank(&value));
         if !matches!(key.as_str(), "delta" | "logprobs" | "index") && !says_nothing {
             choice.insert(key, value);
@@ -181,7 +181,7 @@ fn add_choice(mut new: Object, choices: &mut Vec<Object>) {
     }
 }
 
-/// Adds `delta` to what is known: texts are continued, except those that name something; entries with an `index` go to
+/// Merges `delta` into `known`: texts are continued, except names, ids and the like; entries with an `index` go to
 /// their own; other lists grow.
 fn merge(known: &mut Object, delta: Object) {
     for (key, value) in delta {
@@ -222,7 +222,7 @@ fn merge_list(list: &mut Vec<Value>, more: Vec<Value>) {
 fn finish_choice(mut choice: Object) -> Value {
     if let Some(Value::Object(message)) = choice.get_mut("message") {
         message.entry("role").or_insert_with(|| "assistant".into());
-        // Streams begin with an empty text; whole answers say `null` where a call or a refusal stands in its place.
+        // Streams begin with an empty text; whole answers say `null` where a call or a refusal replaces it.
         let has_calls =
             message.get("tool_calls").is_some_and(|calls| calls.as_array().is_some_and(|c| !c.is_empty()));
         let has_refusal =

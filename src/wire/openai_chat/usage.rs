@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::domain::usage::Usage;
 use crate::wire::usage::{ChatUsage, read};
 
-/// Reads what a provider reported, with what OpenAI-compatible ones add.
+/// Reads a provider's usage, with the fields that OpenAI-compatible providers add.
 pub(crate) fn decode(usage: &Value) -> Usage {
     read::<ChatUsage>(usage).usage()
 }
 
-/// Writes it; what was not reported is left out where the format allows, and is 0 where not.
+/// Writes it; an unreported count is left out where the format allows, and 0 otherwise.
 pub(crate) fn encode(usage: &Usage) -> Value {
     let mut written = json!({
         "prompt_tokens": usage.prompt.unwrap_or(0),

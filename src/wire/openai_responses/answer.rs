@@ -34,7 +34,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
     })
 }
 
-/// What `status` and `incomplete_details` of a response mean, given what was generated.
+/// The stop reason from a response's `status` and `incomplete_details`, given what was generated.
 pub(super) fn stop_reason(answer: &Object, has_calls: bool, has_refusal: bool) -> StopReason {
     let reason = answer.get("incomplete_details").and_then(|details| details["reason"].as_str());
     match (answer.get("status").and_then(Value::as_str), reason) {
@@ -46,7 +46,7 @@ pub(super) fn stop_reason(answer: &Object, has_calls: bool, has_refusal: bool) -
     }
 }
 
-/// What an item holds; nothing for what OpenAI's own servers did.
+/// The parts of an item; none for the work of OpenAI's own servers.
 fn item(mut item: Object) -> Vec<Part> {
     match take_string(&mut item, "type").as_deref() {
         Some("message") => take_objects(&mut item, "content").filter_map(content).collect(),
@@ -62,13 +62,13 @@ fn item(mut item: Object) -> Vec<Part> {
     }
 }
 
-/// The seal of a reasoning item of a provider: its own, whatever the text looks like.
+/// The seal of a provider's reasoning item: always the provider's own, even if it looks like a carried one.
 pub(super) fn sealed(id: String, encrypted: Option<String>) -> Option<Seal> {
     let encrypted = encrypted.filter(|text| !text.is_empty());
     (encrypted.is_some() || !id.is_empty()).then_some(Seal::OpenAi { id, encrypted })
 }
 
-/// The summaries, or the thoughts themselves where a provider shows them.
+/// The summaries, or the reasoning itself where a provider shows it.
 fn reasoning_text(item: &Object) -> String {
     let texts = |key: &str| {
         let items = item.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -122,7 +122,7 @@ pub(crate) fn encode(answer: &ChatAnswer, context: &AnswerContext) -> Result<Vec
     serde_json::to_vec(&response).map_err(|error| ConvertError::new(error.to_string()))
 }
 
-/// How a response stands.
+/// The state of a response.
 pub(super) struct Ending {
     pub(super) status: &'static str,
     /// Why it is incomplete.
@@ -145,7 +145,7 @@ impl Ending {
     }
 }
 
-/// Fields of the request that a response repeats, with what they are when the request did not say.
+/// Fields of the request that a response repeats, with their defaults.
 fn echoed() -> [(&'static str, Value); 14] {
     [
         ("instructions", Value::Null),
@@ -224,7 +224,7 @@ pub(super) fn refusal_part(text: &str) -> Value {
     json!({"type": "refusal", "refusal": text})
 }
 
-/// A reasoning item; nothing if there is nothing to read and nothing to send back.
+/// A reasoning item; `None` if there is nothing to read and nothing to send back.
 pub(super) fn reasoning_item(reasoning: &Reasoning, index: usize, context: &AnswerContext) -> Option<Value> {
     if reasoning.text.is_empty() && reasoning.seal.is_none() {
         return None;

@@ -96,7 +96,7 @@ impl Writer<'_> {
         self.send("response.output_item.done", json!({"output_index": index, "item": item}));
     }
 
-    /// Appends an event about what is at `place`.
+    /// Appends an event about the item or part at `place`.
     fn at(&mut self, place: &Value, kind: &str, fields: Value) {
         let mut all = place.clone();
         if let (Value::Object(all), Value::Object(fields)) = (&mut all, fields) {
@@ -155,7 +155,7 @@ impl Writer<'_> {
     }
 }
 
-/// Puts `value` in the place of what `field` holds, if there is such a field.
+/// Replaces the value of `field` by `value`, if there is such a field.
 fn replace(object: &mut Value, field: &str, value: Value) {
     if let Some(slot) = object.get_mut(field) {
         *slot = value;
@@ -166,7 +166,7 @@ fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value[field].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Folds events, each with its name and its `data:`, into the answer: the last event holds it whole.
+/// Folds events, each with its name and its `data:`, into the answer: the last event holds it completely.
 pub(crate) fn to_answer<'a>(
     events: impl Iterator<Item = (Option<&'a str>, &'a str)>,
 ) -> Result<Value, ConvertError> {

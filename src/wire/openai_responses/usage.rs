@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::domain::usage::Usage;
 use crate::wire::usage::{ResponsesUsage, read};
 
-/// Reads what a provider reported.
+/// Reads a provider's usage.
 pub(crate) fn decode(usage: &Value) -> Usage {
     read::<ResponsesUsage>(usage).usage()
 }
 
-/// Writes it. All fields are required here, so what was not reported is 0; nothing reported at all is `null`.
+/// Writes it. All fields are required here, so an unreported count is 0; without any usage it is `null`.
 pub(crate) fn encode(usage: &Usage) -> Value {
     if !usage.is_known() {
         return Value::Null;

@@ -47,7 +47,7 @@ json_object! {
 impl Content<'_> {
     fn says_something(&self) -> bool {
         [self.text, self.thinking, self.partial_json, self.data].into_iter().any(Raw::is_filled)
-            // The name of a tool is the first thing said of its call; a call without arguments says nothing more.
+            // The name of a tool is the first content of its call; a call without arguments has no more.
             || self.kind.text().is_some_and(|kind| kind.ends_with("tool_use"))
     }
 }
@@ -63,8 +63,8 @@ pub(crate) fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell. `written` is the usage as the stream
-/// wrote it, of which `message_delta` may repeat only a part.
+/// Reads one event; `None`: it is not JSON. Its type is `name` where the data has none. `written` is the usage as the
+/// stream wrote it, of which `message_delta` may repeat only a part.
 pub(super) fn read(
     name: Option<&str>,
     data: &str,

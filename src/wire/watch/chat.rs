@@ -28,13 +28,13 @@ json_object! {
         index: Count = "index",
         delta: Delta<'de> = "delta",
         finish_reason: Raw<'de> = "finish_reason",
-        /// OpenRouter, whose upstream failed in the middle.
+        /// OpenRouter, when its upstream failed in the middle.
         error: Raw<'de> = "error",
     }
 }
 
 json_object! {
-    /// What a model can say, in the names that providers gave it.
+    /// Content of a chunk, under the names that providers use.
     pub(crate) struct Delta<'de> {
         content: Raw<'de> = "content",
         refusal: Raw<'de> = "refusal",
@@ -45,7 +45,7 @@ json_object! {
         /// OpenRouter.
         reasoning_details: Raw<'de> = "reasoning_details",
         tool_calls: Raw<'de> = "tool_calls",
-        /// What `tool_calls` was called before.
+        /// The former name of `tool_calls`.
         function_call: Raw<'de> = "function_call",
         audio: Raw<'de> = "audio",
         /// OpenRouter.
@@ -92,14 +92,14 @@ pub(crate) struct Choices {
     error: Option<String>,
 }
 
-/// Which choices have said something, and which have finished: a bit for each.
+/// Choices that have content, and choices that have finished: a bit for each.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     begun: u64,
     finished: u64,
-    /// A choice went on after it had finished: this provider says a reason in every chunk.
+    /// A choice went on after it had finished: this provider sends a reason in every chunk.
     goes_on: bool,
-    /// Of the lowest choice that has one, with its index. A client that is told of one choice is told of the first.
+    /// The reason of the lowest choice that has one, with its index. A client that gets one choice gets the first.
     finish_reason: Option<(u64, FinishReason)>,
 }
 
@@ -109,7 +109,7 @@ impl Progress {
         let bit = 1 << index.min(63);
         self.begun |= if spoke { bit } else { 0 };
         self.finished |= if reason.is_some() { bit } else { 0 };
-        // Of several with one index, and of those without any, the first one is told of.
+        // Of several choices with the same index, or without any, the first one counts.
         if let Some(reason) = reason
             && self.finish_reason.is_none_or(|(lowest, _)| index < lowest)
         {
@@ -117,7 +117,7 @@ impl Progress {
         }
     }
 
-    /// Takes in a later chunk, whose word on a choice replaces an earlier one.
+    /// Takes in a later chunk, whose finish reason of a choice replaces an earlier one.
     fn merge(&mut self, later: &Self) {
         self.goes_on |= self.finished & later.begun != 0;
         self.begun |= later.begun;
@@ -139,7 +139,7 @@ impl Progress {
     }
 
     fn is_complete(&self) -> bool {
-        // Of a single one the index does not matter: some providers are careless about it.
+        // With a single choice the index does not matter: some providers are careless about it.
         self.finished != 0 && (self.begun.count_ones() <= 1 || self.begun & !self.finished == 0)
     }
 }
@@ -161,7 +161,7 @@ impl<'de> Fold<'de> for Choices {
 }
 
 impl Choices {
-    /// That of the first choice; if it has none, of any.
+    /// The reason of the first choice that has one.
     pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
         self.progress.finish_reason()
     }

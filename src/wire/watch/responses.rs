@@ -99,7 +99,7 @@ impl Response<'_> {
     }
 }
 
-/// Reads one event; `None`: it is not JSON. Its type is `name` where the data does not tell.
+/// Reads one event; `None`: it is not JSON. Its type is `name` where the data has none.
 pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
     let kind = event.kind.text();
@@ -124,7 +124,7 @@ pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Ki
             seen.first_token |= content;
             return Some(if content { Kind::Content } else { Kind::Idle });
         }
-        // An item that is a call names its tool, which is the first thing said of the call.
+        // An item that is a call names its tool, which is the call's first content.
         "response.output_item.added" | "response.output_item.done" => {
             let item: Item<'_> = event.item.object().unwrap_or_default();
             seen.first_token |= item.kind.text().is_some_and(|kind| kind.ends_with("_call"));

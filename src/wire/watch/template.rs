@@ -1,14 +1,14 @@
 //! Recognising the next content event by the last one.
 //!
-//! The content events of a stream are alike but for the content (and a running number): the same ids, the same model, the
-//! same nulls. So once an event was fully read and turned out to say nothing but content, the next one is compared with
-//! it, piece by piece around the strings that may differ. That takes a tenth of the time of reading JSON, and proves the
-//! same: what equals valid JSON in all but the inside of some strings is valid JSON, and the places that are compared are
+//! The content events of a stream are alike but for the content (and a running number): the same ids, the same model,
+//! the same nulls. So once an event was fully read and held nothing but content, the next one is compared with it,
+//! piece by piece around the strings that may differ. That takes a tenth of the time of reading JSON, and proves the
+//! same: a text that equals valid JSON in all but the inside of some strings is valid JSON, and the compared places are
 //! all that a reader looks at.
 
 use std::ops::Range;
 
-/// String fields whose text no reader looks at once the first token was seen, wherever in an event they stand.
+/// String fields whose text no reader looks at after the first token, at any depth of an event.
 const FREE_TEXT: [&[u8]; 11] = [
     b"content",
     b"reasoning_content",
@@ -29,7 +29,7 @@ const FREE_NUMBERS: [&[u8]; 3] = [b"sequence_number", b"created", b"output_index
 /// Longer events are not worth keeping a copy of.
 const MAX_BYTES: usize = 4096;
 
-/// How many templates are made in a row without one that fits; a stream whose events are never alike stops trying.
+/// The most templates made in a row without a fit; a stream whose events are never alike stops trying.
 const MAX_FAILURES: u8 = 8;
 
 /// A remembered content event of one stream.
@@ -49,7 +49,7 @@ struct Hole {
 }
 
 impl Template {
-    /// Whether `data` is JSON and says the same as the remembered event, but for free text and numbers.
+    /// Whether `data` is JSON and equals the remembered event, but for free text and numbers.
     pub(super) fn fits(&mut self, data: &[u8]) -> bool {
         let fits = !self.text.is_empty() && self.compare(data).is_some();
         if fits {
@@ -75,7 +75,7 @@ impl Template {
         (rest == &self.text[from..]).then_some(())
     }
 
-    /// Remembers `data`, which is JSON and says nothing but content.
+    /// Remembers `data`, which is JSON and holds nothing but content.
     pub(super) fn learn(&mut self, data: &[u8]) {
         if data.len() > MAX_BYTES || self.failures >= MAX_FAILURES {
             return;

@@ -11,7 +11,7 @@ use super::super::ask::Ask;
 use super::{Pieces, model, named_event};
 
 const ID: &str = "msg_scripted";
-/// Stands for the signature that the real API puts under its thinking; clients must hand it back unchanged.
+/// Stands for the real API's signature of its thinking; clients must send it back unchanged.
 const SIGNATURE: &str = "c2NyaXB0ZWQ=";
 /// Characters of a tool's input in one event.
 const INPUT_FRAGMENT: usize = 8;
@@ -140,7 +140,7 @@ fn stop_reason(answer: &Answer) -> &'static str {
     }
 }
 
-/// Anthropic's `input_tokens` leaves out what was read from or written to the cache.
+/// Anthropic's `input_tokens` excludes tokens read from or written to the cache.
 fn usage(usage: &Usage, output: u64) -> Value {
     let (read, written) = (usage.cached.unwrap_or(0), usage.cache_write.unwrap_or(0));
     json!({

@@ -48,7 +48,7 @@ pub(super) fn stream(answer: &Answer, ask: &Ask) -> Pieces {
             "id": ID, "object": "chat.completion.chunk", "created": CREATED, "model": model(answer, ask),
             "system_fingerprint": "fp_scripted", "choices": choices,
         });
-        // Every chunk has the field once it was asked for; only the last one fills it.
+        // Every chunk has the field if it was requested; only the last one fills it.
         if ask.include_usage {
             chunk["usage"] = usage.into();
         }

@@ -9,7 +9,7 @@ use super::super::answer::Answer;
 use super::super::ask::Ask;
 use super::{Pieces, model};
 
-/// Length of a vector when the request does not say `dimensions`.
+/// Length of a vector when the request has no `dimensions`.
 const DIMENSIONS: usize = 8;
 /// The most a request can ask for (that of `text-embedding-3-large`).
 const MAX_DIMENSIONS: usize = 3072;
@@ -37,8 +37,8 @@ pub(super) fn body(answer: &Answer, ask: &Ask) -> Pieces {
     Pieces::json(Bytes::from(body.to_string()), reported.unwrap_or_default())
 }
 
-/// Numbers between -1 and 1 that depend on nothing but their place and have an exact binary form, so that both
-/// encodings say the same.
+/// Numbers between -1 and 1 that depend only on their place and have an exact binary form, so that both encodings
+/// agree.
 fn vector(index: usize, dimensions: usize) -> Vec<f32> {
     let value = |place: usize| {
         let step = (index.wrapping_mul(31).wrapping_add(place.wrapping_mul(17))) % 257;

@@ -34,9 +34,9 @@ pub(super) struct Pieces {
     /// Whether the length is announced.
     pub(super) fixed_length: bool,
     pub(super) parts: Vec<Bytes>,
-    /// How many of the last parts say nothing but that the stream is over.
+    /// How many of the last parts only mark the end of the stream.
     pub(super) terminator: usize,
-    /// What the answer reports.
+    /// The usage that the answer reports.
     pub(super) usage: Usage,
 }
 
@@ -54,7 +54,7 @@ impl Pieces {
     }
 }
 
-/// Puts an answer into the format of the endpoint that is asked.
+/// Puts an answer into the format of the requested endpoint.
 pub(super) fn answer(answer: &Answer, ask: &Ask) -> Pieces {
     match (ask.endpoint, ask.stream) {
         (Endpoint::Chat, false) => chat::body(answer, ask),

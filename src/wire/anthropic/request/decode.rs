@@ -15,8 +15,8 @@ use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::{schema, seal};
 use crate::wire::error::{THREAD_NOT_FOUND, THREAD_UNSUPPORTED};
 
-/// A conversation that is kept at Anthropic stays there. SDKs that ask for one go by the code: they send all of it again, or do
-/// without.
+/// A conversation that is stored at Anthropic is not available elsewhere. SDKs that ask for one act on the code: they
+/// send all of it again, or do without.
 fn refuse_threads(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
     let Some(thread) = fields.take("thread") else { return Ok(()) };
     let code = if thread["type"] == "continue" { THREAD_NOT_FOUND } else { THREAD_UNSUPPORTED };
@@ -25,7 +25,7 @@ fn refuse_threads(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
     Err(fields.error("thread", problem).with_code(code))
 }
 
-/// Reads `body`, noting what the domain has no word for.
+/// Reads `body`, noting fields that the domain cannot express.
 pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(&["model", "stream"]);
@@ -149,7 +149,7 @@ fn block(mut fields: Fields<'_>, parts: &mut Vec<Part>, dropped: &mut Dropped) -
                 is_error: fields.bool("is_error")?.unwrap_or(false),
             }));
         }
-        // What Anthropic's own servers did in an earlier turn; the text that came of it stands beside it.
+        // Work of Anthropic's own servers in an earlier turn; the resulting text is a block of its own.
         kind if kind == "server_tool_use"
             || kind.ends_with("_tool_result")
             || PROVIDERS_OWN.contains(&kind) =>
@@ -201,7 +201,7 @@ fn document(
     let name = fields.str("title")?;
     let is_content = |source: &Value| source.get("type").is_some_and(|kind| kind == "content");
     match fields.take("source") {
-        // A document made of blocks is those blocks.
+        // A document made of blocks is replaced by its blocks.
         Some(mut source) if is_content(&source) => {
             parts.extend(name.map(Part::Text));
             let inner = source.get_mut("content").map(Value::take).unwrap_or_default();
@@ -216,7 +216,7 @@ fn document(
     Ok(())
 }
 
-/// A search result as text: its title, where it is from, what it says.
+/// A search result as text: its title, source and content.
 fn search_result(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<String, ConvertError> {
     let mut text = format!("{}\n{}\n", fields.require_str("title")?, fields.require_str("source")?);
     let at = fields.at();
@@ -252,7 +252,7 @@ fn tools(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<ToolDef>,
     Ok(tools)
 }
 
-/// The choice, and whether several calls are allowed, which this format says in one object.
+/// The tool choice, and whether several calls are allowed: one object in this format.
 fn tool_choice(
     fields: &mut Fields<'_>,
     dropped: &mut Dropped,

@@ -18,7 +18,7 @@ use crate::wire::convert::fields::Object;
 use crate::wire::convert::media;
 use crate::wire::convert::surrogates::read_lossy;
 
-/// Writes `request`, noting what this format has no word for.
+/// Writes `request`, noting fields that this format cannot express.
 pub(crate) fn encode(
     request: &ChatRequest,
     options: &RequestOptions<'_>,
@@ -68,7 +68,7 @@ pub(crate) fn encode(
     serde_json::to_vec(&body).map_err(|error| ConvertError::new(error.to_string()))
 }
 
-/// Names what only the OpenAI formats know.
+/// Names the fields that only the OpenAI formats have.
 fn foreign(request: &ChatRequest, dropped: &mut Dropped) {
     let penalty = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
     for (name, set) in [
@@ -82,7 +82,7 @@ fn foreign(request: &ChatRequest, dropped: &mut Dropped) {
         }
     }
     for (key, value) in &request.openai {
-        // Nothing is stored here, so not to store is granted.
+        // Nothing is stored here, so `store: false` is fulfilled.
         if *value != json!(false) && *value != json!({}) {
             dropped.add(key.as_str());
         }
@@ -102,7 +102,7 @@ fn sampling(request: &ChatRequest, traits: Traits, thinking: bool, body: &mut Ob
         put("temperature", temperature.into(), temperature == 1.0 || (temperature < 1.0 && !thinking));
     }
     let alone = traits.both_temperature_and_top_p || request.temperature.is_none();
-    // 1 is the default: to leave it out changes nothing.
+    // 1 is the default: leaving it out changes nothing.
     if let Some(top_p) = request.top_p.filter(|top_p| *top_p != 1.0 || (traits.sampling && alone)) {
         // While it thinks, Claude takes only values from 0.95 on.
         put("top_p", top_p.into(), alone && (!thinking || top_p >= 0.95));
@@ -112,7 +112,7 @@ fn sampling(request: &ChatRequest, traits: Traits, thinking: bool, body: &mut Ob
     }
 }
 
-/// The instructions, which stand apart, and the conversation, in which user and assistant alternate.
+/// The instructions, which have a field of their own, and the conversation, in which user and assistant alternate.
 ///
 /// Instructions from the middle of a conversation join the others: every model takes them there, while only the newest take
 /// a `system` turn, and only in some places.
@@ -171,7 +171,7 @@ fn blocks(parts: &[Part], dropped: &mut Dropped) -> Result<Vec<Value>, ConvertEr
     Ok(blocks)
 }
 
-/// One block; nothing if the part cannot be said here.
+/// One block; `None` if the part cannot be expressed here.
 fn block(part: &Part, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
     Ok(Some(match part {
         // Empty texts are refused.
@@ -208,13 +208,13 @@ fn block(part: &Part, dropped: &mut Dropped) -> Result<Option<Value>, ConvertErr
             }
             result
         }
-        // Stands at the block before it.
+        // Written with the block before it.
         Part::CachePoint(_) => return Ok(None),
     }))
 }
 
 /// Ids of calls that Anthropic accepts: letters, digits, `_` and `-`. Some providers use others (`functions.search:0`);
-/// call and result are changed alike.
+/// the ids of a call and its result change alike.
 fn tool_id(id: &str) -> Cow<'_, str> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if id.is_empty() {

@@ -11,7 +11,7 @@ use crate::wire::convert::fields::Fields;
 /// Anthropic refuses smaller budgets.
 const MIN_BUDGET: u64 = 1_024;
 
-/// Reads what the client wants; `output_config` is that field, its `format` already taken.
+/// Reads the client's reasoning settings; `output_config` is the field of that name, without its `format`.
 pub(super) fn decode(
     fields: &mut Fields<'_>,
     output_config: Option<Value>,
@@ -37,7 +37,7 @@ pub(super) fn decode(
     let mut thinking = Fields::new(value, at.key("thinking"))?;
     let kind = thinking.require_str("type")?;
     let budget_tokens = thinking.u64("budget_tokens")?;
-    // Without a word about it the text is shown, as it always was before there was a word.
+    // Without `display` the text is shown, as it always was before the field existed.
     let visible = Some(thinking.str("display")?.as_deref() != Some("omitted"));
     let config = match kind.as_str() {
         "enabled" => ReasoningConfig { effort, budget_tokens, visible },
@@ -51,7 +51,7 @@ pub(super) fn decode(
     Ok(Some(config))
 }
 
-/// How a request says what it wants of the model's thinking.
+/// The fields of a request that control thinking.
 #[derive(Debug, Default)]
 pub(super) struct Thinking {
     pub(super) thinking: Option<Value>,
@@ -67,14 +67,14 @@ impl Thinking {
     }
 }
 
-/// Says it as the model that `traits` describes takes it.
+/// Writes the reasoning settings in the form that the model described by `traits` takes.
 pub(super) fn encode(request: &ChatRequest, traits: Traits, dropped: &mut Dropped) -> Thinking {
     let Some(config) = &request.reasoning else { return Thinking::default() };
     if config.effort == Some(Effort::Off) {
         if !traits.can_stop_thinking {
             dropped.add("reasoning");
         }
-        // A model of the older kind does not think unless it is told to.
+        // An older model does not think unless it is told to.
         let off = (traits.adaptive && traits.can_stop_thinking).then(|| json!({"type": "disabled"}));
         return Thinking { thinking: off, ..Thinking::default() };
     }
@@ -92,7 +92,7 @@ fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> 
     if forces_a_call(request) {
         return Thinking { thinking: None, effort, budget: 0 };
     }
-    // What these models take when they decide themselves, which is as for `high`.
+    // A model that decides for itself thinks as for `high`.
     let budget = wanted.unwrap_or(Effort::High).budget_tokens();
     let mut thinking = json!({"type": "adaptive"});
     if let Some(visible) = config.visible.or(Some(true)).filter(|_| traits.display) {
@@ -124,11 +124,11 @@ fn forces_a_call(request: &ChatRequest) -> bool {
         )
 }
 
-/// Whether the model waits for tool results and its own signed thoughts of that turn did not come back, because the client's
-/// format lost them. With a budget Anthropic refuses that (`Expected thinking …, but found tool_use`) and recommends to
-/// switch thinking off.
+/// Whether the model waits for tool results while its own signed reasoning of that turn is missing, because the
+/// client's format lost it. With a budget Anthropic refuses that (`Expected thinking …, but found tool_use`) and
+/// recommends switching thinking off.
 fn in_a_loop_without_thoughts(request: &ChatRequest) -> bool {
-    // Whatever else comes after the results is written into the same turn, or not into any.
+    // Other messages after the results are written into the same turn, or into none.
     let is_turn = |message: &&Message| matches!(message.role, Role::Tool | Role::Assistant);
     let turns = || request.messages.iter().rev().filter(is_turn);
     if turns().next().is_none_or(|last| last.role != Role::Tool) {

@@ -9,7 +9,7 @@ use crate::wire::convert::fields::{Object, take_object, take_string};
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::usage::{AnthropicUsage, read};
 
-/// What to remember between events.
+/// State between events.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     usage: AnthropicUsage,
@@ -24,10 +24,10 @@ struct Open {
     /// The provider's number for it.
     index: u64,
     key: u32,
-    /// What to announce before its first delta; a block that stays empty is never announced.
+    /// The block to announce before its first delta; one that stays empty is never announced.
     unannounced: Option<Block>,
     seal: Option<Seal>,
-    /// Input that came whole, with the beginning; it counts only if no deltas follow.
+    /// Input that came complete with the block's start; it counts only if no deltas follow.
     whole_input: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl Decoder {
                     block.get("input").filter(|input| input.as_object().is_some_and(|o| !o.is_empty()));
                 open.whole_input = input.map(Value::to_string);
             }
-            // What Anthropic's own servers do, and what is yet to be invented.
+            // Work of Anthropic's own servers, and kinds not yet invented.
             _ => return,
         }
         say(&mut open, text.unwrap_or_default(), events);

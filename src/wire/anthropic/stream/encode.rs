@@ -9,15 +9,15 @@ use crate::wire::anthropic::{answer, usage};
 use crate::wire::convert::calls::FREE_INPUT;
 use crate::wire::convert::{AnswerContext, failure, ids, seal, sse};
 
-/// What to remember between events. Blocks come one after another, so one is open at most.
+/// State between events. Blocks come one after another, so one is open at most.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     /// Blocks begun so far; the open one is the last.
     blocks: usize,
     open: Option<Open>,
-    /// What was said as a refusal.
+    /// The text of the refusal.
     refusal: String,
-    /// Why the model stopped. It is told with the usage, which may come later.
+    /// Why the model stopped. It is sent with the usage, which may come later.
     stop: Option<StopReason>,
     usage: Usage,
 }
@@ -35,7 +35,7 @@ enum Open {
 }
 
 impl Encoder {
-    /// Appends what `event` is in this format.
+    /// Appends `event` in this format.
     pub(crate) fn write(&mut self, event: StreamEvent, context: &AnswerContext, out: &mut BytesMut) {
         match event {
             StreamEvent::Start { id } => {

@@ -12,7 +12,7 @@ use crate::wire::convert::fields::{Fields, Object};
 use crate::wire::convert::{OPENAI_SHARED, media};
 use crate::wire::openai_chat::reasoning;
 
-/// Reads `body`, noting what the domain has no word for.
+/// Reads `body`, noting fields that the domain cannot express.
 pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(&["model", "stream", "stream_options"]);
@@ -49,7 +49,7 @@ pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, 
     Ok(request)
 }
 
-/// What would change the shape of the answer, so that leaving it out would be a wrong answer and not a poorer one.
+/// Refuses fields that change the shape of the answer: without them the answer would be wrong, not just poorer.
 fn refuse_what_changes_the_answer(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
     if fields.u64("n")?.is_some_and(|n| n > 1) {
         return Err(fields.error("n", "cannot be more than 1 with this model's provider"));
@@ -111,7 +111,7 @@ fn message(mut fields: Fields<'_>, dropped: &mut Dropped) -> Result<Message, Con
     Ok(Message { role, parts, name })
 }
 
-/// The parts of an assistant's turn, in the order in which they must have been generated: thoughts, words, calls.
+/// The parts of an assistant's turn, in the order in which they must have been generated: reasoning, text, calls.
 fn assistant(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Part>, ConvertError> {
     for key in ["function_call", "audio"] {
         if fields.take(key).is_some() {
@@ -146,7 +146,7 @@ fn tool_call(mut fields: Fields<'_>) -> Result<ToolCall, ConvertError> {
     let arguments = match inner.take(input) {
         None => String::new(),
         Some(Value::String(text)) => text,
-        // Not what OpenAI's format says, but what some clients send.
+        // Not OpenAI's format, but some clients send it.
         Some(object @ Value::Object(_)) => object.to_string(),
         Some(_) => return Err(inner.error(input, "must be a string")),
     };
@@ -174,7 +174,7 @@ fn content(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Vec<Part>, 
     Ok(parts)
 }
 
-/// What OpenRouter's and LiteLLM's clients say to Claude, on a part or on a whole message.
+/// `cache_control` as OpenRouter's and LiteLLM's clients send it for Claude, on a part or on a whole message.
 fn cache_point(fields: &mut Fields<'_>) -> Result<Option<Part>, ConvertError> {
     Ok(fields.object("cache_control")?.map(|control| Part::CachePoint(Value::Object(control))))
 }

@@ -12,7 +12,7 @@ use crate::wire::convert::fields::Object;
 use crate::wire::convert::{RequestOptions, media, signed};
 use crate::wire::openai_models as models;
 
-/// Writes `request`, noting what this format has no word for.
+/// Writes `request`, noting fields that this format cannot express.
 pub(crate) fn encode(
     request: &ChatRequest,
     options: &RequestOptions<'_>,
@@ -67,7 +67,7 @@ pub(crate) fn encode(
 /// OpenAI allows ids of end users of at most this many characters, and refuses longer ones.
 const USER_MAX: usize = 64;
 
-/// What both OpenAI formats write alike.
+/// Fields that both OpenAI formats write alike.
 pub(crate) fn shared(request: &ChatRequest, body: &mut Object, dropped: &mut Dropped) {
     match &request.user {
         Some(user) if user.chars().count() > USER_MAX => dropped.add("user"),
@@ -82,7 +82,7 @@ pub(crate) fn shared(request: &ChatRequest, body: &mut Object, dropped: &mut Dro
     }
 }
 
-/// How hard to think, in OpenAI's words; nothing if the model decides or cannot.
+/// The reasoning effort, in OpenAI's words; `None` if the model decides or cannot reason.
 pub(crate) fn effort(config: Option<&ReasoningConfig>, model: &str, dropped: &mut Dropped) -> Option<Effort> {
     let config = config?;
     let effort = config.effort.or(config.budget_tokens.map(Effort::from_budget))?;
@@ -100,7 +100,7 @@ fn messages(request: &ChatRequest, model: &str, dropped: &mut Dropped) -> Result
     for message in &request.messages {
         let written = match message.role {
             Role::System => instructions("system", message)?,
-            // Only OpenAI itself knows the newer name, and everybody the older.
+            // Only OpenAI itself knows the newer name; every provider knows the older.
             Role::Developer if models::is_openai(model) => instructions("developer", message)?,
             Role::Developer => instructions("system", message)?,
             Role::User => json!({"role": "user", "content": content(&message.parts)?}),
@@ -188,7 +188,7 @@ fn upload(file: &Upload) -> Result<Value, ConvertError> {
     Ok(written)
 }
 
-/// An assistant's turn; nothing if nothing of it can be said here.
+/// An assistant's turn; `None` if no part of it can be expressed here.
 fn assistant(message: &Message, model: &str, dropped: &mut Dropped) -> Result<Option<Value>, ConvertError> {
     let (mut said, mut calls, mut thought, mut refusal) =
         (Vec::new(), Vec::new(), String::new(), String::new());
@@ -337,7 +337,7 @@ fn tool_choice(choice: &ToolChoice, tools: &[ToolDef]) -> Value {
     }
 }
 
-/// What OpenAI calls a schema that came without a name.
+/// The name for a schema that came without one, which OpenAI requires.
 pub(crate) const SCHEMA_NAME: &str = "output";
 
 fn response_format(format: &OutputFormat) -> Value {

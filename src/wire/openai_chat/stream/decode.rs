@@ -8,17 +8,18 @@ use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{failure, signed};
 use crate::wire::openai_chat::{answer, usage};
 
-/// What to remember between chunks.
+/// State between chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     started: bool,
-    /// The number of the choice that is read, as only one was asked for: 0, but some providers are careless about it.
+    /// The index of the choice that is read, because only one was requested: 0, but some providers are careless about
+    /// it.
     followed: Option<u64>,
-    /// Why the model stops, as it was said last. Some providers say it in every chunk, so it ends nothing: the end of the
+    /// The latest finish reason. Some providers send one in every chunk, so it does not end the answer: the end of the
     /// stream does.
     reason: Option<String>,
     next_key: u32,
-    /// The text that is being generated: what it is, and its key.
+    /// The text that is being generated: its kind and key.
     speaking: Option<(Block, u32)>,
     calls: Vec<Call>,
     has_refusal: bool,
@@ -54,13 +55,13 @@ impl Decoder {
         }
         match read_lossy::<Value>(data.as_bytes()) {
             Ok(Value::Object(chunk)) => self.chunk(chunk, events),
-            // Nothing of the format; a heartbeat of some proxy.
+            // Not part of the format; a proxy's heartbeat.
             Ok(_) => {}
             Err(_) => events.push(StreamEvent::Failed(failure::garbage())),
         }
     }
 
-    /// The stream has ended without `[DONE]`, as that of some providers does. It is whole if the model said why it stopped.
+    /// The stream has ended without `[DONE]`, as some providers' streams do. It is complete if a finish reason came.
     pub(crate) fn finish(&mut self, events: &mut Vec<StreamEvent>) {
         if self.reason.is_some() {
             self.stop(events);
@@ -131,7 +132,7 @@ impl Decoder {
         self.next_key
     }
 
-    /// More of a text of the kind `block`, which goes on or begins.
+    /// Continues or begins a text of the kind `block`.
     fn speak(&mut self, block: Block, text: String, events: &mut Vec<StreamEvent>) {
         if text.is_empty() {
             return;
@@ -156,8 +157,8 @@ impl Decoder {
         }
     }
 
-    /// Ends the calls whose arguments are whole. The format does not say when a call ends, and some providers let calls
-    /// overlap, so that the next one's beginning proves nothing.
+    /// Ends the calls whose arguments are complete. The format does not say when a call ends, and some providers let
+    /// calls overlap, so that the next one's beginning proves nothing.
     fn close_complete_calls(&mut self, events: &mut Vec<StreamEvent>) {
         for call in self.calls.iter_mut().filter(|call| !call.closed && call.is_complete()) {
             if let Some(key) = call.key {
@@ -198,7 +199,7 @@ impl Decoder {
             None if name.is_empty() => call.early.push_str(&arguments),
             None => self.open_call(position, name, arguments, events),
         }
-        // Others wait for this one, so it must not stay open for nothing.
+        // Others wait for this one, so it must not stay open needlessly.
         if position + 1 < self.calls.len() {
             self.close_complete_calls(events);
         }
@@ -218,8 +219,8 @@ impl Decoder {
         }
     }
 
-    /// The place of the call that a piece belongs to. Some providers number all calls 0 and tell them apart by their ids, or
-    /// by nothing; some do not number them at all.
+    /// The place of the call that a piece belongs to. Some providers number all calls 0 and distinguish them by id, or
+    /// not at all; some do not number them.
     fn find_or_begin(
         &mut self,
         index: Option<u64>,
@@ -237,7 +238,7 @@ impl Decoder {
         let begins_another = |position: &usize| {
             let call = &self.calls[*position];
             let differs = if id.is_empty() || call.id.is_empty() {
-                // Whole arguments, and then a name with more: nothing can follow them in the same call.
+                // Complete arguments cannot continue, so a name with more of them begins another call.
                 let more = kind == ToolKind::Function && !arguments.trim_ascii().is_empty();
                 id == call.id && call.json.is_complete() && more
             } else {
@@ -261,7 +262,7 @@ impl Decoder {
         self.calls.len() - 1
     }
 
-    /// The model has stopped: ends what is open and says why.
+    /// The model has stopped: closes open blocks and sends the reason.
     fn stop(&mut self, events: &mut Vec<StreamEvent>) {
         self.close_text(events);
         for call in self.calls.iter_mut().filter(|call| !call.closed) {
@@ -291,7 +292,7 @@ impl Call {
     }
 }
 
-/// Follows JSON text as it comes, to see when its object or array is whole.
+/// Follows JSON text as it comes, to see when its object or array is complete.
 #[derive(Debug, Default)]
 struct Json {
     depth: u32,

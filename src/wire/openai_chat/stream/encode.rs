@@ -8,7 +8,7 @@ use crate::domain::usage::Usage;
 use crate::wire::convert::{AnswerContext, failure, ids, sse};
 use crate::wire::openai_chat::{answer, reasoning, usage};
 
-/// What to remember between events. Blocks come one after another, so one is open at most.
+/// State between events. Blocks come one after another, so one is open at most.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     id: String,
@@ -16,7 +16,7 @@ pub(crate) struct Encoder {
     calls: usize,
     details: usize,
     usage: Usage,
-    /// Whether there were words, or a call in their place.
+    /// Whether there was text, or a call in its place.
     has_spoken: bool,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Encoder {
 enum Open {
     Text,
     Refusal,
-    /// Its text so far, which a seal is sent along with.
+    /// Its text so far, which is sent along with the seal.
     Reasoning {
         text: String,
         seal: Option<Seal>,
@@ -38,12 +38,12 @@ enum Open {
 }
 
 impl Encoder {
-    /// Appends what `event` is in this format.
+    /// Appends `event` in this format.
     pub(crate) fn write(&mut self, event: StreamEvent, context: &AnswerContext, out: &mut BytesMut) {
         match event {
             StreamEvent::Start { id } => {
                 self.id = ids::answer("chatcmpl-", &id, context);
-                // `null` until there are words: some clients make a text of an empty one, before calls.
+                // `null` until there is text: some clients turn an empty one into a text before calls.
                 self.delta(json!({"role": "assistant", "content": null, "refusal": null}), context, out);
             }
             StreamEvent::Open { block, .. } => self.begin(block, context, out),
@@ -123,7 +123,7 @@ impl Encoder {
                     self.delta(json!({"reasoning_details": details}), context, out);
                 }
             }
-            // Clients parse the arguments, and nothing is not JSON.
+            // Clients parse the arguments, and an empty text is not JSON.
             Some(Open::Call { index, kind: ToolKind::Function, begun: false }) => {
                 self.delta(arguments(index, ToolKind::Function, "{}"), context, out);
             }

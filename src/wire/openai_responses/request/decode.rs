@@ -12,7 +12,7 @@ use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::names;
 
-/// Reads `body`, noting what the domain has no word for.
+/// Reads `body`, noting fields that the domain cannot express.
 pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, ConvertError> {
     let mut fields = Fields::parse(body)?;
     fields.ignore(&["model", "stream", "stream_options"]);
@@ -53,7 +53,7 @@ pub(crate) fn decode(body: &[u8], dropped: &mut Dropped) -> Result<ChatRequest, 
     Ok(request)
 }
 
-/// What stands for context that OpenAI keeps and no one else has: without it the answer would be to another question.
+/// Refuses references to context that only OpenAI stores: without it the model would answer another question.
 fn refuse_what_only_openai_has(fields: &mut Fields<'_>) -> Result<(), ConvertError> {
     for key in ["previous_response_id", "conversation", "prompt"] {
         if fields.take(key).is_some() {
@@ -86,7 +86,7 @@ fn messages(
     Ok(messages)
 }
 
-/// The tools in `items`, which stand `at`; those in namespaces among the others.
+/// The tools in `items`, which stand `at`, including the ones in namespaces.
 pub(super) fn tools(
     items: Vec<Value>,
     at: At<'_>,
@@ -110,7 +110,7 @@ pub(super) fn tools(
     Ok(tools)
 }
 
-/// One tool; nothing if it is none that a client runs.
+/// One tool; `None` if the client does not run it.
 fn tool(
     mut tool: Fields<'_>,
     namespace: Option<&str>,
@@ -185,7 +185,7 @@ fn tool_choice(fields: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Option<
     Ok(Some(read))
 }
 
-/// `text`: the format of the answer and how wordy it is.
+/// `text`: the format and the verbosity of the answer.
 fn text(
     fields: &mut Fields<'_>,
     dropped: &mut Dropped,

@@ -11,7 +11,7 @@ use crate::wire::convert::fields::Object;
 use crate::wire::openai_chat::request::{SCHEMA_NAME, effort, shared};
 use crate::wire::openai_models as models;
 
-/// Writes `request`, noting what this format has no word for.
+/// Writes `request`, noting fields that this format cannot express.
 pub(crate) fn encode(
     request: &ChatRequest,
     options: &RequestOptions<'_>,
@@ -41,7 +41,7 @@ pub(crate) fn encode(
         body.insert("text".into(), text.into());
     }
     reasoning(request, options.model, &mut body, dropped);
-    // The other formats store nothing unless they are asked to; this one stores unless it is asked not to.
+    // The other formats store nothing unless asked to; this one stores unless asked not to.
     body.insert("store".into(), false.into());
     shared(request, &mut body, dropped);
     if options.stream {
@@ -51,7 +51,7 @@ pub(crate) fn encode(
     serde_json::to_vec(&body).map_err(|error| ConvertError::new(error.to_string()))
 }
 
-/// Names what only the other formats know.
+/// Names the fields that only the other formats have.
 fn foreign(request: &ChatRequest, dropped: &mut Dropped) {
     let penalty = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
     for (name, set) in [
@@ -87,7 +87,7 @@ fn reasoning(request: &ChatRequest, model: &str, body: &mut Object, dropped: &mu
         Part::Reasoning(reasoning) => matches!(reasoning.seal, Some(Seal::OpenAi { .. })),
         _ => false,
     };
-    // Models that do not reason refuse to be asked for it.
+    // Models that do not reason refuse this field.
     if wanted || request.messages.iter().any(|message| message.parts.iter().any(sealed)) {
         body.insert("include".into(), json!(["reasoning.encrypted_content"]));
     }

@@ -11,7 +11,7 @@ use crate::wire::convert::error::ConvertError;
 use crate::wire::convert::fields::{At, Fields};
 use crate::wire::convert::{media, names, seal};
 
-/// Reads `items`, which stand `at`, into turns: what a model generated in one go is several items here. Tools that are offered in
+/// Reads `items`, which stand `at`, into turns: one turn of a model is several items here. Tools that are offered in
 /// the middle of a conversation join the others.
 pub(super) fn decode(
     items: Vec<Value>,
@@ -73,14 +73,14 @@ pub(super) fn decode(
             }
             other => return Err(item.error("type", format_args!("has the unknown value {other:?}"))),
         }
-        // What OpenAI adds when it hands items out, and a client sends back unread.
+        // Fields that OpenAI adds to its items, and clients send back unread.
         item.ignore(&["id", "status", "phase", "caller", "name"]);
         item.drop_rest(dropped);
     }
     Ok(())
 }
 
-/// Items about tools that run at OpenAI or that only its models know; the text that came of them stands beside them.
+/// Items about tools that run at OpenAI or that only its models know; the resulting text has items of its own.
 const PROVIDERS_OWN: [&str; 21] = [
     "apply_patch_call",
     "apply_patch_call_output",
@@ -204,7 +204,7 @@ fn part(item: &mut Fields<'_>, dropped: &mut Dropped) -> Result<Part, ConvertErr
     })
 }
 
-/// Writes `messages` as items, noting what cannot be said.
+/// Writes `messages` as items, noting fields that cannot be expressed.
 pub(super) fn encode(messages: &[Message], dropped: &mut Dropped) -> Result<Vec<Value>, ConvertError> {
     let mut items = Vec::with_capacity(messages.len());
     let mut custom_calls: Vec<&str> = Vec::new();
@@ -244,7 +244,7 @@ fn written(parts: &[Part], part: fn(&Part) -> Result<Value, ConvertError>) -> Re
     }
 }
 
-/// What the model generated, in the order in which it did; neighbouring texts are one message.
+/// The parts that the model generated, in their order; neighbouring texts are one message.
 fn assistant(parts: &[Part], items: &mut Vec<Value>, dropped: &mut Dropped) -> Result<(), ConvertError> {
     let is_said = |part: &Part| matches!(part, Part::Text(_) | Part::Refusal(_));
     for group in parts.chunk_by(|a, b| is_said(a) && is_said(b)) {
@@ -253,7 +253,8 @@ fn assistant(parts: &[Part], items: &mut Vec<Value>, dropped: &mut Dropped) -> R
                 Some(Seal::OpenAi { id, encrypted: Some(encrypted) }) => {
                     items.push(reasoning_item(id, &reasoning.text, Some(encrypted)));
                 }
-                // Nobody else's thoughts are taken, nor those that only a stored response could be asked for.
+                // OpenAI takes only its own reasoning, and here only encrypted: without that it refers to a stored
+                // response.
                 _ => dropped.add("messages.reasoning"),
             },
             [Part::ToolCall(call)] => items.push(call_item(call)),

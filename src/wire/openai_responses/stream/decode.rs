@@ -8,7 +8,7 @@ use crate::wire::convert::fields::{Object, take_array, take_object, take_objects
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::openai_responses::{answer, usage};
 
-/// What to remember between events.
+/// State between events.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     next_key: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Decoder {
     has_refusal: bool,
 }
 
-/// What a block was made of: an item, or a part of a message item.
+/// The source of a block: an item, or a part of a message item.
 #[derive(Debug)]
 struct Piece {
     item: u64,
@@ -30,7 +30,7 @@ struct Piece {
     /// Whether it has text.
     begun: bool,
     closed: bool,
-    /// For reasoning: which of its texts is being read, and where (a summary, or the thoughts themselves).
+    /// For reasoning: the kind (summary, or the reasoning itself) and index of the text being read.
     reading: Option<(Shown, u64)>,
 }
 
@@ -105,7 +105,7 @@ impl Decoder {
         self.pieces.iter_mut().find(|piece| piece.item == item && piece.part == part)
     }
 
-    /// The block for a piece, which is announced if it is new; nothing if it is closed.
+    /// The block for a piece, which is announced if it is new; `None` if it is closed.
     fn open(&mut self, item: u64, part: u64, block: Block, events: &mut Vec<StreamEvent>) -> Option<u32> {
         if let Some(piece) = self.piece(item, part) {
             return (!piece.closed).then_some(piece.key);
@@ -134,7 +134,7 @@ impl Decoder {
         self.push(item, part, text, events);
     }
 
-    /// The whole text of a message's part: news only if no piece of it came before.
+    /// The whole text of a message's part; ignored if a piece of it came before.
     fn said(&mut self, item: u64, part: u64, block: Block, text: String, events: &mut Vec<StreamEvent>) {
         if self.piece(item, part).is_none() {
             self.say(item, part, block, text, events);
@@ -178,7 +178,7 @@ impl Decoder {
         let (kind, input) = match take_string(&mut item, "type").as_deref() {
             Some("function_call") => (ToolKind::Function, "arguments"),
             Some("custom_tool_call") => (ToolKind::Custom, "input"),
-            // Messages and thoughts begin with their first text; the rest is what OpenAI's own servers do.
+            // Messages and reasoning begin with their first text; other items are the work of OpenAI's own servers.
             _ => return,
         };
         let id = take_string(&mut item, "call_id").unwrap_or_default();
@@ -187,7 +187,7 @@ impl Decoder {
         self.more(index, take_string(&mut item, input).unwrap_or_default(), events);
     }
 
-    /// A whole item: says what had not been said, and closes it.
+    /// A whole item: sends the parts that had not come before, and closes it.
     fn item_ends(&mut self, index: u64, mut item: Object, events: &mut Vec<StreamEvent>) {
         if self.done_items.contains(&index) {
             return;
@@ -236,7 +236,7 @@ impl Decoder {
         }
         let id = take_string(&mut item, "id").unwrap_or_default();
         let encrypted = take_string(&mut item, "encrypted_content").filter(|text| !text.is_empty());
-        // With nothing to read and nothing to send back there is nothing to tell.
+        // Nothing to read and nothing to send back: no block.
         if self.piece(index, 0).is_none() && encrypted.is_none() {
             return;
         }
@@ -247,7 +247,7 @@ impl Decoder {
         self.close(index, 0, events);
     }
 
-    /// The whole response: says what had not been said, why the model stopped, and what it cost.
+    /// The whole response: sends the parts that had not come before, the stop reason and the usage.
     fn end(&mut self, mut response: Object, events: &mut Vec<StreamEvent>) {
         for (index, item) in (0..).zip(take_array(&mut response, "output")) {
             if let Value::Object(item) = item {

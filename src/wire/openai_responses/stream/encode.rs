@@ -10,8 +10,8 @@ use crate::domain::usage::Usage;
 use crate::wire::convert::{AnswerContext, failure, ids, seal, sse};
 use crate::wire::openai_responses::answer::{self, Ending};
 
-/// What to remember between events: the last one repeats the whole answer. Blocks come one after another, so one is open at
-/// most; a message item stays open as long as texts follow each other.
+/// State between events: the last one repeats the whole answer. Blocks come one after another, so one is open at most;
+/// a message item stays open while texts follow each other.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
     id: String,
@@ -51,7 +51,7 @@ enum Open {
 }
 
 impl Encoder {
-    /// Appends what `event` is in this format.
+    /// Appends `event` in this format.
     pub(crate) fn write(&mut self, event: StreamEvent, context: &AnswerContext, out: &mut BytesMut) {
         match event {
             StreamEvent::Start { id } => {
@@ -202,7 +202,7 @@ impl Encoder {
             Some(Open::Reasoning { id, text, seal }) => self.end_reasoning(&id, text, seal, context, out),
             Some(Open::Call { item_id, mut call }) => {
                 if call.kind == ToolKind::Function && call.arguments.is_empty() {
-                    // Clients parse the arguments, and nothing is not JSON.
+                    // Clients parse the arguments, and an empty text is not JSON.
                     call.arguments = "{}".into();
                     self.send_item(delta_event(call.kind), &item_id, json!({"delta": "{}"}), out);
                 }
@@ -252,7 +252,7 @@ impl Encoder {
         }
     }
 
-    /// The error, and the response that failed of it.
+    /// Sends the error, and the failed response.
     fn fail(&mut self, error: &ProviderError, context: &AnswerContext, out: &mut BytesMut) {
         let written = failure::openai(error);
         // The reference says flat, OpenAI's servers say nested, SDKs look for the latter.
@@ -277,7 +277,7 @@ impl Encoder {
     }
 }
 
-/// The field of a call item that holds what is passed to the tool.
+/// The field of a call item that holds the tool's input.
 fn input_field(kind: ToolKind) -> &'static str {
     match kind {
         ToolKind::Function => "arguments",

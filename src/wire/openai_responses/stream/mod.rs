@@ -1,4 +1,4 @@
-//! Answers as they come.
+//! Streamed answers.
 
 mod decode;
 mod encode;
