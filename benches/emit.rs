@@ -1,8 +1,8 @@
-//! What it costs to count one completion (in flight and out again, one attempt, the finished record with all its
-//! histograms): through held handles, through raw macros, through `prometheus-client` (its families looked up each time, and
-//! its metrics held as the gateway holds its own), and beside one bare atomic. With 1 and with 64 label sets, on 1 and on 2
-//! threads. `look_up` is what the gateway does once for each request to hold those handles. Not in any of them: the
-//! sorting of samples into buckets, which the exporter does later (`overhead` has it).
+//! The cost of counting one completion (in flight and out again, one attempt, the finished record with all its
+//! histograms): through held handles, through raw macros, through `prometheus-client` (its families looked up each
+//! time, and its metrics held as the gateway holds its own), and beside one bare atomic. With 1 and with 64 label sets,
+//! on 1 and on 2 threads. `look_up` is what the gateway does once for each request to hold those handles. Not in any of
+//! them: the sorting of samples into buckets, which the exporter does later (`overhead` has it).
 //!
 //! `cargo bench --bench emit`, and `taskset -c 0 cargo bench --bench emit -- '1 threads'` for a core of its own
 
@@ -26,7 +26,7 @@ use nexusgate::telemetry::series::{CallSeries, UpstreamSeries};
 use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 
-/// What the gateway holds for a request.
+/// The handles that the gateway holds for a request.
 struct Held {
     call: CallSeries,
     upstream: Arc<UpstreamSeries>,
@@ -54,7 +54,7 @@ fn emit(telemetry: &Arc<Telemetry>, record: &RequestRecord, held: &Held) {
     drop(in_flight);
 }
 
-/// What a gateway without held handles would write.
+/// The macros of a gateway without held handles.
 #[expect(clippy::disallowed_macros, reason = "this is what the handles are measured against")]
 fn emit_by_macros(record: &RequestRecord) {
     use metrics::{counter, gauge, histogram};
@@ -101,8 +101,9 @@ fn emit_by_macros(record: &RequestRecord) {
     gauge!("nexusgate_requests_in_flight", "api_format" => "openai-chat").decrement(1.0);
 }
 
-/// The same series in the other well-known crate: as its documentation shows, a family for each metric, looked up by its
-/// labels each time; and held, which it allows too. Label sets are lists of pairs, as the crate takes them; they own their text.
+/// The same series in the other well-known crate: as in its documentation, a family for each metric, looked up by its
+/// labels each time; and with held metrics, which it allows too. Label sets are lists of pairs, as the crate takes
+/// them; they own their text.
 mod other_crate {
     use nexusgate::domain::record::RequestRecord;
     use prometheus_client::metrics::counter::Counter;
@@ -148,7 +149,7 @@ mod other_crate {
             }
         }
 
-        /// What one record counts in, looked up.
+        /// The handles for one record, looked up.
         pub(crate) fn held(&self, record: &RequestRecord) -> Metrics {
             let model = || ("model", record.model.as_str().to_owned());
             let comment = || ("api_key_comment", record.key.comment.as_str().to_owned());
@@ -228,7 +229,7 @@ mod other_crate {
     }
 }
 
-/// How many samples a histogram may hold before they are sorted into buckets, as the upkeep timer does in the app.
+/// The number of samples a histogram may hold before they are sorted into buckets, as the upkeep timer does in the app.
 const UPKEEP_EVERY: u64 = 4096;
 
 fn benches(criterion: &mut Criterion) {
@@ -292,7 +293,7 @@ fn benches(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The time of `rounds` calls on each of `threads` threads at the same time, without that of the upkeep in between.
+/// The time of `rounds` calls on each of `threads` threads at the same time, without the upkeep in between.
 fn timed<T: Sync>(
     rounds: u64,
     threads: usize,

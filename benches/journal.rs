@@ -1,8 +1,9 @@
-//! What a finished request pays for being remembered: `cargo bench --bench journal`.
+//! The cost of journaling a finished request: `cargo bench --bench journal`.
 //!
 //! `append/*` is the request's own part (frame, one write, backlog) while the writer empties the backlog into a sink
-//! that takes everything; `write/*` is the floor: the bare system call for the same bytes, over a file of 4 MiB that is written
-//! again and again, as the journal's are. `JOURNAL_BENCH_DIR` chooses the file system (default: the system's temporary folder).
+//! that accepts everything; `write/*` is the floor: the bare system call for the same bytes, over a file of 4 MiB that
+//! is overwritten repeatedly, as the journal's are. `JOURNAL_BENCH_DIR` chooses the file system (default: the system's
+//! temporary folder).
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 

@@ -1,4 +1,4 @@
-//! How long the admin API's queries take over a million rows of the request log, and whether `/metrics` notices them.
+//! The time of the admin API's queries over a million rows of the request log, and whether `/metrics` is affected.
 //!
 //! ```text
 //! scripts/with-postgres.sh cargo bench --bench million     # PostgreSQL
@@ -17,9 +17,9 @@ use nexusgate::domain::label::{ApiFormat, LogTable, Status};
 use nexusgate::store::request_log::{self as log, Cursor, LogFilter, Page, StatsRange, UsageFilter};
 use sea_orm::{ConnectionTrait, Database, DbBackend};
 
-/// Where counting stops; see [`log::count`].
+/// The limit of counting; see [`log::count`].
 const COUNTED: u64 = 100_000;
-/// Runs of each query; the median is printed, and the worst.
+/// Runs of each query; the median and the maximum are printed.
 const RUNS: usize = 7;
 
 /// A million completions of the last thirty days: 50 keys, 20 models, 5 providers, 4 % failed, about 1 kB of bodies each.
@@ -71,7 +71,7 @@ fn fill(backend: DbBackend) -> Vec<String> {
                  0, 0, 0, sum(prompt_cost), sum(completion_cost)
              FROM completions GROUP BY 1, 2, 3, 4"
         ),
-        // What the server's autovacuum does by itself before long.
+        // The server's autovacuum would do this by itself before long.
         if postgres { "VACUUM ANALYZE" } else { "ANALYZE" }.to_owned(),
     ]);
     statements
@@ -91,7 +91,7 @@ async fn time<T>(what: &str, query: impl AsyncFn() -> T) -> T {
 }
 
 fn main() {
-    // `cargo test --benches` asks every bench to run as a test; this one only measures.
+    // `cargo test --benches` runs every bench as a test; this one only measures.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }

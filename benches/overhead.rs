@@ -1,12 +1,12 @@
-//! What the gateway adds to a request, and how much of that is counting: `cargo bench --bench overhead`.
+//! The gateway's overhead per request, and the share of counting in it: `cargo bench --bench overhead`.
 //!
-//! * `events`: everything that is recorded for one completion that goes well, in the order in which it happens: in flight,
-//!   series, attempt, HTTP request, record. With recording on and off (handles that do nothing), in nanoseconds; the
-//!   allocations are printed. `upkeep` is what comes later on a timer: its samples are sorted into buckets.
+//! * `events`: everything that is recorded for one successful completion, in order: in flight, series, attempt, HTTP
+//!   request, record. With recording on and off (handles that do nothing), in nanoseconds; the allocations are printed.
+//!   `upkeep` is the later work of a timer: sorting the samples into buckets.
 //! * `request`: the whole way of a request through `Surface::answer` (key, limits, route, metrics, log), without a client's
-//!   connection, to a provider that is a thread with a canned answer. `provider alone` is the same bytes to the same thread
-//!   and back, without the gateway. Allocations are printed: those of the way alone, for requests that were made before; the
-//!   difference between on and off is what instrumentation adds.
+//!   connection, to a provider that is a thread with a canned answer. `provider alone` is the same bytes to the same
+//!   thread and back, without the gateway. Allocations are printed: those of the way alone, for prepared requests; the
+//!   difference between on and off is the cost of instrumentation.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -63,7 +63,7 @@ fn telemetry(recording: bool) -> Arc<Telemetry> {
     Telemetry::new(&registry::Settings { recording, ..registry::Settings::default() }, "bench")
 }
 
-/// What is recorded of one completion, from its arrival to its end.
+/// The events of one completion, from its arrival to its end.
 fn events(telemetry: &Arc<Telemetry>, record: &RequestRecord) {
     let in_flight = InFlight::start(telemetry.clone(), record.call);
     let target = record.target.as_ref().expect("a target");
@@ -148,7 +148,7 @@ fn answer(mut stream: TcpStream) {
         BODY.len()
     );
     let mut buffer = [0; 16 << 10];
-    // A request comes in one piece: it is small, and written at once.
+    // A request arrives in one piece: it is small, and sent in one write.
     while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
@@ -156,7 +156,7 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
-/// A gateway with one model at `provider` and one limited key, whose log goes nowhere.
+/// A gateway with one model at `provider` and one limited key, whose log is discarded.
 async fn surface(recording: bool, provider: SocketAddr) -> Surface {
     let database = store::connect(&store::Settings::new("sqlite::memory:")).await.expect("a database");
     store::migrate::up(&database).await.expect("a schema");
@@ -166,7 +166,7 @@ async fn surface(recording: bool, provider: SocketAddr) -> Surface {
     provider.api_key = Some(Secret::new("sk-upstream"));
     let mut key = NewApiKey::new(Source::Config);
     key.key = Some(Secret::new(KEY));
-    // Far away, but they have to be looked at, and their headers written.
+    // High limits, but they must be checked, and their headers written.
     key.limits = Limits { rpm: Some(1_000_000_000), tpm: Some(2_000_000_000) };
     let model = NewModel::new("bench", ModelType::Chat, Source::Config);
     let declared = Declared {
@@ -239,7 +239,7 @@ async fn ask(surface: &Surface, request: Request<Full<Bytes>>) {
     }
 }
 
-/// A request to the provider, and its answer, by nothing but a socket.
+/// A request to the provider, and its answer, over a bare socket.
 async fn exchange(stream: &mut tokio::net::TcpStream, request: &[u8], buffer: &mut [u8]) {
     stream.write_all(request).await.expect("written");
     assert!(stream.read(buffer).await.expect("an answer") > 0);
@@ -278,7 +278,7 @@ fn whole_requests(criterion: &mut Criterion) {
     }
     let mut stream = runtime.block_on(tokio::net::TcpStream::connect(provider)).expect("a connection");
     stream.set_nodelay(true).expect("a socket");
-    // About what the gateway sends.
+    // About the gateway's request.
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:10000\r\nauthorization: Bearer sk-upstream\r\n\
                 accept-encoding: identity\r\ncontent-type: application/json\r\n";
     let request = format!("{head}content-length: {}\r\n\r\n{BODY}", BODY.len());

@@ -1,9 +1,9 @@
-//! What a scrape costs: `cargo bench --bench scrape`.
+//! The cost of a scrape: `cargo bench --bench scrape`.
 //!
-//! * `series/*`: the time to render so many samples (at least 100, 1 000, 10 000 and 50 000: a label set has more than a
-//!   hundred), and, printed beside it, the bytes and the most memory held meanwhile.
+//! * `series/*`: the time to render a number of samples (at least 100, 1 000, 10 000 and 50 000: a label set has more
+//!   than a hundred), and, printed beside it, the size in bytes and the peak memory.
 //! * `finished/*`: the same series after 10, 10⁴ and 10⁷ finished requests: it must not grow.
-//! * printed at the end: the latency of recording (p50, p99.9) while nothing else happens, and while scrapes run.
+//! * printed at the end: the latency of recording (p50, p99.9) when idle, and while scrapes run.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -36,7 +36,7 @@ static ALLOCATOR: counting::Counting = counting::Counting;
 fn with_series(series: usize) -> Arc<Telemetry> {
     let telemetry = Telemetry::new(&Settings { max_series: 1_000_000, ..Settings::default() }, "bench");
     for set in 0.. {
-        // To look takes as long as a scrape, so with many it is not done after each set.
+        // Counting takes as long as a scrape, so with many series it is not done after each set.
         if (series <= 1_000 || set % 16 == 0) && samples(&telemetry) >= series {
             return telemetry;
         }
@@ -55,7 +55,7 @@ fn finish(telemetry: &Telemetry, set: usize) {
     }
 }
 
-/// Lines that are samples.
+/// The number of samples.
 fn samples(telemetry: &Telemetry) -> usize {
     let text = telemetry.render(false);
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && line[0] != b'#').count()
@@ -106,7 +106,7 @@ fn by_requests(criterion: &mut Criterion) {
     recording_beside_scrapes();
 }
 
-/// How long one event takes while another thread renders 10 k series without a pause.
+/// The latency of one event while another thread renders 10 k series without a pause.
 fn recording_beside_scrapes() {
     let telemetry = with_series(10_000);
     let one = record(0);

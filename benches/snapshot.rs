@@ -1,7 +1,7 @@
-//! What it costs to find a key among 10, 10 k and 1 M of them, and a model among 200: `cargo bench --bench snapshot`.
+//! The cost of finding a key among 10, 10 k and 1 M of them, and a model among 200: `cargo bench --bench snapshot`.
 //!
-//! Keys and models are asked for in a random order, all of them, so that with a million none is in a cache because it was
-//! asked for just before. `hash_key` comes on top: it does not depend on how many there are.
+//! All keys and models are looked up, in a random order, so that with a million none is cached from a recent look-up.
+//! `hash_key` comes on top: its cost does not depend on the number of keys.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -27,7 +27,7 @@ fn key(number: usize) -> String {
     format!("sk-bench-{number:032}")
 }
 
-/// A database with so many keys and 200 models at four providers.
+/// A database with this number of keys, and 200 models at four providers.
 async fn filled(keys: usize) -> DatabaseConnection {
     let database = connect(&Settings::new("sqlite::memory:")).await.expect("a database");
     migrate::up(&database).await.expect("a schema");

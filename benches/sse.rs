@@ -1,7 +1,7 @@
-//! What it costs to watch a stream, and to convert it: `cargo bench --bench sse`.
+//! The cost of watching a stream, and of converting it: `cargo bench --bench sse`.
 //!
 //! Small chunks carry 40 bytes of text each, large ones 4 KiB; one chunk is one event, as providers send them. The
-//! throughput is that of the provider's bytes.
+//! throughput counts the provider's bytes.
 
 #![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to measure")]
 
@@ -38,7 +38,7 @@ fn content(format: ApiFormat, text: &str) -> Bytes {
     .into()
 }
 
-/// What stands before the content: the beginning of a stream of each format, as the gateway's own encoder writes it.
+/// The events before the content: the beginning of a stream of each format, as the gateway's own encoder writes it.
 fn opening(format: ApiFormat) -> Bytes {
     let answer = match format {
         ApiFormat::OpenAiChat => {

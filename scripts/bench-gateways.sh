@@ -7,19 +7,19 @@
 # The gateway is pinned to core 0, the load generator and the fake provider (benches/gateway) to core 1, so two cores are
 # enough and more do not help. Needs: cargo, python3, taskset; nginx, and for "nexusgate, PostgreSQL + Redis" the servers
 # of postgresql and redis-server; npm for Portkey. LiteLLM, Portkey and matplotlib are installed under target/bench.
-# What is missing is left out, and the report says so.
+# Missing programs are skipped, and the report says so.
 #
-#   --growth           with --quick: also what grows with the number of keys and models, two minutes more
+#   --growth           with --quick: also the growth with the number of keys and models, two minutes more
 #   --pgo              build nexusgate-pgo first (scripts/build-pgo.sh, a quarter of an hour); built before, it is measured anyway
 #   --only NAMES       direct,nginx,nexusgate,nexusgate-pgo,nexusgate-pg,litellm,portkey (comma-separated)
-#   --url NAME=URL     a further gateway that is running already: http URL of its chat completions, BENCH_KEY is sent as its key;
+#   --url NAME=URL     a further gateway that already runs: http URL of its chat completions, BENCH_KEY is sent as its key;
 #                      its upstream has to be http://127.0.0.1:PORT/v1 of --provider-port, its model "bench"
-#   --provider-port PORT   where the fake provider listens, whenever something is measured
+#   --provider-port PORT   the fake provider's port during measurements
 #   --pid NAME=PID     the process of a gateway of --url, for its CPU and memory; pin it to core 0 (taskset -c 0)
 #   --repeats N        interleaved repeats (3)
 #   --out FILE         the report (docs/BENCHMARKS.md; with --only target/bench/report.md); plots go to "bench" beside it
 #   --binary FILE      measure this nexusgate instead of building one
-#   --lock FILE        hold this lock while something is measured: for machines that others use too
+#   --lock FILE        hold this lock during measurements: for shared machines
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,8 +47,8 @@ litellm=1.108.7
 if asked_for litellm && ! [ -d "$(echo "$work"/litellm/lib/python3*/site-packages/litellm-$litellm.dist-info)" ]; then
     venv "$work/litellm" "litellm[proxy]==$litellm" || echo "LiteLLM could not be installed" >&2
 fi
-# With what npm would take for @hono/node-server Portkey refuses every stream (Portkey-AI/gateway#1389); this is the version
-# of its own lock file.
+# With npm's choice of @hono/node-server Portkey refuses every stream (Portkey-AI/gateway#1389); this is the version of
+# its own lock file.
 portkey='{"private": true, "dependencies": {"@portkey-ai/gateway": "1.15.2"}, "overrides": {"@hono/node-server": "1.13.5"}}'
 if asked_for portkey && [ "$(cat "$work/portkey/package.json" 2>/dev/null)" != "$portkey" ]; then
     rm -rf "$work/portkey"

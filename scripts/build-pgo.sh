@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds target/pgo/nexusgate, which does the same and usually needs 3 to 14 % less CPU for a request. The compiler first builds a
-# gateway that counts where it goes; that one is used for a minute; the one that is built then has what is often used close
-# together, and what is rare out of the way (profile-guided optimisation; docs/PERFORMANCE.md). About a quarter of an hour on two
-# cores.
+# Builds target/pgo/nexusgate by profile-guided optimisation (docs/PERFORMANCE.md): the same gateway, which usually
+# needs 3 to 14 % less CPU for a request. The compiler first builds an instrumented gateway, which runs under load for a
+# minute; the second build places hot code close together and rare code out of the way. About a quarter of an hour on
+# two cores.
 #
-# It is used as scripts/bench-gateways.sh uses it, and as `nexusgate demo` does, with failures and failovers: chat completions and
-# embeddings.
+# The load is that of scripts/bench-gateways.sh and of `nexusgate demo`, with failures and failovers: chat completions
+# and embeddings.
 #
-# Needs python3, taskset, two cores, and llvm-profdata in a version that fits the compiler's: of the toolchain (rustup component
-# add llvm-tools), or of Debian (llvm-19 fits Rust 1.95), which is installed when there is none.
+# Needs python3, taskset, two cores, and llvm-profdata in a version that fits the compiler's: the toolchain's (rustup
+# component add llvm-tools), or Debian's (llvm-19 fits Rust 1.95), which is installed when there is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ mkdir -p "$work"
 rm -rf "$work/nexusgate" "$work/nexusgate.source" "$work/seen" "$work/seen.profdata"
 source=$(python3 scripts/bench/source.py)
 
-# Prints the first llvm-profdata whose output the compiler takes, tried on a program of one line.
+# Prints the first llvm-profdata whose output the compiler accepts, tried on a program of one line.
 profdata() {
     local try tool
     try=$(mktemp -d)
@@ -47,8 +47,8 @@ if [ -z "$tool" ]; then
     exit 1
 fi
 
-# With a target named, what only runs during the build is built without the flag. The variable takes flags that hold spaces. It
-# replaces the flags of .cargo/config.toml: what is taken into where, a profile knows better.
+# With an explicit target, build scripts and macros are built without the flag. The variable accepts flags with spaces.
+# It replaces the flags of .cargo/config.toml: a profile knows better what to inline.
 build() {
     CARGO_ENCODED_RUSTFLAGS=$1 CARGO_TARGET_DIR=$work cargo build --release --locked --quiet --target "$host" --bin nexusgate
 }

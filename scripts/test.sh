@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check and test: formatting, lints, docs, Rust tests on SQLite and on PostgreSQL, Python tests with the
-# official SDKs, the monitoring stack. Installs what is missing from Debian and PyPI, starts what it needs on free
-# ports, and leaves no process behind.
+# official SDKs, the monitoring stack. Installs what is missing from Debian and PyPI, starts the servers it needs on
+# free ports, and leaves no process behind.
 #
 #   scripts/test.sh              everything
 #   scripts/test.sh rust         only formatting, lints, docs and Rust tests
@@ -58,7 +58,7 @@ check_rust() {
     cargo test --workspace --lib --bins --test it
     step "killed processes, stopped databases, a hurt Redis, replicas behind haproxy (about four minutes)"
     cargo test --test resilience -- --nocapture
-    # Of tests/resilience, what depends on the kind of the database: the rest would only say the same again.
+    # Only the tests of tests/resilience that depend on the kind of the database: the rest would repeat its result.
     step "tests on PostgreSQL"
     scripts/with-postgres.sh cargo test --test it
     scripts/with-postgres.sh cargo test --test resilience -- --nocapture crash:: replicas::

@@ -7,7 +7,7 @@
 # a socket in a temporary folder that also holds its data; nothing is synced to disk. PostgreSQL refuses to run as
 # root, so root starts it as $PG_TEST_USER (default: postgres, then nobody).
 #
-# PG_BIN names the folder of the server's programs; unset, the newest under /usr/lib/postgresql is taken.
+# PG_BIN names the folder of the server's programs; if unset, the newest under /usr/lib/postgresql is used.
 set -euo pipefail
 
 if [ $# -eq 0 ]; then
@@ -41,7 +41,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The owner may not be allowed to stand where the caller does.
+# The owner may lack access to the caller's directory.
 owned() { (cd "$folder" && "${as_owner[@]}" "$@"); }
 
 owned "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --no-locale --no-sync >"$folder/log" 2>&1 || {

@@ -1,10 +1,10 @@
-//! An allocator that counts what goes through it.
+//! An allocator that counts allocations.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Passes everything on to mimalloc, as the binary has it.
+/// Delegates to mimalloc, the binary's allocator.
 pub(crate) struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -42,20 +42,20 @@ unsafe impl GlobalAlloc for Counting {
 fn grown(size: usize) {
     let held = HELD.fetch_add(size, Ordering::Relaxed) + size;
     PEAK.fetch_max(held, Ordering::Relaxed);
-    // During the end of a thread there is nothing to count any more.
+    // While a thread ends, there is nothing left to count.
     let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
 }
 
-/// What some work took.
+/// The memory use of some work.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taken {
-    /// How often this thread asked for memory.
+    /// Number of allocations of this thread.
     pub(crate) allocations: u64,
-    /// The most that all threads held on top of what they held before, in bytes.
+    /// Peak memory of all threads above their memory before, in bytes.
     pub(crate) peak: usize,
 }
 
-/// Runs `work` and says what it took.
+/// Runs `work` and returns its memory use.
 pub(crate) fn measure<T>(work: impl FnOnce() -> T) -> (T, Taken) {
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

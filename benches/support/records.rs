@@ -12,7 +12,7 @@ use nexusgate::domain::record::{Call, RequestRecord};
 use nexusgate::domain::usage::{Price, Usage};
 use uuid::Uuid;
 
-/// A streamed completion, with everything that can be recorded; each number has a label set of its own.
+/// A streamed completion, with all recordable values; each number has a label set of its own.
 pub(crate) fn record(label_set: usize) -> RequestRecord {
     let provider = Arc::new(Provider {
         id: 1,
@@ -49,6 +49,7 @@ pub(crate) fn record(label_set: usize) -> RequestRecord {
             weight: 1,
             context_length: None,
             slo: Slo { ttft: Some(Duration::from_secs(1)), tpot: None },
+            created_at: Utc::now(),
             provider,
         })),
         status: Status::Completed,

@@ -1,4 +1,4 @@
-//! sea-orm entities, one module a table. What a column means stands in `migration/`.
+//! sea-orm entities, one module a table. `migration/` documents the columns.
 
 pub mod api_keys;
 pub mod completions;

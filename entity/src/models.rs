@@ -8,7 +8,7 @@ pub struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,
     pub provider_id: i64,
-    /// Unique among the living of one provider.
+    /// Unique among a provider's models that are not deleted.
     pub system_name: String,
     pub remote_id: Option<String>,
     pub model_type: String,

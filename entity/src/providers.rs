@@ -7,7 +7,7 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,
-    /// Unique among the living.
+    /// Unique among providers that are not deleted.
     pub name: String,
     pub kind: String,
     pub base_url: String,

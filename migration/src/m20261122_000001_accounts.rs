@@ -1,4 +1,4 @@
-//! What an administrator configures: `api_keys`, `providers`, `models`.
+//! The tables that an administrator configures: `api_keys`, `providers`, `models`.
 //!
 //! Rows are deleted softly (`deleted_at`), because the request log names them. Names are unique among the living
 //! only, so a deleted name can be used again: partial unique indexes, which both databases have.
@@ -46,7 +46,7 @@ fn api_keys() -> TableCreateStatement {
         Table::create()
             .table("api_keys")
             .col(big_pk_auto("id"))
-            // SHA-256 of the key: what the request path looks keys up by.
+            // SHA-256 of the key, by which the request path looks keys up.
             .col(binary_len("key_hash", 32))
             .col(text("key_encrypted"))
             // The first characters of the key, for people to tell keys apart.
@@ -110,7 +110,7 @@ fn models() -> TableCreateStatement {
     )
 }
 
-/// The columns every configured thing has: who made it, and when.
+/// The common columns of the configured tables: origin and times.
 fn lifecycle(table: &mut TableCreateStatement) -> TableCreateStatement {
     table
         .col(text("source"))

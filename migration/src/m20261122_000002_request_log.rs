@@ -41,7 +41,7 @@ impl MigrationTrait for Migration {
                 manager.create_index(index(table, &name, &[column, "created_at", "id"])).await?;
             }
             // Text in the error: failures are few, so this index is small, and the search reads nothing else. PostgreSQL
-            // refuses index rows above 2,704 bytes, so whoever writes keeps errors and request ids short.
+            // refuses index rows above 2,704 bytes, so the writer keeps errors and request ids short.
             manager
                 .create_index(
                     index(table, "error_idx", &["created_at", "id", "error"])
@@ -81,7 +81,7 @@ fn completions() -> TableCreateStatement {
         .col(text("api_format"))
         .col(text("status"))
         .col(boolean("stream"))
-        // As the provider reported; null: not said.
+        // As reported by the provider; null: not reported.
         .col(big_integer_null("prompt_tokens"))
         .col(big_integer_null("completion_tokens"))
         .col(big_integer_null("cached_tokens"))

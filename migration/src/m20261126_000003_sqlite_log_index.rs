@@ -1,11 +1,11 @@
 //! On SQLite one index for the lists of the request log, instead of one for each filter.
 //!
-//! SQLite runs inside the gateway, so every request pays for its row. Seven B-trees took part in each, and with many
-//! keys or models in use, two of them at a place of its own. The one index begins with the list's order, as time goes, so
-//! it grows at its end alone; behind that it holds what lists are filtered by, so that a filter reads it backwards from
-//! the latest row, and no rows but those that it shows. (Errors have an index of their own, as before.)
-//! docs/PERFORMANCE.md has what both ways cost. PostgreSQL runs elsewhere and is for the larger logs: there each filter
-//! keeps its index.
+//! SQLite runs inside the gateway, so every request pays for its row. Each row went into seven B-trees, and with many
+//! keys or models in use, into two of them at scattered places. The one index begins with the list's order, which is
+//! chronological, so it grows at its end alone; behind it come the columns that lists are filtered by, so that a filter
+//! reads the index backwards from the latest entry, and no table rows except the matches. (Errors have an index of
+//! their own, as before.) docs/PERFORMANCE.md has the cost of both ways. PostgreSQL runs elsewhere and is for the
+//! larger logs: there each filter keeps its index.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
@@ -15,7 +15,7 @@ use crate::m20261122_000002_request_log::index;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-/// The tables, and what their lists are filtered by.
+/// The tables, and the columns that their lists are filtered by.
 const TABLES: [(&str, &[&str]); 2] = [
     ("completions", &["api_key_id", "provider_id", "status", "api_format", "model"]),
     ("embeddings", &["api_key_id", "provider_id", "status", "model"]),

@@ -18,12 +18,12 @@ KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 
 
 class Gateway:
-    """One that is measured. `start` returns the seconds until it answered."""
+    """A gateway to measure. `start` returns the seconds until it answered."""
 
     name = ""
     title = ""
     path = "/v1/chat/completions"
-    # Gateways that take milliseconds a request are not asked for a hundred thousand of them.
+    # Gateways that take milliseconds a request do not get a hundred thousand of them.
     slow = False
 
     def __init__(self, provider_port, folder):
@@ -35,7 +35,7 @@ class Gateway:
 
     @classmethod
     def missing(cls):
-        """Why it cannot be measured here."""
+        """The reason why it cannot be measured here."""
         return None
 
     @classmethod
@@ -49,7 +49,7 @@ class Gateway:
         return f"127.0.0.1:{self.port}"
 
     def cpu(self):
-        """Seconds; `None` when nobody can tell."""
+        """Seconds; `None` when unknown."""
         return self.process.cpu() if self.process else None
 
     def database_cpu(self):
@@ -70,7 +70,7 @@ class Gateway:
         self.process = Process(command, GATEWAY_CORE, self.folder / "gateway.log", **more)
 
     def counted(self):
-        """What it counted and logged itself: a dict of numbers that must equal the load generator's own."""
+        """Its own counts and log rows: a dict of numbers that must equal the load generator's."""
         return {}
 
 
@@ -118,7 +118,7 @@ class Nexusgate(Gateway):
     name, title = "nexusgate", "**nexusgate**, SQLite (key, limits, metrics, request log)"
     binary = pathlib.Path("target/release/nexusgate").resolve()
     models = 1
-    # A limit that is far away still has to be looked at, and its headers written.
+    # A high limit must still be checked, and its headers written.
     RPM_LIMIT, TPM_LIMIT = 1_000_000_000, 2_000_000_000
 
     @classmethod
@@ -187,7 +187,7 @@ class Nexusgate(Gateway):
             return database.execute("SELECT count(*) FROM completions WHERE status = 'completed'").fetchone()[0]
 
     def add_keys(self, keys):
-        """Puts them into the database, which is faster than to ask for each."""
+        """Inserts them into the database, which is faster than one API call for each."""
         self.process.stop()
         with sqlite3.connect(self.folder / "nexusgate.db") as database:
             (sealed,) = database.execute("SELECT key_encrypted FROM api_keys LIMIT 1").fetchone()
@@ -314,7 +314,7 @@ class Portkey(Gateway):
 
 
 class Other(Gateway):
-    """One that somebody else started, with the fake provider as its upstream. Without its process id nobody can tell its CPU and memory."""
+    """A gateway started elsewhere, with the fake provider as its upstream. Without a process id, its CPU and memory are unknown."""
 
     def __init__(self, name, url, pid, provider_port, folder):
         super().__init__(provider_port, folder)

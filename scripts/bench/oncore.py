@@ -1,10 +1,10 @@
-"""Measures, in turns, how long a gateway's main thread is on its core for one request at a fixed rate, when the caches are cold.
+"""Measures, in turns, a gateway's main thread's time on its core per request at a fixed rate, when the caches are cold.
 
     python3 scripts/bench/oncore.py --turns 5 --seconds 5 before=BINARY after=BINARY -- --rate 100
 
-Says more than a latency does: what the machine takes to wake a core, and the provider's time, are left out. Two stretches of
-a request are told apart: from the client's bytes to the provider's (and to sleep), and from the answer to the client's.
-Needs root, Debian's linux-perf, and what turns.py needs.
+More precise than a latency: the machine's time to wake a core, and the provider's time, are left out. It separates two
+stretches of a request: from the client's bytes to the provider's (and to sleep), and from the answer to the client's.
+Needs root, Debian's linux-perf, and the requirements of turns.py.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ SWITCH = re.compile(r"\]\s+([\d.]+): sched:sched_switch: .* prev_pid=(\d+) .* ne
 
 
 def stretches(trace, thread):
-    """When `thread` was on a core, in microseconds: pairs of beginning and end."""
+    """The times of `thread` on a core, in microseconds: pairs of beginning and end."""
     found, since = [], None
     for line in trace.splitlines():
         if not (seen := SWITCH.search(line)):
@@ -39,7 +39,7 @@ def stretches(trace, thread):
 
 
 def requests(found):
-    """Of each request that took two stretches, how long they were."""
+    """The lengths of the stretches of each request that took two."""
     pairs, index = [], 0
     while index + 1 < len(found):
         (begun, slept), (woken, done) = found[index : index + 2]
@@ -58,7 +58,7 @@ def traced(bench, gateway, options):
         record = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "-e", "sched:sched_switch", "-a", "-o", data]
 
         def watch():
-            # What is done at the beginning is done once.
+            # Work at the beginning is done only once.
             time.sleep(1.5)
             subprocess.run([*record, "--", "sleep", str(options.seconds)], check=True)
 

@@ -1,4 +1,4 @@
-"""Starting what is measured, pinned to a core, and reading what it takes from the machine."""
+"""Starts the measured programs, pinned to a core, and reads their use of the machine."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ class Running:
         return found
 
     def cpu(self):
-        """Seconds of CPU that it has used, its ended children included."""
+        """CPU seconds used so far, ended children included."""
         total = 0
         for pid in self.pids():
             fields = _stat(pid)
@@ -48,11 +48,11 @@ class Running:
         return total / TICK
 
     def rss(self):
-        """Bytes resident, summed over its processes; what they share is counted for each."""
+        """Resident bytes, summed over its processes; shared memory counts for each."""
         return self._status("VmRSS")
 
     def peak(self):
-        """The most that was resident, the same way."""
+        """The peak of resident bytes, summed the same way."""
         return self._status("VmHWM")
 
     def _status(self, field):
@@ -64,7 +64,7 @@ class Running:
 
 
 class Process(Running):
-    """A program that is started here: a session of its own, pinned to one core."""
+    """A program started here: a session of its own, pinned to one core."""
 
     def __init__(self, command, core, log, env=None, cwd=None, user=None):
         self.started = time.monotonic()
@@ -127,7 +127,7 @@ def _stat(pid):
 
 
 def listens(port):
-    """For `wait_for`: whether somebody accepts connections there."""
+    """For `wait_for`: whether a server accepts connections there."""
 
     def answers():
         with socket.create_connection(("127.0.0.1", port), timeout=1):

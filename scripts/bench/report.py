@@ -29,7 +29,7 @@ def machine():
 
 
 def spread(values, digits=0, scale=1.0):
-    """The median, and from where to where the repeats go."""
+    """The median, and the range of the repeats."""
     values = [value * scale for value in values if value is not None]
     if not values:
         return "–"
@@ -59,7 +59,7 @@ class Figures:
         return statistics.median(found) if found else None
 
     def added(self, *path):
-        """What is on top of asking the provider directly, repeat by repeat against direct's median."""
+        """The addition to a direct call of the provider, repeat by repeat against direct's median."""
         base = self.direct.median(*path) if self.direct else None
         return [value - base for value in self.all(*path) if value is not None] if base is not None else []
 

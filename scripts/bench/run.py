@@ -1,4 +1,4 @@
-"""Runs the benchmark; called by scripts/bench-gateways.sh, which has built and installed what this needs."""
+"""Runs the benchmark; called by scripts/bench-gateways.sh, which has built and installed the requirements."""
 
 import argparse
 import contextlib
@@ -58,7 +58,7 @@ class Bench:
 
     @contextlib.contextmanager
     def quiet(self):
-        """The machine for ourselves, where others use it too."""
+        """Exclusive use of a shared machine."""
         if not self.options.lock:
             yield
             return
@@ -78,9 +78,9 @@ class Bench:
 
     @contextlib.contextmanager
     def one(self, make):
-        """A gateway of that kind, not started yet, in a folder of its own and with a provider; stopped at the end."""
+        """A gateway of this kind, not started yet, in a folder of its own and with a provider; stopped at the end."""
         folder = pathlib.Path(tempfile.mkdtemp(prefix="nexusgate-bench-"))
-        # PostgreSQL runs as somebody else.
+        # PostgreSQL runs as another user.
         folder.chmod(0o755)
         try:
             with self.quiet(), self.provider(folder) as port:
@@ -93,7 +93,7 @@ class Bench:
             shutil.rmtree(folder, ignore_errors=True)
 
     def load(self, gateway, mode, seconds, *flags, warm_up=1.0):
-        """One run of the generator; its figures, and what the gateway used for it."""
+        """One run of the generator; its figures, and the gateway's CPU time for it."""
         before, databases = gateway.cpu(), gateway.database_cpu()
         command = ["taskset", "-c", str(LOAD_CORE), str(LOAD), mode, "--address", gateway.address(), "--path", gateway.path]
         command += ["--seconds", str(seconds), "--warm-up", str(warm_up), *map(str, flags)]
@@ -103,25 +103,25 @@ class Bench:
         if run.returncode:
             raise RuntimeError(run.stderr)
         found = json.loads(run.stdout)
-        # What was put off (batches of rows) belongs to the requests too.
+        # Deferred work (batches of rows) belongs to the requests too.
         time.sleep(0.6)
         if found["ok"] and before is not None:
             found["cpu_us"] = (gateway.cpu() - before) * 1e6 / found["ok"]
             found["database_cpu_us"] = (gateway.database_cpu() - databases) * 1e6 / found["ok"]
-            # How much of its core the gateway had while it was measured: below 1 something else was the bound.
+            # The gateway's share of its core during the measurement: below 1, something else was the bound.
             found["busy"] = found["cpu_us"] * found["per_second"] / 1e6
         return found
 
     def measure(self, make):
-        """Everything about one gateway, once, from its start to its end."""
+        """All measurements of one gateway, once, from its start to its end."""
         with self.one(make) as gateway:
             return self.phases(gateway)
 
     def phases(self, gateway):
         figures = {"startup_s": gateway.start()}
-        # Whoever takes a second or more for a stream is given the time to do some.
+        # A gateway that takes a second or more for a stream gets time for some of them.
         warm_up, longer = (1.5, 2) if gateway.slow else (1.0, 1)
-        # A first answer makes what is made lazily.
+        # The first answer triggers lazy initialisation.
         first = self.load(gateway, "rate", 0.5, "--rate", 10, "--connections", 2, warm_up=0)
         if not first["ok"]:
             raise RuntimeError(f"{gateway.name} does not answer: {first}")
@@ -138,7 +138,7 @@ class Bench:
         return figures
 
     def check(self, name, figures):
-        """The generator's own count, the gateway's counters and its log must say the same."""
+        """The generator's own count, the gateway's counters and its log must agree."""
         counts = figures["counts"]
         wrong = [key for key in ("completions_total", "rows") if key in counts and counts[key] != counts["generator"]]
         wrong += [key for key in ("audit_mismatch", "other_endings") if counts.get(key)]
@@ -174,7 +174,7 @@ class Bench:
         return {name: found for name, found in results.items() if found}, failed
 
     def grown(self, kind, keys, models, in_turn, mode, seconds, *flags):
-        """One run on a gateway with so many keys and models, of which ten and one are used, or all in turn; each was used before."""
+        """One run with this number of keys and models, using ten keys and one model, or all in turn, each used before."""
         sized = type(kind.__name__, (kind,), {"models": models, "headers": lambda self: []})
         with self.one(sized) as gateway:
             gateway.start()
@@ -183,7 +183,8 @@ class Bench:
             file = gateway.folder / "keys"
             file.write_text("\n".join(further if in_turn else further[:10]))
             turns = ["--keys", file, "--models", models if in_turn else 1]
-            # A first use makes a key's limits, series and sums, and a minute's note of when it was seen: once, not for each request.
+            # The first use creates a key's limits, series, sums and last-seen time (written once a minute): not a cost of
+            # each request.
             before = self.load(gateway, "closed", 600, *turns, "--requests", max(keys, models) if in_turn else 10, warm_up=0)
             figures = self.load(gateway, mode, seconds, *turns, *flags)
             figures["counts"] = {"generator": before["ok"] + figures["ok"], **gateway.counted()}
@@ -191,7 +192,7 @@ class Bench:
             return figures
 
     def growth(self):
-        """What a request costs with more keys and more models."""
+        """The cost of a request with more keys and more models."""
         sizes = [(10, 1, True), (100_000, 1, False), (10, 200, False), (100_000, 1, True), (10, 200, True)]
         found = {size: [] for size in sizes}
         for _ in range(self.options.repeats):

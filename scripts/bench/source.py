@@ -1,4 +1,4 @@
-"""What the gateway is built from, as one hash: scripts/build-pgo.sh marks its binary with it, so that none is taken for another."""
+"""One hash of the gateway's sources: scripts/build-pgo.sh marks its binary with it, to recognise a stale one."""
 
 import hashlib
 import pathlib

@@ -1,11 +1,11 @@
-"""Measures builds of nexusgate in turns, and nginx with them: for before and after, on a machine that is not always equally fast.
+"""Measures builds of nexusgate in turns, and nginx with them: for before and after, on a machine of varying speed.
 
     python3 scripts/bench/turns.py before=/tmp/nexusgate-before after=target/release/nexusgate
     python3 scripts/bench/turns.py --mode rate --seconds 12 a=… b=… -- --rate 100
-    python3 scripts/bench/turns.py --keys 100000 --models 200 before=… after=…     # so many on SQLite, used in turn
+    python3 scripts/bench/turns.py --keys 100000 --models 200 before=… after=…     # on SQLite, all used in turn
 
-Needs what scripts/bench-gateways.sh builds (`cargo build --release --package bench-gateway`). Prints a line for each run, and at
-the end the median and the lowest of each.
+Needs the programs that scripts/bench-gateways.sh builds (`cargo build --release --package bench-gateway`). Prints a
+line for each run, and at the end the median and the lowest of each.
 """
 
 import argparse

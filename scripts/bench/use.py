@@ -1,4 +1,4 @@
-"""Puts load on a gateway, for scripts/build-pgo.sh to see where it goes: answers and streams, on SQLite with everything on."""
+"""Puts load on a gateway for the profile of scripts/build-pgo.sh: answers and streams, on SQLite with everything on."""
 
 import pathlib
 import sys
@@ -11,7 +11,7 @@ from run import Bench
 class Watched(gateways.Nexusgate):
     def stop(self):
         super().stop()
-        # What it counted it writes when it ends by itself.
+        # It writes its profile only at a normal exit.
         if ended := self.process.child.returncode:
             sys.exit(f"the gateway ended with {ended}")
 

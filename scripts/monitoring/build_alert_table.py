@@ -2,7 +2,7 @@
 """Write the table of alerts in docs/MONITORING.md from the rules.
 
     build_alert_table.py            write it
-    build_alert_table.py --check    exit 1 when it is not what would be written
+    build_alert_table.py --check    exit 1 when it is out of date
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import catalog
 
 PAGE = catalog.ROOT / "docs" / "MONITORING.md"
 BEGIN, END = "<!-- alerts: built by scripts/monitoring/build_alert_table.py -->", "<!-- /alerts -->"
-#: File of rules → what its alerts are about, in the order of the table.
+#: File of rules → the subject of its alerts, in the order of the table.
 ABOUT = {
     "slo.yml": "service levels",
     "providers.yml": "providers",

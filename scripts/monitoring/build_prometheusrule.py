@@ -2,7 +2,7 @@
 """Wrap the rules of monitoring/prometheus/rules into a PrometheusRule for Kubernetes.
 
     build_prometheusrule.py            write monitoring/kubernetes/base/prometheusrule.yaml
-    build_prometheusrule.py --check    exit 1 when the file is not what would be written
+    build_prometheusrule.py --check    exit 1 when the file is out of date
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The metric catalogue, as `nexusgate metrics-catalog --json` prints it, and what may stand beside it in a query."""
+"""The metric catalogue, as `nexusgate metrics-catalog --json` prints it, and the other series and labels for queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Labels that Prometheus attaches to everything it scrapes from us.
 TARGET_LABELS = frozenset({"job", "instance"})
 
-# Series that are not the gateway's own: Prometheus', and those of the crate metrics-process.
+# Series that the gateway does not declare: Prometheus', and those of the crate metrics-process.
 FOREIGN: dict[str, frozenset[str]] = {
     "up": frozenset(),
     "scrape_duration_seconds": frozenset(),
@@ -40,7 +40,7 @@ class Metric:
     buckets: tuple[float, ...] = field(default=())
 
     def series_names(self) -> tuple[str, ...]:
-        """The names its samples have."""
+        """The names of its samples."""
         if self.type == "histogram":
             return (f"{self.name}_bucket", f"{self.name}_sum", f"{self.name}_count")
         return (self.name,)
@@ -73,7 +73,7 @@ def load(path: str | os.PathLike[str] | None = None) -> dict[str, Metric]:
 
 
 def known_series(metrics: dict[str, Metric]) -> dict[str, frozenset[str]]:
-    """Every series name that may be queried, with the labels it may be asked for."""
+    """Every series name that may be queried, with its labels."""
     known = {name: labels | TARGET_LABELS for name, labels in FOREIGN.items()}
     for metric in metrics.values():
         for name in metric.series_names():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the monitoring stack: dashboards, rules, alerts, configuration files, manifests, quick-start, and an alert from
-# end to end. Prints what was counted, starts what it needs on free ports, and leaves no process behind.
+# end to end. Prints counts, starts the servers it needs on free ports, and leaves no process behind.
 #
 #   scripts/monitoring/check.sh           everything; about three minutes
 #   scripts/monitoring/check.sh static    only what needs no running gateway; half a minute
@@ -45,7 +45,7 @@ declare -A pids
 cleanup() {
     status=$?
     trap - EXIT
-    # `timeout` passes the signal on to everything that its command has started.
+    # `timeout` passes the signal on to all processes that its command has started.
     [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
     wait
     rm -rf "$folder"

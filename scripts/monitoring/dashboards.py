@@ -29,7 +29,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel that asks something (rows are not panels)."""
+    """A panel with queries (rows are not panels)."""
 
     dashboard: str
     title: str
@@ -42,7 +42,7 @@ class Panel:
     targets: tuple[Target, ...]
     # Labels that a table shows as columns.
     columns: frozenset[str]
-    # What its columns of values are called before they are renamed.
+    # The names of its value columns before they are renamed.
     values: frozenset[str]
     raw: dict[str, Any] = field(hash=False, compare=False, repr=False)
 
@@ -52,7 +52,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable that is filled by a query."""
+    """A variable filled by a query."""
 
     name: str
     query: str

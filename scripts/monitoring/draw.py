@@ -26,7 +26,7 @@ import stack  # noqa: E402
 Series = list[dict[str, Any]]
 Answers = Sequence[tuple[dashboards.Target, Series]]
 
-# Pixels: of a unit of the grid, of the room between panels, of a page.
+# Pixels: of a grid unit, of the gap between panels, of a page.
 UNIT_W, UNIT_H, GAP, MARGIN, HEAD, DPI = 58, 37, 7, 12, 44, 100
 BACK, CARD, EDGE, TEXT, DIM, LINE = "#111217", "#181b1f", "#2a2d33", "#d8d9da", "#8e8f99", "#2f333b"
 COLORS = {
@@ -100,7 +100,7 @@ def color_at(value: float, steps: Sequence[dict[str, Any]]) -> str:
 
 
 def points(one: dict[str, Any], step: float = math.inf) -> tuple[list[datetime], list[float]]:
-    """Moments and values; where more than a step is missing, NaN, so that no line crosses the gap."""
+    """Times and values; NaN where more than a step is missing, so that no line crosses the gap."""
     moments, values = [], []
     for moment, value in one["values"]:
         moment = datetime.fromtimestamp(float(moment), UTC)
@@ -191,7 +191,7 @@ class Page:
         draws[panel.type](self, panel, answers, x, y + 24, width, height - 24)
 
     def save(self, path: Path) -> None:
-        # A palette makes the files a third of the size, and loses nothing that can be seen.
+        # A palette makes the files a third of the size, with no visible loss.
         self.figure.canvas.draw()
         from PIL import Image
 
@@ -258,7 +258,8 @@ def lines(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: fl
         if "min" in defaults(panel):
             axes.set_ylim(bottom=defaults(panel)["min"])
         if top is not None and mode != "percent":
-            # A share of a percent is a line on the floor: as tall as it needs, and no taller than the scale.
+            # A fraction of a percent is a line on the floor: the axis is as tall as the data needs, and no taller than
+            # the scale.
             highest = max((value for _, _, values in named for value in values if not math.isnan(value)), default=top)
             axes.set_ylim(top=min(top, max(highest * 1.15, top / 100)))
     if custom.get("thresholdsStyle", {}).get("mode") == "line":
@@ -367,7 +368,7 @@ def heat(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: flo
     for one in series:
         known = dict(zip(*points(one), strict=True))
         row = [known.get(moment, 0.0) for moment in moments]
-        # Rates of different buckets are extrapolated apart by a hair, which is not a request.
+        # Extrapolation makes the rates of different buckets differ slightly, which is not a request.
         inside = [value - before for value, before in zip(row, below, strict=True)]
         cells.append([value if value > 0.05 else math.nan for value in inside])
         below = row
@@ -394,7 +395,7 @@ def states(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: f
 
 
 def grid(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: float, width: float, height: float) -> None:
-    """A table: the queries' answers merged on their labels, as the panel's transformations say."""
+    """A table: the queries' answers merged on their labels, by the panel's transformations."""
     names, order = {}, {}
     for transformation in panel.raw["transformations"]:
         if transformation["id"] == "organize":
@@ -448,7 +449,7 @@ def grid(page: Page, panel: dashboards.Panel, answers: Answers, x: float, y: flo
 
 
 def alert_story(server: stack.Prometheus, window: grafana.Window, path: Path) -> None:
-    """One failing provider in four graphs that share their time: what happened, what callers felt, what was said."""
+    """One failing provider in four graphs with a common time axis: the failure, the effect on callers, the alerts."""
     figure, all_axes = plt.subplots(4, 1, figsize=(12, 8.4), dpi=DPI, sharex=True, height_ratios=(1, 1.6, 1.6, 1.3))
     figure.subplots_adjust(left=0.16, right=0.97, top=0.92, bottom=0.06, hspace=0.38)
     figure.text(0.02, 0.965, "A provider fails for two minutes", size=12, weight="bold")

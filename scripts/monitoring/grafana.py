@@ -1,4 +1,4 @@
-"""Grafana's part, without Grafana: filling in variables and asking Prometheus what a panel would ask."""
+"""Grafana's part, without Grafana: fills in variables and sends a panel's queries to Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import dashboards
 import stack
 
-# Grafana asks for about one point a pixel; a panel of half a laptop screen.
+# Grafana requests about one point a pixel; a panel of half a laptop screen.
 POINTS = 600
 ALL = "$__all"
 _LABEL_VALUES = re.compile(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\)\s*$")
@@ -18,7 +18,7 @@ _LABEL_VALUES = re.compile(r"label_values\((?P<selector>.+),\s*(?P<label>\w+)\)\
 
 @dataclass(frozen=True)
 class Window:
-    """A dashboard's time range, and the scrape interval that the data source is told."""
+    """A dashboard's time range, and the data source's scrape interval."""
 
     start: float
     end: float
@@ -35,7 +35,7 @@ class Window:
 
     @property
     def rate_interval(self) -> float:
-        """$__rate_interval, as Grafana documents it: room for four scrapes."""
+        """$__rate_interval, as Grafana documents it: at least four scrapes."""
         return max(self.step + self.scrape, 4 * self.scrape)
 
 
@@ -46,7 +46,7 @@ def escape(value: str) -> str:
 
 
 def fill(expr: str, window: Window, chosen: Mapping[str, Sequence[str] | str], all_values: Mapping[str, str]) -> str:
-    """`expr` with every variable replaced. `chosen` maps a variable to ALL, or to the values that are ticked."""
+    """`expr` with every variable replaced. `chosen` maps a variable to ALL, or to the ticked values."""
 
     def seconds(value: float) -> str:
         return f"{round(value * 1000)}ms"
@@ -66,7 +66,7 @@ def fill(expr: str, window: Window, chosen: Mapping[str, Sequence[str] | str], a
 
 
 def options(server: stack.Prometheus, variable: dashboards.Variable) -> list[str]:
-    """What the drop-down of a variable offers."""
+    """The options of a variable's drop-down."""
     match = _LABEL_VALUES.match(variable.query)
     if match is None:
         raise ValueError(f"variable {variable.name}: not a label_values query: {variable.query}")

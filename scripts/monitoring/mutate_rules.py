@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Are the alerts' tests any good? Break the alerts, one number at a time, and see whether a test notices.
+"""Mutation tests of the alerts' tests: break the alerts, one number at a time, and see whether a test notices.
 
     mutate_rules.py                   all files of rules; takes minutes
     mutate_rules.py providers slo     only these

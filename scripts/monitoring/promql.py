@@ -1,7 +1,7 @@
-"""What a PromQL expression may select, and which labels its result can have.
+"""The series a PromQL expression may select, and the labels its result can have.
 
 The inference is what turns a typo in a rule or a panel into an error: a selector must name a series that exists and
-labels that it has, an aggregation must keep labels that are there, and two vectors that are matched without `on` must
+labels that it has, an aggregation must keep labels that are there, and two vectors matched without `on` must
 have the same labels.
 """
 
@@ -28,7 +28,7 @@ _SET_OPERATORS = {"and", "unless"}
 
 
 class Mistake(Exception):
-    """What is wrong with an expression, in words."""
+    """A mistake in an expression, in words."""
 
 
 def plain(expr: str) -> str:
@@ -95,7 +95,7 @@ def _binary(node: pp.BinaryExpr, known: Mapping[str, Labels], used: set[str]) ->
     matching = modifier.matching if modifier is not None else None
     if matching is not None:
         named = frozenset(matching.labels)
-        # For `on ()` there is nothing to look for.
+        # `on ()` has no labels to check.
         if named - left or named - right:
             raise Mistake(f"matching on {sorted(named)}, which is not on both sides")
     elif operator != "or" and left != right:

@@ -2,13 +2,13 @@
 """Draw the dashboards from the real data of a running demo, for docs/MONITORING.md.
 
     render.py                    record twenty minutes of a demo, then draw docs/img/*.png
-    render.py --keep FOLDER      the same, and keep what was recorded
-    render.py --from FOLDER      draw again what was kept
+    render.py --keep FOLDER      the same, and keep the recording
+    render.py --from FOLDER      draw a kept recording again
 
-Grafana cannot run everywhere; the checked-in dashboards can be read everywhere. Each panel's own queries are put to
+Grafana cannot run everywhere; the checked-in dashboards can be read everywhere. Each panel's own queries are sent to
 Prometheus as Grafana would, and drawn at the panel's own place on the grid (draw.py).
 
-What is recorded: the demo's steady traffic, a wave on top of it, and a provider that fails for two minutes.
+The recording has the demo's steady traffic, a wave on top of it, and a provider that fails for two minutes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FAILS_AT, FAILS_FOR = 0.45, 0.2
 
 
 def ask(ready: dict[str, Any], draw_from: random.Random) -> None:
-    """One request with the visitor's key; how it ends is the gateway's business, and is what the pictures show."""
+    """One request with the visitor's key, whatever its result; the pictures show it."""
     model = draw_from.choice([name for name in ready["models"] if "embedding" not in name])
     body = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "stream": draw_from.random() < 0.5}
     headers = {"Authorization": f"Bearer {ready['api_key']}", "Content-Type": "application/json"}
@@ -65,7 +65,7 @@ def ask(ready: dict[str, Any], draw_from: random.Random) -> None:
 
 @contextlib.contextmanager
 def wave(ready: dict[str, Any], period: float, peak: float) -> Iterator[None]:
-    """Traffic that rises to `peak` requests a second and falls, over and over."""
+    """Traffic that rises to `peak` requests a second and falls, repeatedly."""
     stop, began, workers = threading.Event(), time.monotonic(), 12
 
     def work(number: int) -> None:
@@ -117,7 +117,7 @@ def record(folder: Path, shown: float) -> None:
 
 @contextlib.contextmanager
 def replay(folder: Path) -> Iterator[tuple[stack.Prometheus, grafana.Window]]:
-    """What was recorded, served by a Prometheus that scrapes nothing."""
+    """The recording, served by a Prometheus that scrapes nothing."""
     window = json.loads((folder / "window.json").read_text())
     (folder / "replay.yml").write_text("global: {}\n")
     with stack.prometheus(folder / "replay.yml", folder) as server:

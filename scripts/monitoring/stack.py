@@ -51,7 +51,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 @contextlib.contextmanager
 def process(command: Sequence[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that is ended with the block, and whose log is shown when it dies early."""
+    """A child process that is stopped at the end of the block, and whose log is shown if it exits early."""
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **options)
         try:
@@ -141,7 +141,7 @@ def write_config(
 
 @contextlib.contextmanager
 def prometheus(config: Path, folder: Path) -> Iterator[Prometheus]:
-    """Prometheus with that configuration, ready."""
+    """Prometheus with this configuration, ready."""
     port = free_port()
     command = [
         "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
@@ -155,7 +155,7 @@ def prometheus(config: Path, folder: Path) -> Iterator[Prometheus]:
 
 @contextlib.contextmanager
 def alertmanager(config: Path, folder: Path) -> Iterator[str]:
-    """Alertmanager with that configuration, ready; yields its URL."""
+    """Alertmanager with this configuration, ready; yields its URL."""
     port = free_port()
     command = [
         shutil.which("prometheus-alertmanager") or "alertmanager", f"--config.file={config}",
@@ -176,9 +176,9 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def gateway(folder: Path) -> Iterator[tuple[str, str]]:
-    """What is to be scraped: (base URL, metrics token).
+    """The gateway to scrape: (base URL, metrics token).
 
-    NEXUSGATE_BASE_URL (and METRICS_BEARER_TOKEN) names one that runs; else the demo is started.
+    NEXUSGATE_BASE_URL (and METRICS_BEARER_TOKEN) names a running one; else the demo is started.
     """
     if base := os.environ.get("NEXUSGATE_BASE_URL"):
         yield base.rstrip("/"), os.environ.get("METRICS_BEARER_TOKEN", "")
@@ -189,7 +189,7 @@ def gateway(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def demo(folder: Path) -> Iterator[dict[str, Any]]:
-    """`nexusgate demo` on a free port; yields what it says of itself (NEXUSGATE_DEMO_RATE requests a second)."""
+    """`nexusgate demo` on a free port; yields its JSON ready line (NEXUSGATE_DEMO_RATE requests a second)."""
     rate = os.environ.get("NEXUSGATE_DEMO_RATE", "20")
     command = [str(find_binary()), "demo", "--port", "0", "--json-ready", "--quiet", "--rate", rate]
     log = folder / "demo.log"

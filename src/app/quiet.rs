@@ -154,8 +154,8 @@ mod tests {
 
     use super::*;
 
-    /// Answers one request with its body's length when it is told to, and counts how often it was looked at while it waited for
-    /// that. The body is taken here or `elsewhere`, in another task.
+    /// Answers one request with its body's length when told to, and counts its polls until then. The body is read here
+    /// or `elsewhere`, in another task.
     async fn serve(stream: DuplexStream, elsewhere: bool, answer: Arc<Notify>, looked: Arc<AtomicUsize>) {
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (answer, looked) = (answer.clone(), looked.clone());
@@ -178,14 +178,14 @@ mod tests {
         poll_fn(|cx| connection.as_mut().poll(&mut quiet.context(cx))).await.unwrap();
     }
 
-    /// Sends a request in such pieces; what came back, and how often the service was looked at.
+    /// Sends a request in these pieces; returns the answer, and the number of the service's polls.
     async fn ask(elsewhere: bool, pieces: &[&str]) -> (String, usize) {
         let (mut client, server) = tokio::io::duplex(4096);
         let (answer, looked) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
         let serving = tokio::spawn(serve(server, elsewhere, answer.clone(), looked.clone()));
         for piece in pieces {
             client.write_all(piece.as_bytes()).await.unwrap();
-            // On this runtime's one thread the server does all that it can do now.
+            // On this runtime's one thread, the server now does everything it can.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }

@@ -33,10 +33,10 @@ use setup::Secrets;
 use traffic::{Arrivals, Client, Planner, Tally, Traffic};
 use upstreams::{Reported, Upstream};
 
-/// How the demo is run.
+/// Options of the demo.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
-    /// Stop after so long; until Ctrl-C when left out.
+    /// Stop after this time; at Ctrl-C when left out.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// Requests per second; 0 sends none.
@@ -45,13 +45,13 @@ pub struct DemoArgs {
     /// TCP port of the gateway on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 3000)]
     pub port: u16,
-    /// Print nothing but errors, and the account only when it does not add up.
+    /// Print only errors, and the final account only if it does not add up.
     #[arg(long)]
     pub quiet: bool,
     /// Print, as the first line, a JSON object with the URLs and secrets, for scripts.
     #[arg(long)]
     pub json_ready: bool,
-    /// Draws the same requests and answers again.
+    /// Random seed: the same seed repeats the same requests and answers.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

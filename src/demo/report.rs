@@ -223,7 +223,7 @@ mod tests {
         Reported { calls: 5, prompt_tokens: 30, completion_tokens: 12, embedding_tokens: 8, usd: 0.25 }
     }
 
-    /// A scrape that agrees, as lines of name and value.
+    /// A scrape that agrees with the tally, as lines of name and value.
     const SCRAPE: &[(&str, f64)] = &[
         ("nexusgate_completions_total{status=\"completed\",api_key_comment=\"search\"}", 1.0),
         ("nexusgate_completions_total{status=\"failed\",api_key_comment=\"search\"}", 1.0),

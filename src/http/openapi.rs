@@ -1,7 +1,7 @@
 //! The OpenAPI document of everything the gateway serves, and Swagger UI to read it with.
 //!
-//! Admin handlers document themselves where they are routed. The inference routes share handlers and pass bodies through,
-//! so their documentation stands here.
+//! Admin handlers document themselves where they are routed. The inference routes share handlers and pass bodies
+//! through, so they are documented here.
 
 use std::sync::LazyLock;
 
@@ -33,11 +33,11 @@ const JSON_PATH: &str = "/api/openapi.json";
         inference::embeddings, models::list, models::show, ops::healthz, ops::readyz, ops::metrics,
     ),
     tags(
-        (name = "Inference", description = "What applications call, with an API key"),
-        (name = "Keys", description = "Who may call"),
+        (name = "Inference", description = "The API for applications, with an API key"),
+        (name = "Keys", description = "API keys and their limits"),
         (name = "Providers", description = "Upstream accounts"),
-        (name = "Models", description = "Which names are offered, through whom, at what price"),
-        (name = "Request log", description = "What happened, request by request, and in sums"),
+        (name = "Models", description = "The offered names, their providers and prices"),
+        (name = "Request log", description = "Past requests, one by one and in sums"),
         (name = "Administration", description = "About the admin API itself"),
         (name = "Operations", description = "Health and metrics"),
     ),
@@ -72,7 +72,7 @@ fn bearer(description: &str) -> SecurityScheme {
     SecurityScheme::Http(scheme)
 }
 
-/// What every admin operation has in common: the secret, and the errors that any of them may end in.
+/// The common part of all admin operations: the secret, and the errors that any of them may return.
 fn guarded(operation: &mut Operation) {
     operation.security = Some(vec![SecurityRequirement::new("adminSecret", Vec::<String>::new())]);
     for (status, description) in [
@@ -82,7 +82,7 @@ fn guarded(operation: &mut Operation) {
             "Too many wrong secrets; `Retry-After` says how long to wait. The right one is never refused",
         ),
         ("500", "The gateway failed; its log says why"),
-        ("503", "The database does not answer; try again"),
+        ("503", "The database does not answer in time; the body says whether a change may still be made"),
     ] {
         let content = Content::new(Some(Ref::from_schema_name("AdminError")));
         let response =
@@ -91,8 +91,7 @@ fn guarded(operation: &mut Operation) {
     }
 }
 
-/// Operation ids must be unique, and handlers of several things share names (`list`, `show`): the method and the path say
-/// which is meant.
+/// Operation ids must be unique, and handlers share names (`list`, `show`): makes ids of the method and the path.
 fn name_operations(document: &mut utoipa::openapi::OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let words: Vec<&str> =
@@ -113,7 +112,7 @@ fn name_operations(document: &mut utoipa::openapi::OpenApi) {
 
 /// `/api/openapi.json` and `/api/docs`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    // Made when it is first asked for: it takes some megabytes to make, and most gateways are never asked.
+    // Made on first use: it takes some megabytes to make, and most gateways are never asked for it.
     static JSON: LazyLock<Bytes> = LazyLock::new(|| format!("{:#}", document()).into());
     let config = Config::new([JSON_PATH]).persist_authorization(true).try_it_out_enabled(true);
     let json_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -156,7 +155,8 @@ struct AnthropicErrorDetail {
     message: String,
 }
 
-/// The inference routes. What the gateway does not read of a body is passed on, so only what it reads is described.
+/// The inference routes. Body fields that the gateway does not read are passed on, so only those it reads are
+/// described.
 #[expect(dead_code, reason = "documentation of routes whose handler is one for all formats")]
 mod inference {
     use serde_json::Value;
@@ -175,24 +175,25 @@ mod inference {
                 params(
                     ("X-NexusGate-Provider" = Option<String>, Header, description = "The provider to use"),
                     ("X-NexusGate-ReqId" = Option<String>, Header,
-                        description = "Makes the request idempotent: one id, one answer"),
+                        description = "Makes the request idempotent: one id of a key, one answer. Only the id is compared, not the body"),
                 ),
                 security(("apiKey" = []), ("xApiKey" = [])),
                 responses(
-                    (status = 200, description = "The answer, or the stream that was asked for",
+                    (status = 200, description = "The answer, or the requested stream",
                         content((Object = "application/json") $(, (String = $event_stream))?)),
                     (status = 400, description = "The body cannot be routed, or the provider refused it", body = $error),
                     (status = 401, description = "No API key, or one that is not valid", body = $error),
                     (status = 404, description = "There is no such model", body = $error),
                     (status = 408, description = "The rest of the body did not come in time", body = $error),
-                    (status = 409, description = "A request with this id is on its way", body = $error),
+                    (status = 409, description = "A request with this id is running, or its answer was not kept", body = $error),
                     (status = 413, description = "The body is too large", body = $error),
                     (status = 429, description = "The key's limit, or the provider's, is reached", body = $error),
-                    (status = "4XX", description = "What the provider answered"),
+                    (status = "4XX", description = "The provider's answer"),
                     (status = 500, description = "The gateway, or the provider, failed", body = $error),
                     (status = 502, description = "No provider answered", body = $error),
-                    (status = 503, description = "The gateway has too much to do, or is going", body = $error),
+                    (status = 503, description = "The gateway is overloaded, or shutting down", body = $error),
                     (status = 504, description = "No provider answered in time", body = $error),
+                    (status = "5XX", description = "The provider's answer"),
                 ),
             )]
             pub(super) fn $name() {}
@@ -212,7 +213,7 @@ mod inference {
         messages, "/v1/messages", MessagesRequest, AnthropicError, "text/event-stream"
     );
     inference_route!(
-        /// Anthropic's token counting, where a provider of the model can. Neither limited nor logged.
+        /// Anthropic's token counting, if a provider of the model supports it. Neither limited nor logged.
         count_tokens, "/v1/messages/count_tokens", MessagesRequest, AnthropicError
     );
     inference_route!(
@@ -254,7 +255,7 @@ mod inference {
     struct EmbeddingsRequest {
         /// A system name, perhaps with `@provider` behind it.
         model: String,
-        /// A text, several, or tokens.
+        /// A text, a list of texts, or tokens.
         input: Value,
     }
 }

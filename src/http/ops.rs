@@ -18,20 +18,20 @@ use super::HttpState;
 /// A database that takes longer to answer counts as not ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The process is alive.
+/// Check that the process is alive.
 #[utoipa::path(
     get, path = "/healthz", tag = "Operations",
-    responses((status = 200, description = "It is", content_type = "text/plain", body = String)),
+    responses((status = 200, description = "The process is alive", content_type = "text/plain", body = String)),
 )]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// What readiness is asked for.
+/// Options of the readiness check.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Ready {
-    /// Ready without it, too.
+    /// Skip this check.
     exclude: Option<Excludable>,
 }
 
@@ -41,15 +41,16 @@ enum Excludable {
     Database,
 }
 
-/// The gateway can take traffic: it is not shutting down, and the database answers. `?exclude=database` does not ask the
-/// database: inference goes on without it, so a load balancer that asked would turn its outage into everybody's.
+/// Check that the gateway can take traffic: it is not shutting down, and the database answers. `?exclude=database`
+/// skips the database: inference goes on without it, so a load balancer that checked it would turn its outage into one
+/// of the whole gateway.
 #[utoipa::path(
     get, path = "/readyz", tag = "Operations",
     params(Ready),
     responses(
-        (status = 200, description = "It can", content_type = "text/plain", body = String),
-        (status = 400, description = "What is to be excluded is not known", content_type = "text/plain", body = String),
-        (status = 503, description = "It cannot; the body says why", content_type = "text/plain", body = String),
+        (status = 200, description = "The gateway is ready", content_type = "text/plain", body = String),
+        (status = 400, description = "`exclude` is not a known check", content_type = "text/plain", body = String),
+        (status = 503, description = "The gateway is not ready; the body says why", content_type = "text/plain", body = String),
     ),
 )]
 pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response {
@@ -67,12 +68,13 @@ pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response
     }
 }
 
-/// The exposition. Rendered off the async workers, from memory alone; recording never waits for it.
+/// The metrics in Prometheus' text format. Rendered off the async workers, from memory alone; recording never waits for
+/// it.
 #[utoipa::path(
     get, path = "/metrics", tag = "Operations", security((), ("metricsToken" = [])),
     responses(
         (status = 200, description = "Prometheus' text format", content_type = "text/plain", body = String),
-        (status = 401, description = "A token is set, and this is not it", content_type = "text/plain", body = String),
+        (status = 401, description = "The token is missing or wrong", content_type = "text/plain", body = String),
     ),
 )]
 pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {

@@ -15,7 +15,7 @@ use super::surface::Surface;
 pub enum Kind {
     /// A `u64` that only grows.
     Counter,
-    /// An `f64` that only grows. The exporter knows no such thing: it is kept in a gauge and announced as a counter.
+    /// An `f64` that only grows. The exporter has no such type: it is kept in a gauge and announced as a counter.
     FloatCounter,
     Gauge,
     /// Cumulative buckets with these upper bounds; `+Inf` is added by the exporter.
@@ -177,12 +177,12 @@ catalog! {
     TOKENS_COMPLETION: Counter, Tokens = "nexusgate_tokens_completion_total" { model };
     /// Input tokens of embeddings as providers reported them.
     TOKENS_EMBEDDING: Counter, Tokens = "nexusgate_tokens_embedding_total" { model };
-    /// USD spent on input tokens, of models with a price.
+    /// USD spent on input tokens of models with a price.
     COST_PROMPT: FloatCounter, Usd = "nexusgate_cost_prompt_usd_total" { model, provider, api_key_comment };
-    /// USD spent on output tokens, of models with a price.
+    /// USD spent on output tokens of models with a price.
     COST_COMPLETION: FloatCounter, Usd = "nexusgate_cost_completion_usd_total" { model, provider, api_key_comment };
-    /// USD spent on input and output tokens, of models with a price; what failed attempts at other providers cost is added to
-    /// the one that answered.
+    /// USD spent on input and output tokens of models with a price; the cost of failed attempts at other providers is
+    /// added to the provider that answered.
     COST_TOTAL: FloatCounter, Usd = "nexusgate_cost_total_usd_total" { model, provider, api_key_comment };
     /// Seconds from a completion request's arrival to the last byte of its answer; completed requests only.
     COMPLETION_DURATION: Histogram(Buckets::Latency), Seconds = "nexusgate_completion_duration_seconds" { model };
@@ -192,9 +192,9 @@ catalog! {
     EMBEDDING_DURATION: Histogram(Buckets::Latency), Seconds = "nexusgate_embedding_duration_seconds" { model };
     /// API keys that are neither revoked nor expired.
     ACTIVE_API_KEYS: Gauge, Count = "nexusgate_active_api_keys";
-    /// Providers that are configured.
+    /// Configured providers.
     ACTIVE_PROVIDERS: Gauge, Count = "nexusgate_active_providers";
-    /// Model entries that are configured, by what they are for; a name offered by several providers counts once for each.
+    /// Configured models, by type; a name offered by several providers counts once for each.
     ACTIVE_MODELS: Gauge, Count = "nexusgate_active_models" { type: ModelType };
     /// Requests that keys with this comment have taken from their per-minute budget.
     API_KEY_RPM_USAGE: Gauge, Count = "nexusgate_api_key_rpm_usage" { api_key_comment };
@@ -204,7 +204,7 @@ catalog! {
     API_KEY_TPM_USAGE: Gauge, Tokens = "nexusgate_api_key_tpm_usage" { api_key_comment };
     /// Tokens per minute allowed to keys with this comment.
     API_KEY_TPM_LIMIT: Gauge, Tokens = "nexusgate_api_key_tpm_limit" { api_key_comment };
-    /// Requests refused because a key was over a limit, by which limit; with Redis it survives restarts.
+    /// Requests refused because a key was over a limit, by limit; with Redis the count survives restarts.
     RATE_LIMIT_REJECTIONS: Counter, Count = "nexusgate_rate_limit_rejections_total" { api_key_comment, limit_type: LimitType };
     /// Always 1; the label tells the version and commit.
     INFO: Gauge, Count = "nexusgate_info" { version };
@@ -217,27 +217,27 @@ catalog! {
     HTTP_REQUESTS: Counter, Count = "nexusgate_http_requests_total" { route, method, code };
     /// Inference requests refused before they reached a model.
     REQUESTS_REJECTED: Counter, Count = "nexusgate_requests_rejected_total" { reason: RejectReason };
-    /// Inference requests that have arrived and not yet ended.
+    /// Inference requests in progress.
     REQUESTS_IN_FLIGHT: Gauge, Count = "nexusgate_requests_in_flight" { api_format: Surface };
-    /// Seconds the gateway itself took: total time less waiting for the upstream and for the client.
+    /// Seconds spent in the gateway itself: total time less the waits for the upstream and for the client.
     GATEWAY_OVERHEAD: Histogram(Buckets::Overhead), Seconds = "nexusgate_gateway_overhead_seconds" { api_format: Surface };
 
     // Upstreams.
 
-    /// Calls to providers, by how they ended.
+    /// Calls to providers, by outcome.
     UPSTREAM_ATTEMPTS: Counter, Count = "nexusgate_upstream_attempts_total" { provider, model, outcome: Outcome };
-    /// Requests that moved on to another provider, by the one that was left and why.
+    /// Requests that moved on to another provider, by the provider that failed and its outcome.
     FAILOVERS: Counter, Count = "nexusgate_failovers_total" { model, provider, outcome: Outcome };
     /// 1 while the circuit breaker lets traffic through to the provider, 0 while it is open.
     PROVIDER_UP: Gauge, Count = "nexusgate_provider_up" { provider };
     /// Seconds from sending a call to a provider to the last byte of its answer.
     UPSTREAM_DURATION: Histogram(Buckets::Latency), Seconds = "nexusgate_upstream_duration_seconds" { provider };
 
-    // What completions were like.
+    // Properties of completions.
 
     /// Seconds per output token after the first; completed streams only.
     COMPLETION_TPOT: Histogram(Buckets::TimePerToken), Seconds = "nexusgate_completion_tpot_seconds" { model };
-    /// Seconds of the longest wait for the provider between two chunks of a stream; completed streams only.
+    /// Seconds of a stream's longest wait for the provider between two chunks; completed streams only.
     STREAM_STALL: Histogram(Buckets::Latency), Seconds = "nexusgate_stream_stall_seconds" { model };
     /// Input tokens of one completion.
     COMPLETION_PROMPT_TOKENS: Histogram(Buckets::Tokens), Tokens = "nexusgate_completion_prompt_tokens" { model };
@@ -253,13 +253,13 @@ catalog! {
     TOKENS_WASTED: Counter, Tokens = "nexusgate_tokens_wasted_total" { model, reason: WasteReason };
     /// USD spent on completions that were aborted or failed, and on failed attempts at one that another attempt answered.
     COST_WASTED: FloatCounter, Usd = "nexusgate_cost_wasted_usd_total" { model, reason: WasteReason };
-    /// Completed completions, by why the model stopped.
+    /// Completed completions, by finish reason.
     FINISH_REASONS: Counter, Count = "nexusgate_completion_finish_reasons_total" { model, finish_reason: FinishReason };
     /// Completed completions within the model's targets for first token and time per token (goodput).
     WITHIN_SLO: Counter, Count = "nexusgate_completions_within_slo_total" { model };
     /// Finished requests that a provider answered for a model without a price.
     UNPRICED_REQUESTS: Counter, Count = "nexusgate_unpriced_requests_total" { model };
-    /// Finished requests that a provider answered without saying the usage.
+    /// Finished requests that a provider answered without reporting the usage.
     USAGE_MISSING: Counter, Count = "nexusgate_usage_missing_total" { model };
 
     // The request log.
@@ -270,37 +270,37 @@ catalog! {
     REQUEST_LOG_PENDING: Gauge, Count = "nexusgate_request_log_pending" { table: LogTable };
     /// Seconds the oldest row has been waiting for the database.
     REQUEST_LOG_OLDEST_PENDING: Gauge, Seconds = "nexusgate_request_log_oldest_pending_seconds";
-    /// Attempts to write a batch of rows that failed and were repeated.
+    /// Failed attempts to write a batch of rows, which were repeated.
     REQUEST_LOG_RETRIES: Counter, Count = "nexusgate_request_log_retries_total" { table: LogTable };
     /// Seconds to write one batch of rows.
     REQUEST_LOG_FLUSH_DURATION: Histogram(Buckets::Internal), Seconds = "nexusgate_request_log_flush_duration_seconds" { table: LogTable };
-    /// Payloads that a row was kept without: the journal had reached its size, the memory for rows was full, or the database refused the payload.
+    /// Payloads dropped from a row that was kept: the journal had reached its size, the memory for rows was full, or the database refused the payload.
     REQUEST_LOG_PAYLOADS_DROPPED: Counter, Count = "nexusgate_request_log_payloads_dropped_total" { table: LogTable };
-    /// Rows that were lost: refused by the database for their content, past the journal's size, in a part of the journal that cannot be read, or past the memory for rows while it cannot be written.
+    /// Rows lost: refused by the database for their content, past the journal's size, in an unreadable part of the journal, or past the memory for rows while the journal cannot be written.
     REQUEST_LOG_ROWS_DROPPED: Counter, Count = "nexusgate_request_log_rows_dropped_total" { table: LogTable };
-    /// Stretches of the journal that were torn or damaged and were skipped; each may have held several records.
+    /// Torn or damaged stretches of the journal that were skipped; each may have held several records.
     JOURNAL_DAMAGED: Counter, Count = "nexusgate_journal_damaged_records_total";
-    /// Writes to the journal's files and syncs of them that failed; rows are in memory alone meanwhile.
+    /// Failed writes and syncs of the journal's files; meanwhile rows are kept in memory only.
     JOURNAL_WRITE_ERRORS: Counter, Count = "nexusgate_journal_write_errors_total";
-    /// Finished requests counted, less those logged or still waiting to be, since start; 0 when right.
+    /// Finished requests counted since start, less the rows logged or still waiting; 0 when both agree.
     AUDIT_MISMATCH: Gauge, Count = "nexusgate_audit_mismatch" { table: LogTable };
 
-    // What the gateway leans on.
+    // Dependencies.
 
-    /// 1 when the database answered last time, both to reads and to the writes of the request log.
+    /// 1 when the last read of the database and the last write of the request log succeeded.
     DATABASE_UP: Gauge, Count = "nexusgate_database_up";
     /// 1 when Redis answers; absent when none is configured.
     REDIS_UP: Gauge, Count = "nexusgate_redis_up";
-    /// Redis calls that failed, by what they were for.
+    /// Failed Redis calls, by operation.
     REDIS_ERRORS: Counter, Count = "nexusgate_redis_errors_total" { op };
-    /// Gauge refreshes that failed; the gauges kept their last values.
+    /// Failed gauge refreshes; the gauges kept their last values.
     GAUGE_REFRESH_ERRORS: Counter, Count = "nexusgate_gauge_refresh_errors_total";
-    /// Unix time of the last gauge refresh that worked.
+    /// Unix time of the last successful gauge refresh.
     GAUGE_REFRESH_TIMESTAMP: Gauge, Seconds = "nexusgate_gauge_refresh_timestamp_seconds";
 
     // Metrics about metrics.
 
-    /// Series that exist, a histogram with one set of labels counted as one.
+    /// Existing series; a histogram with one set of labels counts as one.
     METRICS_SERIES: Gauge, Count = "nexusgate_metrics_series";
     /// Series refused by the series cap and counted under `_overflow` instead.
     METRICS_OVERFLOW: Counter, Count = "nexusgate_metrics_overflow_total" { metric };
@@ -311,7 +311,7 @@ catalog! {
 
     /// Worker threads of the tokio runtime.
     TOKIO_WORKERS: Gauge, Count = "tokio_workers";
-    /// Tasks that are alive in the tokio runtime.
+    /// Live tasks of the tokio runtime.
     TOKIO_LIVE_TASKS: Gauge, Count = "tokio_live_tasks";
     /// Tasks waiting in the tokio runtime's shared queue.
     TOKIO_GLOBAL_QUEUE_DEPTH: Gauge, Count = "tokio_global_queue_depth";

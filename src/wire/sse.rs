@@ -279,7 +279,7 @@ mod tests {
 
     type Event = (Option<String>, String);
 
-    /// Every event of `chunks`, with the bytes that its range covers in the whole stream.
+    /// Every event of `chunks`, with the bytes of its range in the whole stream.
     fn scan(chunks: &[&[u8]]) -> (Vec<Event>, Vec<Vec<u8>>) {
         let stream = chunks.concat();
         let mut scanner = SseScanner::new();
@@ -319,7 +319,7 @@ mod tests {
         (name.map(str::to_owned), data.to_owned())
     }
 
-    /// Cuts `stream` at the given places.
+    /// Cuts `stream` at the given positions.
     fn cut<'a>(stream: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {
         let mut at: Vec<usize> = places.iter().map(|place| place.index(stream.len() + 1)).collect();
         at.extend([0, stream.len()]);
@@ -432,7 +432,7 @@ mod tests {
         assert_eq!(&buf[..], b"event: ping\ndata: {}\n\ndata: a\ndata: b\ndata: c\ndata: \ndata: \n\n");
     }
 
-    /// Bytes that the scanner's decisions hang on, more often than others.
+    /// Arbitrary bytes, with more of those that the scanner's decisions depend on.
     fn stream_bytes() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => prop::sample::select(vec![
@@ -456,7 +456,7 @@ mod tests {
             let (cut_events, cut_raw) = scan(&cut(&stream, &places));
             prop_assert_eq!(&cut_events, &whole);
             for (cut_raw, raw) in cut_raw.iter().zip(&raw) {
-                // The LF of a CRLF that a chunk boundary cuts is told by `owes_line_feed` instead.
+                // The LF of a CRLF cut by a chunk boundary is reported by `owes_line_feed` instead.
                 prop_assert!(cut_raw == raw || [cut_raw, &b"\n"[..]].concat() == *raw);
             }
         }

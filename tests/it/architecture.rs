@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Each room and what it may import.
+/// Each room and its permitted imports.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("config", &["domain"]),
@@ -19,9 +19,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["app", "demo", "config", "store", "telemetry"]),
 ];
 
-/// Arrows that stand outside the table: what begins with this may import that, too.
+/// Arrows outside the table: paths with the first prefix may also import the second.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    // Administration is what the database is for.
+    // Administration works on the database.
     ("src/http/admin/", "store"),
 ];
 
@@ -56,7 +56,7 @@ fn imports_point_down() {
     );
 }
 
-/// Rooms named after `crate::`, in imports and in paths.
+/// The rooms named after `crate::`, in imports and in paths.
 fn imports(text: &str) -> BTreeSet<String> {
     text.lines()
         .filter(|line| !line.trim_start().starts_with("//"))

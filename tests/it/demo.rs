@@ -1,4 +1,5 @@
-//! The demo, as a stranger runs it: every metric of the reference system is there and grows, and the account adds up.
+//! The demo as a new user runs it: every metric of the reference system exists and grows, and the final account adds
+//! up.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! When a provider fails the next one answers, and every attempt is seen.
+//! When a provider fails, the next one answers, and every attempt is counted.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ struct Fault {
     name: &'static str,
     /// `None`: nobody listens at its port.
     reply: Option<fn(&Gate) -> Reply>,
-    /// How the attempt is counted.
+    /// The outcome that the attempt is counted as.
     outcome: &'static str,
-    /// What the client gets when every provider fails like this.
+    /// The client's answer when every provider fails like this.
     status: u16,
-    /// Attempts at the second provider when it fails too: a last try at the same one, where that may help.
+    /// Attempts at the second provider when it fails too: a last retry of the same one, where that may help.
     last_tries: f64,
-    /// The failure shows only after the client has seen a part of the stream.
+    /// The failure comes only after the client has received a part of the stream.
     too_late: bool,
 }
 
@@ -110,7 +110,7 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Two providers, of which the first in line is always asked first.
+/// Two providers; the first is always preferred.
 pub async fn two_providers() -> TestApp {
     providers_at(None, None).await
 }
@@ -124,7 +124,7 @@ async fn providers_at(first: Option<String>, second: Option<String>) -> TestApp 
         .await
 }
 
-/// The app whose first provider fails like this, and perhaps the second; what must live as long as the failing.
+/// The app whose first provider fails like this, and perhaps the second; and the guards that keep the failure in place.
 async fn failing(fault: &Fault, second_works: bool) -> (TestApp, Gate, Vec<RefusedPort>) {
     let gate = Gate::new();
     let Some(reply) = fault.reply else {
@@ -192,7 +192,7 @@ async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
     }
 
     if fault.too_late && stream {
-        // The client has seen the beginning: nobody else can go on, and it is told by an error event.
+        // The client has received the beginning: no other provider can continue, so it gets an error event.
         assert_eq!((status, failovers), (200, 0.0), "{case}");
         assert!(String::from_utf8_lossy(&body.expect("a body")).contains("\"error\""), "{case}");
         assert_eq!(counted("failed"), 1.0, "{case}");
@@ -237,13 +237,13 @@ async fn check(app: &TestApp, fault: &Fault, stream: bool, second_works: bool) {
     }
 }
 
-/// Five failures in a row open the breaker, however the provider fails; a provider that limits its rate is well.
+/// Five failures in a row open the breaker, however the provider fails; a rate-limited provider is healthy.
 #[tokio::test]
 async fn the_breaker_knows_every_fault() {
     for fault in FAULTS {
         let (app, _gate, _nobody) = failing(fault, true).await;
         for _ in 0..5 {
-            // Whole answers: nobody else can go on with a stream that has begun.
+            // Whole answers: no other provider can continue a stream that has begun.
             assert_eq!(app.chat(MODEL).send().await.status(), 200, "{}", fault.name);
         }
         let up = if fault.outcome == "http_429" { 1.0 } else { 0.0 };
@@ -263,7 +263,7 @@ async fn the_breaker_knows_every_fault() {
     }
 }
 
-/// An error that is all a stream says came before the client saw anything.
+/// A stream that consists of an error alone has failed before the client received anything.
 #[tokio::test]
 async fn a_stream_that_begins_with_an_error() {
     for (kind, error) in [
@@ -317,7 +317,7 @@ async fn an_error_is_read_whatever_follows_it() {
     }
 }
 
-/// A provider that tells a caller of a limit, or of a mistake, works: it stays in, whichever way it tells.
+/// A provider that reports a limit, or a client error, works: it stays in use, however it reports it.
 #[tokio::test]
 async fn what_is_told_within_a_stream_counts_as_what_it_is() {
     let opening = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"status\":\"in_progress\"}}\n\n";
@@ -344,7 +344,7 @@ async fn what_is_told_within_a_stream_counts_as_what_it_is() {
     }
 }
 
-/// Whose answer it is that a client gets when all fail.
+/// The provider whose answer the client gets when all fail.
 #[tokio::test]
 async fn an_answer_names_its_provider() {
     let nobody = RefusedPort::reserve().expect("a port");
@@ -356,7 +356,7 @@ async fn an_answer_names_its_provider() {
     let id = response.headers()["x-nexusgate-id"].to_str().expect("text").to_owned();
     app.settled().await;
     assert_eq!(app.log_rows().await[0].id.to_string(), id);
-    // Nobody answered, so nobody is named.
+    // No provider answered, so none is named.
     let app = providers_at(Some(nobody.base_url()), Some(nobody.base_url())).await;
     let response = app.chat(MODEL).send().await;
     assert_eq!(response.status(), 502);
@@ -364,7 +364,7 @@ async fn an_answer_names_its_provider() {
     assert!(!response.headers().contains_key("x-nexusgate-provider"));
 }
 
-/// A provider that could not even be asked is no answer, and nothing was moved to it.
+/// A provider that could not be called has not answered, and does not count as a failover.
 #[tokio::test]
 async fn a_provider_that_cannot_be_asked_hides_no_answer() {
     let app = TestApp::builder()
@@ -384,7 +384,7 @@ async fn a_provider_that_cannot_be_asked_hides_no_answer() {
     assert_eq!((rows[0].provider.as_deref(), rows[0].error.as_deref()), (Some("first"), Some("http_429")));
 }
 
-/// Nobody moved to a provider that had no room.
+/// A provider without a free slot does not count as a failover.
 #[tokio::test]
 async fn a_failover_is_counted_when_the_next_provider_is_asked() {
     let app = TestApp::builder()
@@ -405,7 +405,7 @@ async fn a_failover_is_counted_when_the_next_provider_is_asked() {
     assert_eq!(failovers(&app.settled().await), 1.0);
 }
 
-/// What the provider will refuse again is passed on at once, as it is.
+/// An error that would recur is passed on at once, unchanged.
 #[tokio::test]
 async fn what_is_not_retriable_is_passed_on() {
     let app = two_providers().await;

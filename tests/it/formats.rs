@@ -1,4 +1,4 @@
-//! Every client format through every provider format: what is counted, and in whose name.
+//! Every client format through every provider format: the counts, and their labels.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ async fn what_is_counted_does_not_depend_on_the_formats() {
     }
 }
 
-/// What cannot be said at all is refused in the caller's format, by name.
+/// Fields that cannot be expressed at all are refused in the caller's format, by name.
 #[tokio::test]
 async fn unsupported_requests_are_refused_in_the_callers_format() {
     for (kind, format, field, value) in [
@@ -125,8 +125,8 @@ async fn unsupported_requests_are_refused_in_the_callers_format() {
     }
 }
 
-/// What a client of another format is told is an error is none of the answers that count, or that are kept. The first stream
-/// holds a number that is out of every range, the second the end of a choice that had not begun.
+/// An answer that a client of another format receives as an error counts as no answer, and is not kept for replay. The
+/// first stream has a number outside every range, the second the end of a choice that had not begun.
 #[tokio::test]
 async fn what_cannot_be_converted_has_failed() {
     let vast = concat!(
@@ -160,7 +160,7 @@ async fn what_cannot_be_converted_has_failed() {
     }
 }
 
-/// Anthropic's SDKs know from the details that they must send the whole conversation.
+/// The details tell Anthropic's SDKs that they must send the whole conversation.
 #[tokio::test]
 async fn threads_are_refused_in_anthropics_words() {
     let app = TestApp::spawn().await;
@@ -179,7 +179,7 @@ async fn threads_are_refused_in_anthropics_words() {
     assert_eq!(app.provider().last_call().expect("a call").json()["thread"]["type"], "create");
 }
 
-/// The next provider may speak another format than the first, and than the client.
+/// The next provider may speak another format than the first one and the client.
 #[tokio::test]
 async fn a_failover_crosses_formats() {
     use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
@@ -209,7 +209,7 @@ async fn a_failover_crosses_formats() {
     }
 }
 
-/// When they all fail the client gets the last answer in the shape that it reads.
+/// When all fail, the client gets the last answer in its own format.
 #[tokio::test]
 async fn an_error_has_the_shape_of_the_clients_format() {
     for (kind, format) in [

@@ -81,8 +81,8 @@ async fn the_second_is_answered_in_the_way_it_asks() {
     assert_eq!(tokens, original.completion_tokens.expect("tokens") as f64, "counted once");
 }
 
-/// Whole or streamed, from any format to any: the second is answered in its own way, also by a gateway that has been started
-/// anew since.
+/// Whole or streamed, from any format to any: the second is answered in its own form, also by a gateway restarted
+/// since.
 #[tokio::test]
 async fn every_format_is_answered_in_its_own_way() {
     let ids = || {
@@ -148,7 +148,8 @@ async fn every_format_is_answered_in_its_own_way() {
     assert_eq!(app.provider().calls().len(), 6);
 }
 
-/// A chat stream whose client had not asked for the usage: who asks again is told it all the same, also after a restart.
+/// A chat stream whose client had not requested the usage: a repeated request gets it all the same, also after a
+/// restart.
 #[tokio::test]
 async fn a_repeated_stream_tells_the_usage() {
     let mut app = TestApp::spawn().await;
@@ -192,7 +193,7 @@ async fn a_repeated_stream_tells_the_usage() {
     assert_eq!(app.provider().calls().len(), 1);
 }
 
-/// Unknown is not 0: what no format requires is left out.
+/// Unknown is not 0: a usage that the format does not require is left out.
 #[tokio::test]
 async fn a_usage_that_nobody_knows_is_not_told() {
     let app = TestApp::spawn().await;
@@ -205,7 +206,7 @@ async fn a_usage_that_nobody_knows_is_not_told() {
     assert!(!stream.text().await.expect("text").contains("prompt_tokens"));
 }
 
-/// A client that left before its answer came may ask again.
+/// A client that disconnected before its answer came may retry.
 #[tokio::test]
 async fn what_was_aborted_may_be_tried_again() {
     let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "0s").spawn().await;

@@ -1,4 +1,4 @@
-//! The database is away: requests do not notice, and every row arrives when it is back.
+//! A database outage: requests do not notice, and every row arrives afterwards.
 
 use sea_orm::ConnectionTrait as _;
 
@@ -34,7 +34,7 @@ async fn inserts_fail_and_recover() {
     assert_eq!(app.log_rows().await.len(), 21);
 }
 
-/// `LOG_PAYLOADS=metadata`: everything is counted and logged but what was said.
+/// `LOG_PAYLOADS=metadata`: everything is counted and logged except the bodies.
 #[tokio::test]
 async fn metadata_alone_can_be_kept() {
     let app = TestApp::builder().setting("LOG_PAYLOADS", "metadata").spawn().await;

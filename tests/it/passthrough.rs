@@ -1,5 +1,5 @@
-//! Client and provider speak the same format: nothing changes but the model's name and the usage option; and what goes to the
-//! provider besides the body.
+//! Client and provider speak the same format: nothing changes but the model's name and the usage option; and the
+//! request to the provider besides the body.
 
 use std::path::{Path, PathBuf};
 
@@ -79,7 +79,7 @@ async fn recorded_answers_arrive_as_they_are() {
     assert!(count >= 35, "{count} recordings were replayed");
 }
 
-/// The hand-written requests of `tests/golden` reach a provider of their own format as they are.
+/// The hand-written requests of `tests/golden` reach a provider of their own format unchanged.
 #[tokio::test]
 async fn requests_arrive_as_they_are() {
     for (kind, format) in KINDS {
@@ -103,7 +103,7 @@ async fn requests_arrive_as_they_are() {
     }
 }
 
-/// What goes to which kind of provider, where, and with which credentials.
+/// The path and the credentials for each kind of provider.
 #[tokio::test]
 async fn each_kind_is_called_in_its_own_way() {
     for (kind, path, query, credential) in [
@@ -187,7 +187,7 @@ async fn embeddings_arrive_as_they_are() {
     assert!(scrape.metric("nexusgate_tokens_embedding_total").is(told));
 }
 
-/// Token counts go to whoever can count; nobody else pretends to.
+/// Token counts go to a provider that can count; for the others they are refused.
 #[tokio::test]
 async fn tokens_are_counted_by_anthropic_alone() {
     let app = behind(ProviderKind::Anthropic).await;
@@ -212,7 +212,7 @@ async fn tokens_are_counted_by_anthropic_alone() {
     assert!(app.provider().calls().is_empty());
 }
 
-/// A token count is no inference, but it takes room like one.
+/// A token count is no inference, but takes a slot like one.
 #[tokio::test]
 async fn token_counts_take_room() {
     let app = TestApp::builder()
@@ -236,7 +236,7 @@ async fn token_counts_take_room() {
     assert_eq!(call.send().await.expect("an answer").status(), 200);
 }
 
-/// A count goes to a provider that has room, and says nothing about one that has none.
+/// A count goes to a provider with a free slot, and does not affect the health of one without.
 #[tokio::test]
 async fn token_counts_go_where_there_is_room() {
     let targets = ["alpha", "beta"].map(|name| (name, ProviderKind::Anthropic, None)).to_vec();
@@ -257,7 +257,7 @@ async fn token_counts_go_where_there_is_room() {
     assert_eq!(asking.await.expect("no panic").expect("an answer").status(), 200);
 }
 
-/// Ids that carry what a provider of another format wants back are too long for one of the client's own.
+/// Ids that carry data for a provider of another format are too long for one of the client's own format.
 #[tokio::test]
 async fn signatures_stay_behind_when_the_provider_changes() {
     let app = behind(ProviderKind::OpenAiResponses).await;
@@ -331,7 +331,7 @@ async fn odd_bodies() {
         .expect("an answer");
     assert_eq!(squeezed.status(), 415);
     assert_eq!(squeezed.headers()["accept-encoding"], "identity");
-    // The gateway does not look into what it passes on, and does not descend into what it converts.
+    // The gateway does not parse bodies that it passes through, and does not recurse into those that it converts.
     let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
     let deep = format!("{{\"model\":\"{MODEL}\",\"messages\":{open}{close}}}").into_bytes();
     let converted = app.http.post(app.url("/v1/messages")).bearer_auth(&app.key).body(deep.clone());

@@ -10,7 +10,7 @@ use crate::support::TestApp;
 use crate::support::app::MODEL;
 use crate::support::raw::read_request;
 
-/// A forward proxy that notes the heads of the requests it gets. It forwards plain requests, and refuses tunnels.
+/// A forward proxy that records the heads of its requests. It forwards plain requests, and refuses tunnels.
 async fn proxy() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -1,4 +1,4 @@
-//! Secrets stay secret: whatever the gateway answers, logs, exposes or stores is searched for them.
+//! Secrets stay secret: everything the gateway answers, logs, exposes or stores is searched for them.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What must not be found, and what it is.
+/// A text that must not be found, and its description.
 const SECRETS: &[(&str, &str)] = &[
     ("admin secret", "admin-9f2c71d0aa41"),
     ("encryption key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"),
@@ -28,7 +28,7 @@ fn secret(what: &str) -> &'static str {
     SECRETS.iter().find(|(name, _)| *name == what).expect("a secret of that name").1
 }
 
-/// Prompts and answers are no business of the log's readers either.
+/// Prompts and answers must not be in the logs either.
 const PROMPT: &str = "prompt-of-a-patient-5521";
 
 const FILE: &str = r#"
@@ -63,13 +63,13 @@ struct Gateway {
     child: Child,
     base: String,
     http: reqwest::Client,
-    /// Everything that was answered where no secret belongs.
+    /// All answers that must not hold a secret.
     heard: String,
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // A test that failed half-way leaves nothing running.
+        // A test that fails half-way leaves nothing running.
         let _ = self.child.kill();
     }
 }
@@ -103,7 +103,7 @@ impl Gateway {
         gateway
     }
 
-    /// Sends, and remembers whatever is answered.
+    /// Sends, and records the answer.
     async fn hear(&mut self, request: reqwest::RequestBuilder) -> (u16, Value) {
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
@@ -192,10 +192,10 @@ async fn inference(gateway: &mut Gateway, provider: &ScriptedProvider) {
     assert_eq!(gateway.hear(models).await.0, 200);
 }
 
-/// Every route of the admin API. Returns the keys that were made, which its lists must not show.
+/// Every route of the admin API. Returns the created keys, which its lists must not show.
 async fn administration(gateway: &mut Gateway) -> Vec<String> {
     let mut made = Vec::new();
-    // These three hand the key out, and nothing else does: their answers are not among what is searched.
+    // Only these three hand the key out: their answers are not searched.
     for (method, path, body) in [
         ("POST", "/apiKey", json!({"comment": "made"})),
         ("PUT", "/apiKey/by-external-id/operator-1", json!({"comment": "operated"})),
@@ -220,7 +220,7 @@ async fn administration(gateway: &mut Gateway) -> Vec<String> {
     let limits = gateway.admin("PUT", &format!("/apiKey/{}/ratelimit", 1)).json(&json!({"rpmLimit": 900}));
     assert_eq!(gateway.hear(limits).await.0, 200);
 
-    // Whatever else can be read, by the document that says what there is.
+    // All other readable routes, as listed in the OpenAPI document.
     let document = nexusgate::app::openapi();
     let readable = document["paths"].as_object().expect("paths").iter();
     let readable = readable.filter(|(path, item)| path.starts_with("/api/admin") && item["get"].is_object());

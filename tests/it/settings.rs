@@ -1,4 +1,4 @@
-//! The command: wrong settings stop it in one line, right ones run it.
+//! The command line: wrong settings stop it with one line, valid ones run it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -82,7 +82,7 @@ fn settings_are_checked_without_starting() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 providers"));
     let text = complaint(&nexusgate(&arguments, &[], folder.path()));
     assert!(text.contains("KEY"), "{text}");
-    // What only a start would find otherwise.
+    // Errors that otherwise only a start would find.
     let stored = "[[models]]\nname = \"m\"\nprovider = \"may be in the database\"\n";
     let twice = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\n".repeat(2);
     let no_url = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"ftp://h\"\n";
@@ -133,7 +133,7 @@ fn the_reference_is_current() {
     );
 }
 
-/// A soft limit that is lower than it has to be is nobody's wish.
+/// A soft limit below the hard limit is raised.
 #[test]
 fn all_file_descriptors_are_taken() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -156,7 +156,7 @@ fn all_file_descriptors_are_taken() {
     assert_eq!(files[0], files[1], "soft and hard");
 }
 
-/// What it prints when everything is ready.
+/// The line printed when everything is ready.
 fn first_line(gateway: &mut std::process::Child) -> std::io::Result<String> {
     let mut line = String::new();
     let output = gateway.stdout.as_mut().expect("piped");
@@ -181,7 +181,7 @@ fn the_encryption_key_is_rotated() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("it starts");
-    // The admin secret is printed when everything is ready; what was declared is in the database then.
+    // The admin secret is printed when everything is ready; the declared entries are in the database by then.
     first_line(&mut gateway).expect("a line");
     gateway.kill().expect("killed");
     gateway.wait().expect("ended");

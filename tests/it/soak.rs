@@ -6,7 +6,7 @@ use std::time::Duration;
 use nexusgate::telemetry::catalog::ALL;
 use nexusgate::telemetry::registry::{Registry, Settings};
 
-/// Set in the process of its own that is measured: the other tests' memory must not be in the figure.
+/// Set in the measured child process: the figure must not include the other tests' memory.
 const CHILD: &str = "NEXUSGATE_SOAK_CHILD";
 const SAMPLES: u32 = 5_000_000;
 /// Unsorted samples take 16.5 bytes: five million of them, 79 MiB.
@@ -37,7 +37,7 @@ fn the_measured_process() {
     std::thread::scope(|scope| {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let registry = &registry;
-        // The app's upkeep timer, faster by as much as these samples come faster than real ones.
+        // The app's upkeep timer, sped up by the same factor as these samples.
         scope.spawn(move || {
             while stopped
                 .recv_timeout(Duration::from_millis(20))

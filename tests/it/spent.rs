@@ -1,4 +1,4 @@
-//! What failed attempts cost: providers want to be paid for them all the same.
+//! The cost of failed attempts: providers charge for them all the same.
 
 use http::StatusCode;
 use nexusgate::demo::provider::{Gate, Reply};
@@ -9,14 +9,14 @@ use crate::failover::provider;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
 
-/// An answer of no use that cost 5,003 tokens; another provider may do better.
+/// A useless answer that cost 5,003 tokens; another provider may do better.
 const FAILED: &str = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
 
 async fn behind(kind: ProviderKind) -> TestApp {
     TestApp::builder().targets(vec![("alpha", kind, None)]).spawn().await
 }
 
-/// Two providers, the second of which takes half the price.
+/// Two providers; the second charges half the price.
 async fn two_prices(drain: &str) -> TestApp {
     TestApp::builder()
         .targets(vec![("first", ProviderKind::OpenAiResponses, None), ("second", ProviderKind::OpenAi, None)])
@@ -36,14 +36,14 @@ fn same(a: f64, b: f64) -> bool {
     (a - b).abs() < 1e-8
 }
 
-/// What a provider wants to be paid for an answer that the client cannot be given is counted all the same.
+/// The charge for an answer that cannot be given to the client is counted all the same.
 #[tokio::test]
 async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"No"},"usage":{"input_tokens":5000,"output_tokens":3,"total_tokens":5003}}"#;
     let wrong = failed.replace("server_error", "invalid_prompt");
     let at_once = format!("data: {{\"type\":\"response.failed\",\"response\":{failed}}}\n\n");
     let garbage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5000,\"completion_tokens\":3}}\n\ndata: {\"cho\n\n";
-    // What may be better the next time is asked for twice.
+    // An answer that may be better the next time is requested twice.
     for (kind, reply, stream, status, attempts) in [
         (ProviderKind::OpenAiResponses, Reply::raw_json(failed), false, 500, 2),
         (ProviderKind::OpenAiResponses, Reply::raw_json(wrong), false, 400, 1),
@@ -71,7 +71,7 @@ async fn the_usage_of_a_last_answer_that_is_of_no_use_counts() {
     }
 }
 
-/// The last provider is asked twice, and the second answer takes nothing away from the first.
+/// The last provider is called twice, and the second answer's usage adds to the first's.
 #[tokio::test]
 async fn the_usage_of_an_answer_before_the_last_try_counts() {
     for (again, tokens) in [
@@ -90,8 +90,8 @@ async fn the_usage_of_an_answer_before_the_last_try_counts() {
     }
 }
 
-/// It is in the counters, the row and the key's limit, at the price of whoever failed; how large a completion is and how fast it
-/// comes is told by the answer.
+/// The usage is in the counters, the row and the key's limit, at the price of the provider that failed; a completion's
+/// size and speed are the answer's.
 #[tokio::test]
 async fn an_attempt_before_the_answer_of_another_provider_counts() {
     let app = two_prices("0s").await;
@@ -130,7 +130,7 @@ async fn an_attempt_before_the_answer_of_another_provider_counts() {
     }
 }
 
-/// A key's tokens per minute are charged for all that it made the gateway spend.
+/// A key's tokens per minute are charged with all tokens that the key made the gateway spend.
 #[tokio::test]
 async fn a_key_pays_for_the_attempts_that_its_requests_took() {
     let app = two_prices("0s").await;
@@ -141,7 +141,7 @@ async fn a_key_pays_for_the_attempts_that_its_requests_took() {
     assert_eq!(ask().await.status(), 429, "three minutes' worth are gone");
 }
 
-/// The client leaves while the second provider works, before it has said anything.
+/// The client disconnects while the second provider works, before its first output.
 #[tokio::test]
 async fn an_attempt_before_the_client_left_counts() {
     for drain in ["0s", "100ms"] {

@@ -1,4 +1,4 @@
-//! A stream arrives as the provider sent it.
+//! A stream arrives unchanged from the provider.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ async fn body_of(app: &TestApp, include_usage: bool) -> Bytes {
     response.bytes().await.expect("the whole stream")
 }
 
-/// Cuts `text` at `cuts`, wherever that falls.
+/// Cuts `text` at the positions `cuts`, even within characters.
 fn chunks(text: &[u8], cuts: &[prop::sample::Index]) -> Vec<Bytes> {
     let mut places: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len())).collect();
     places.extend([0, text.len()]);
@@ -74,9 +74,9 @@ fn streams_are_forwarded_byte_for_byte() {
         .run(&cases, |((text, usage), cuts)| {
             runtime.block_on(async {
                 app.provider().always(Reply::raw_stream(chunks(text.as_bytes(), &cuts)));
-                // The client asked for the usage: nothing may be missing.
+                // The client requested the usage: nothing may be missing.
                 prop_assert_eq!(&body_of(&app, true).await[..], text.as_bytes());
-                // It did not: the usage chunk, which the gateway asked for, is all that is missing.
+                // It did not: only the usage chunk, which the gateway requested, is missing.
                 let seen = body_of(&app, false).await;
                 let expected: String = text
                     .split_inclusive("\n\n")
@@ -108,7 +108,7 @@ pub fn recorded() -> Option<PathBuf> {
         .find(|folder| folder.is_dir())
 }
 
-/// What real providers sent, in the pieces they sent it in and in small ones.
+/// Recorded streams of real providers, in their original pieces and in small ones.
 #[tokio::test]
 async fn recorded_chat_streams_arrive_unchanged() {
     let Some(folder) = recorded() else {
@@ -148,7 +148,7 @@ async fn recorded_chat_streams_arrive_unchanged() {
     assert!(files >= 6, "{files} recordings were replayed");
 }
 
-/// What the client sent reaches the provider as it was, apart from the model's name and the usage option.
+/// The client's body reaches the provider unchanged, apart from the model's name and the usage option.
 #[tokio::test]
 async fn requests_are_passed_through() {
     let app = TestApp::spawn().await;

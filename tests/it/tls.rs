@@ -1,4 +1,4 @@
-//! Providers behind TLS whose authority is nobody's but theirs.
+//! Providers behind TLS with a private certificate authority.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ async fn private_provider() -> (String, String) {
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            // Whoever does not trust it goes away in the middle of the handshake.
+            // A client that does not trust the certificate aborts the handshake.
             let Ok(mut connection) = acceptor.accept(connection).await else { continue };
             let _ = read_request(&mut connection).await;
             let body = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}"#;

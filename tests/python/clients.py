@@ -13,14 +13,14 @@ PROMPT = "Say something."
 
 @dataclass
 class Plain:
-    """What any format says, for comparison."""
+    """An answer of any format, for comparison."""
 
     text: str = ""
     tools: list = field(default_factory=list)  # (name, arguments)
     reason: str = ""
     prompt: int | None = None
     completion: int | None = None
-    beside: int = 0  # output tokens that are not within `completion`
+    beside: int = 0  # output tokens not counted in `completion`
 
 
 def openai_client(gateway, key=KEY):
@@ -32,7 +32,7 @@ def anthropic_client(gateway, key=KEY):
 
 
 def arguments(text):
-    """Tool arguments, parsed when they are JSON: spacing is nobody's business."""
+    """Tool arguments, parsed if they are JSON: spacing does not matter."""
     if isinstance(text, dict):
         return text
     try:
@@ -100,7 +100,7 @@ def responses(gateway, model, stream, key=KEY):
         answer = None
         for event in client.responses.create(model=model, input=PROMPT, stream=True):
             if event.type in ("response.completed", "response.incomplete", "response.failed"):
-                # One recording holds several answers in a row; the first is what a client would stop at.
+                # One recording holds several answers in a row; a client would stop after the first.
                 answer = answer or event.response
         assert answer is not None, "the stream ended without its last event"
     plain = Plain()

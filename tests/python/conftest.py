@@ -27,15 +27,15 @@ MAX_BODY_SIZE = 1_000_000
 MAX_IN_FLIGHT = 64
 #: The same for the metrics' tests, which use up its one request.
 METERED_KEY = "sk-python-metered-0123456789"
-#: Keys whose comments are hard to write as a label value, or are not theirs alone.
+#: Keys whose comments are hard to write as a label value, or shared.
 ODD_KEY, ODD_COMMENT = "sk-python-odd-0123456789ab", 'team:"a\\b"\n,{}=é'
 SHARING_KEYS, SHARED_COMMENT = ("sk-python-first-0123456789", "sk-python-second-012345678"), "shared"
-#: The provider kinds by the name of the model that is offered through each.
+#: The provider kinds by the name of the model offered through each.
 KINDS = {"via-chat": "openai", "via-responses": "openai-responses", "via-anthropic": "anthropic"}
 
 
 def recordings():
-    """The folder of recorded answers, or None where it is not there."""
+    """The folder of recorded answers, or None if it does not exist."""
     candidates = [os.environ.get("NEXUSGATE_FIXTURES"), ROOT / "../shared/fixtures/recorded"]
     for candidate in candidates:
         if candidate and pathlib.Path(candidate).is_dir():
@@ -44,7 +44,7 @@ def recordings():
 
 
 class Provider:
-    """The scripted provider, directed through its control endpoint."""
+    """The scripted provider, controlled through its control endpoint."""
 
     def __init__(self, control_url):
         self.control_url = control_url
@@ -91,7 +91,7 @@ def stop(process):
 
 
 def dismiss(demo):
-    """Ends a demo that was called by others: the first signal has it wait for an account that cannot add up."""
+    """Stops a demo that other clients have called: at the first signal it waits for an account that cannot add up."""
     deadline = time.monotonic() + 30
     while demo.poll() is None and time.monotonic() < deadline:
         demo.send_signal(signal.SIGTERM)
@@ -121,14 +121,14 @@ def provider():
 
 @contextlib.contextmanager
 def serving(provider):
-    """A gateway that offers one model through each kind of provider, all of them the scripted one."""
+    """A gateway that offers one model through each kind of provider; the scripted one plays them all."""
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "nexusgate.toml"
         lines = [f'[[api_keys]]\nkey = "{KEY}"\ncomment = "python"\n']
         lines.append(f'[[api_keys]]\nkey = "{SMALL_KEY}"\ncomment = "small"\nrpm_limit = 1\n')
         lines.append(f'[[api_keys]]\nkey = "{METERED_KEY}"\ncomment = "metered"\nrpm_limit = 1\n')
         for key, comment in ((ODD_KEY, ODD_COMMENT), *((key, SHARED_COMMENT) for key in SHARING_KEYS)):
-            # A basic string of TOML is escaped as one of JSON is.
+            # TOML's basic strings have JSON's escapes.
             lines.append(f'[[api_keys]]\nkey = "{key}"\ncomment = {json.dumps(comment)}\n')
         lines.append(f'[[api_keys]]\nkey = "{NARROW_KEY}"\ncomment = "narrow"\nallowed_models = ["via-chat"]\n')
         for model, kind in KINDS.items():
@@ -179,6 +179,6 @@ def gateway(provider):
 
 @pytest.fixture(scope="session")
 def own_gateway(provider):
-    """A gateway of their own for tests that change its configuration."""
+    """A separate gateway for tests that change its configuration."""
     with serving(provider) as running:
         yield running

@@ -1,4 +1,4 @@
-"""The admin API, spoken to as the reference system's clients, operator and scripts speak to it."""
+"""The admin API, as used by the reference system's clients, operator and scripts."""
 
 import concurrent.futures
 import time
@@ -78,7 +78,7 @@ def test_the_life_of_a_key(own_gateway, admin):
 
 
 def test_the_operator(own_gateway, admin):
-    """What the operator does for an application: ensure, look up, revoke, ensure again."""
+    """The operator's calls for an application: ensure, look up, revoke, ensure again."""
     own_gateway.provider.always(text="fine")
     path = "/apiKey/by-external-id/" + urllib.parse.quote("k8s/cluster/namespace/app", safe="")
     admin("GET", path, expect=404)

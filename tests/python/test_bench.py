@@ -1,5 +1,4 @@
-"""What the benchmark says of the optimised build (scripts/build-pgo.sh), how it reads a trace, and that every script can be read by
-its shell."""
+"""The benchmark's report of the optimised build (scripts/build-pgo.sh), its trace reader, and every script's syntax."""
 
 import os
 import pathlib
@@ -33,7 +32,7 @@ def test_time_on_the_core_is_that_of_both_stretches_of_a_request():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with something to build."""
+    """A folder with a project to build."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src/main.rs").write_text("fn main() {}")
     (tmp_path / "Cargo.toml").write_text("[package]")
@@ -65,7 +64,7 @@ def test_an_optimised_build_of_another_source_is_not_measured(project, monkeypat
 
 
 def run_of(cpu_us, per_second):
-    """What one repeat measures."""
+    """The figures of one repeat."""
     latency = {"p50": 300.0 + cpu_us, "p99": 500.0 + cpu_us}
     return {
         "closed": {"per_second": per_second, "cpu_us": cpu_us},
@@ -90,7 +89,7 @@ def test_the_targets_are_judged_by_the_plain_build_and_the_optimised_one_stands_
 
 
 def test_each_target_is_judged_by_its_own_figure():
-    """Half of nginx's throughput does not make three times its CPU good, nor the other way round."""
+    """Half of nginx's throughput does not make up for three times its CPU, nor vice versa."""
     nginx = {"direct": [run_of(0.0, 90_000)], "nginx": [run_of(15.0, 60_000)]}
     fast = report.targets({"results": {**nginx, "nexusgate": [run_of(45.0, 40_000)]}})
     assert "| 0.67 × | met |" in fast

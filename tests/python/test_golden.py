@@ -1,4 +1,4 @@
-"""The documents of tests/golden, checked against the types of the official SDKs: what the gateway writes is what they expect."""
+"""The documents of tests/golden, checked against the types of the official SDKs."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ EVENTS = {
     "openai-responses": TypeAdapter(ResponseStreamEvent),
     "anthropic": TypeAdapter(RawMessageStreamEvent),
 }
-#: What the types lack though the APIs have it: streams of custom tool calls in chat.
+#: Missing in the types, though the APIs have it: streams of custom tool calls in chat.
 UNTYPED = {"custom"}
 
 
@@ -40,7 +40,7 @@ def target(path):
 
 
 def exhaust(value):
-    """Validates what the SDKs type as Iterable: pydantic looks at the items only when they are read."""
+    """Validates fields that the SDKs type as Iterable: pydantic checks the items only when they are read."""
     if isinstance(value, Mapping):
         for item in value.values():
             exhaust(item)
@@ -61,8 +61,8 @@ def test_requests(path):
 
 
 def as_typed(item):
-    """The types want an id and a status of the assistant's messages in parts; the API takes them without (and so do clients
-    that have none, such as Vercel's AI SDK)."""
+    """The types require an id and a status of an assistant's messages in parts; the API accepts messages without
+    (and some clients, such as Vercel's AI SDK, send them so)."""
     if item.get("role") == "assistant" and isinstance(item["content"], list):
         parts = [{"annotations": [], **part} if part["type"] == "output_text" else part for part in item["content"]]
         return {"id": "msg_1", "status": "completed", **item, "content": parts}

@@ -1,11 +1,11 @@
-"""What /metrics serves, read by the official parser and by promtool.
+"""The output of /metrics, read by the official parser and by promtool.
 
 Against any running instance:
 
     NEXUSGATE_BASE_URL=http://localhost:3000 METRICS_BEARER_TOKEN=… pytest tests/python/test_metrics.py
 
-NEXUSGATE_METRICS_URL names the endpoint where METRICS_ADDR has moved it. Without NEXUSGATE_BASE_URL a gateway is started
-and given some traffic, and more is known of it: those tests are skipped for an instance with a life of its own.
+NEXUSGATE_METRICS_URL names the endpoint if METRICS_ADDR has moved it. Without NEXUSGATE_BASE_URL a gateway is started
+and given known traffic; the tests that depend on it are skipped for any other instance.
 """
 
 import json
@@ -27,8 +27,8 @@ from conftest import BINARY, KEY, METERED_KEY, METRICS_TOKEN, ODD_KEY, SHARED_CO
 
 #: As conftest.py starts the gateway.
 ADMIN_SECRET = "python-tests-admin-secret"
-#: The reference system's metrics (DESIGN § 3.2), which its dashboards and alerts depend on. Those that an idle instance
-#: has, and those that come with the first request.
+#: The reference system's metrics (DESIGN § 3.2), which its dashboards and alerts depend on. First those of an
+#: idle instance, then those that come with the first request.
 ALWAYS = {
     "nexusgate_info": "gauge",
     "nexusgate_active_api_keys": "gauge",
@@ -52,7 +52,7 @@ WITH_TRAFFIC = {
     "nexusgate_api_key_rpm_limit": "gauge",
     "nexusgate_rate_limit_rejections": "counter",
 }
-#: What promtool says that we know and keep: the names are the design's, and "gauge" in them is a noun (the task that
+#: promtool's complaints that we accept: the names are the design's, and "gauge" in them is a noun (the task that
 #: refreshes the gauges), not a type.
 EXPLAINED = {
     "nexusgate_gauge_refresh_errors_total metric name should not include type 'gauge'",
@@ -100,20 +100,20 @@ def instance(request):
 
 @pytest.fixture
 def own(instance):
-    """Our own gateway, of which more is known."""
+    """Our own gateway, with known traffic."""
     if instance.gateway is None:
         pytest.skip("an instance with a life of its own")
     return instance
 
 
 def some_traffic(gateway):
-    """One of everything that makes a series appear."""
+    """One request of each kind that makes a series appear."""
     gateway.provider.always(text="Hello there.", usage={"prompt": 40, "completion": 20, "cached": 10})
     for key in (KEY, ODD_KEY, *SHARING_KEYS):
         say(gateway, key)
     say(gateway, KEY, stream=True)
     openai_client(gateway).embeddings.create(model="embed", input="Embed this.")
-    # Over its limit of one a minute, so that there is a rejection and a limit to see.
+    # Over its limit of one a minute, so that there are series of a rejection and a limit.
     for _ in range(2):
         requests.post(
             f"{gateway.url}/v1/chat/completions",
@@ -135,7 +135,7 @@ def say(gateway, key, stream=False):
 
 
 def of(families, name):
-    """The samples of a family; none of one that is not there yet."""
+    """The samples of a family; none if it does not exist yet."""
     return families[name].samples if name in families else []
 
 
@@ -184,7 +184,7 @@ def test_the_reference_metrics_are_there(instance):
 
 
 def test_everything_in_the_catalogue_is_served_as_declared(own):
-    """Every metric, with its type and labels; and samples, but of a Redis, limits and trouble that are not there."""
+    """Every metric, with its type and labels; and with samples, except for Redis, limits and failures, absent here."""
     catalogue = json.loads(subprocess.run([BINARY, "metrics-catalog", "--json"], capture_output=True, check=True).stdout)
     families = own.families()
     absent = set()
@@ -301,7 +301,7 @@ def test_histograms_are_cumulative(instance):
             assert bounds[-1] == math.inf, f"{family.name}{labels}: the last is +Inf"
             assert values == sorted(values), f"{family.name}{labels}: the counts are cumulative"
             assert values[-1] == counts[labels], f"{family.name}{labels}: +Inf is the count"
-            # What was observed adds up to no less than the lower bounds of its buckets, and no more than the upper.
+            # The sum is no less than the buckets' lower bounds add up to, and no more than the upper.
             inside = [value - before for value, before in zip(values, [0, *values], strict=False)]
             least = sum(number * bound for number, bound in zip(inside[1:], bounds, strict=False))
             most = sum(number * bound for number, bound in zip(inside, bounds, strict=True) if number)
@@ -315,7 +315,7 @@ def test_the_reference_buckets_are_there(instance):
         if kind != "histogram":
             continue
         bounds = {sample.labels["le"] for sample in of(families, name) if "le" in sample.labels}
-        # As strings: panels and rules select `le="2.5"`. An instance without traffic has none.
+        # As strings: panels and rules select `le="2.5"`. An instance without traffic has no buckets.
         wanted = {"0.1", "0.25", "0.5", "1", "2.5", "5", "10", "30", "60", "120", "+Inf"}
         assert wanted <= bounds or (not bounds and instance.gateway is None), name
 

@@ -1,4 +1,4 @@
-"""schemathesis: requests made up from the OpenAPI document, good and bad ones, and answers held against it."""
+"""schemathesis: valid and invalid requests generated from the OpenAPI document, and answers checked against it."""
 
 import json
 
@@ -12,7 +12,7 @@ from schemathesis.specs.openapi import checks as openapi
 
 from conftest import ADMIN_SECRET, KEY, ROOT, serving
 
-#: Requests made up for each operation, besides those of every boundary that the document names.
+#: Requests generated for each operation, besides those for every boundary in the document.
 EXAMPLES = 20
 
 DOCUMENT = ROOT / "docs" / "openapi.json"
@@ -23,14 +23,14 @@ OPERATIONS = [found.ok() for found in schemathesis.openapi.from_path(DOCUMENT).g
 
 @pytest.fixture(scope="module")
 def fuzzed(provider):
-    """A gateway of its own: what is made up changes and deletes whatever it hits."""
+    """A separate gateway: generated requests change and delete whatever they hit."""
     provider.always(text="fine", usage={"prompt": 3, "completion": 2})
     with serving(provider) as running:
         yield running
 
 
 def never_at_fault(_ctx, response, case):
-    """No 5xx, except where the gateway says, as documented, that an upstream is at fault: providers are made up too."""
+    """No 5xx, except where the gateway reports, as documented, a failed upstream: providers are generated too."""
     if response.status_code < 500:
         return
     said = response.json()
@@ -56,7 +56,7 @@ CHECKS = [
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
 def test_operation(fuzzed, operation, mode):
-    """Requests as the document allows them, and such as it does not."""
+    """Requests that the document allows, and requests that it does not."""
     secret = ADMIN_SECRET if operation.path.startswith("/api/") else KEY
 
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -76,7 +76,7 @@ def test_operation(fuzzed, operation, mode):
     try:
         holds()
     except Unsatisfiable:
-        # Nothing of this operation can be wrong: it takes no parameters.
+        # This operation has no invalid requests: it takes no parameters.
         assert mode is schemathesis.GenerationMode.NEGATIVE
 
 

@@ -22,7 +22,7 @@ def cases():
 
 
 def read(folder, path):
-    """What the recording says, read without any SDK; None when it is an error."""
+    """The recording's answer, read without any SDK; None when it is an error."""
     if path.name.endswith(".chunks.txt"):
         events = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
         return {"openai-chat": chat_events, "openai-responses": response_events, "anthropic": anthropic_events}[folder](events)
@@ -44,7 +44,7 @@ def read(folder, path):
 
 def read_usage(plain, usage):
     plain.prompt, plain.completion = usage["prompt_tokens"], usage["completion_tokens"]
-    # OpenAI counts reasoning within `completion_tokens`, xAI beside them, which its total gives away.
+    # OpenAI counts reasoning within `completion_tokens`, xAI separately, as its total shows.
     reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     if usage.get("total_tokens") == plain.prompt + plain.completion + reasoning:
         plain.beside = reasoning
@@ -141,24 +141,24 @@ def test_recorded(gateway, folder, path, sdk):
         return
     answer = SDKS[sdk](gateway, FOLDERS[folder], stream)
     if sdk != "messages" and folder == "anthropic":
-        # The other formats carry the explanation of a refusal as text; Anthropic has a place of its own for it.
+        # The other formats carry the explanation of a refusal as text; Anthropic has a field for it.
         expected.text += refusal_of(path)
     if sdk != "chat":
-        # The other formats count all output as output. (What is of the same format is passed on as it is.)
+        # The other formats count all output as output. (The same format is passed through unchanged.)
         expected.completion += expected.beside
     if sdk == "messages":
-        # Anthropic's tools take objects only, so free text comes as the member of one.
+        # Anthropic's tools take objects only, so free text becomes a member of one.
         expected.tools = [(name, {"input": given} if isinstance(given, str) else given) for name, given in expected.tools]
     assert answer.text == expected.text
     assert answer.tools == expected.tools
     assert (answer.prompt, answer.completion) == (expected.prompt, expected.completion)
-    # Responses has no stop reason of its own for a refusal: it is told by the refusal itself.
+    # Responses has no stop reason for a refusal: the refusal item itself shows it.
     if not (sdk == "responses" and expected.reason == "filter"):
         assert answer.reason == expected.reason
 
 
 def refusal_of(path):
-    """What an Anthropic answer says of its refusal, wherever in the recording that stands."""
+    """The explanation of an Anthropic answer's refusal, wherever it is in the recording."""
     texts = path.read_text().splitlines() if path.name.endswith(".chunks.txt") else [path.read_text()]
     for value in (json.loads(text) for text in texts if text.strip()):
         details = (value.get("delta") or value).get("stop_details") or {}

@@ -125,7 +125,7 @@ def test_upstream_errors_keep_their_class(gateway, status, name):
                 call()
             assert caught.value.status_code == status
             assert "As the provider says." in caught.value.message
-            # What the SDK reads from the body: OpenAI's fields, or Anthropic's type.
+            # The fields that the SDK reads from the body: OpenAI's fields, or Anthropic's type.
             body = caught.value.body
             assert body["error"]["type"] if sdk is anthropic else caught.value.type
         gateway.provider.always(text="well again")
@@ -135,7 +135,7 @@ def test_upstream_errors_keep_their_class(gateway, status, name):
 
 
 def test_a_key_that_may_not_use_a_model(gateway):
-    """The model does not exist for it, as at OpenAI: that it exists for others is nothing it has to know."""
+    """The model does not exist for this key, as at OpenAI: the key must not learn that it exists for others."""
     gateway.provider.always(text="fine")
     for _, call in both(gateway, "via-chat", NARROW_KEY):
         call()
@@ -172,7 +172,7 @@ def test_bodies_that_are_too_large(gateway):
 
 
 def test_requests_in_flight(gateway):
-    """409 while a request with the same id runs, 503 when there are too many, both to be tried again soon."""
+    """409 while a request with the same id runs, 503 when there are too many; the SDKs may retry both soon."""
     gateway.provider.always(text="slow", delay="3s")
     messages = [{"role": "user", "content": "x"}]
     headers = {"X-NexusGate-ReqId": "python-1"}
@@ -221,7 +221,7 @@ def test_own_rate_limit(gateway):
 
 @pytest.mark.parametrize("sdk", ["chat", "messages", "responses"])
 def test_a_stream_that_dies_raises(gateway, sdk):
-    """Whatever the formats, a client sees that its answer is not whole."""
+    """With any formats, a client sees that its answer is incomplete."""
     for model in KINDS:
         gateway.provider.always(pieces=[f"piece {n} " for n in range(10)], cut_after=8)
         with pytest.raises(Exception) as caught:  # noqa: PT011: each SDK has its own class for it

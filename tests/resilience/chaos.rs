@@ -1,4 +1,4 @@
-//! Redis in trouble, seen from outside: two replicas under load go through every kind of it.
+//! Redis in trouble, seen from outside: two replicas under load go through every kind of trouble.
 //!
 //! The bound on a limit, for `n` replicas, a key's bucket of `capacity` that refills at `rate`, a test of `T` seconds and
 //! an outage of `D` seconds in it: `capacity + rate × T` pass while Redis is well; during an outage each replica enforces
@@ -15,7 +15,7 @@ use crate::support::{Load, RedisServer, Replica, Site, eventually, machine};
 const BUSY: &str = "sk-busy-0123456789";
 const LIMITED: &str = "sk-limited-0123456789";
 
-/// Of the limited key: two requests a second, and as many at once as a tenth of a minute has.
+/// The limited key's limit: two requests a second, and a burst of a tenth of a minute's worth.
 const RPM: u32 = 120;
 const RATE: f64 = 2.0;
 const BURST: &str = "0.1";
@@ -25,7 +25,7 @@ const CAPACITY: f64 = 12.0;
 const BUSY_CALLS: u32 = 60;
 const LIMITED_CALLS: u32 = 20;
 
-/// How many calls make a phase.
+/// The number of calls in a phase.
 const CALLS: usize = 120;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Trouble {
             Self::Paused => redis.pause(),
             Self::RestartedEmpty => redis.restart_empty(),
             Self::Full => redis.run(&["CONFIG", "SET", "maxmemory", "1"]),
-            // What it held is replaced by what the primary holds: nothing.
+            // Its data is replaced by the primary's: none.
             Self::ReadOnly => redis.run(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]),
             Self::Slow => wire.delay(Duration::from_millis(200)),
         }
@@ -143,11 +143,11 @@ async fn redis_in_every_kind_of_trouble() {
         );
         assert_eq!(failures, 0, "{:?} {:?}", failed(&busy, &[200]), failed(&limited, &[200, 429]));
         assert!(let_through as f64 <= bound, "{}: {let_through} passed", trouble.name());
-        // Nor does an outage shut a key out: the refill was there to be taken all the time.
+        // Nor does an outage lock a key out: the refill was available all the time.
         let least = RATE * (end - start).as_secs_f64() / 2.0;
         assert!(let_through as f64 >= least, "{}: only {let_through} passed", trouble.name());
 
-        // The counters, right afterwards: what clients saw is exposed, and stored.
+        // The counters, right afterwards: the rejections that clients saw are exposed and stored.
         refused += with_status(&limited, 429);
         passed += busy.len() + let_through;
         counters_are_right(&replicas, &redis, refused, passed).await;

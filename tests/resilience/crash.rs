@@ -1,4 +1,4 @@
-//! `kill -9` under load: what a client has, the request log has, once.
+//! `kill -9` under load: every answer a client has is in the request log once.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ async fn ten_kills_lose_nothing_and_double_nothing() {
     );
     assert!(lost.is_empty(), "lost: {lost:?}");
     assert!(doubled.is_empty(), "doubled: {doubled:?}");
-    // Nothing is in the log that nobody sent.
+    // The log holds no request that was not sent.
     let sent: BTreeSet<&String> = seen.iter().map(|one| &one.marker).collect();
     assert!(rows.keys().all(|marker| sent.contains(marker)));
     assert!(broken > 0, "the kills came under load");

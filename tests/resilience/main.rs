@@ -1,7 +1,7 @@
-//! What survives: real nexusgate processes that are killed, real databases, Redis, haproxy and Prometheus that are hurt.
+//! Resilience: real nexusgate processes are killed, and real databases, Redis, haproxy and Prometheus are disturbed.
 //!
-//! Each test has the machine to itself ([`support::machine`]). `scripts/test.sh` runs all of them once, with SQLite where
-//! the kind of the database does not matter, and those that it matters to (`crash::`, `replicas::`) again with
+//! Each test has the machine to itself ([`support::machine`]). `scripts/test.sh` runs all of them once, with SQLite
+//! where the kind of the database does not matter, and the tests for which it does (`crash::`, `replicas::`) again with
 //! `NEXUSGATE_TEST_POSTGRES`. The outage tests start a PostgreSQL of their own either way.
 
 #![expect(unreachable_pub, reason = "nobody outside a test binary reaches anything in it")]

@@ -1,4 +1,4 @@
-//! The database is away under load: requests do not notice, and every row arrives when it is back.
+//! A database outage under load: requests do not notice, and every row arrives afterwards.
 //!
 //! PostgreSQL is stopped (SIGSTOP: connections stay open and nothing is answered) and killed, for
 //! `NEXUSGATE_TEST_OUTAGE_SECONDS` each (10 if not set).
@@ -20,7 +20,7 @@ use crate::support::{Load, PATIENCE, Replica, Site, eventually, machine};
 /// Requests per second.
 const RATE: u32 = 100;
 
-/// How many calls make a phase before and after.
+/// The number of calls in the phases before and after.
 const CALLS: usize = 400;
 
 fn length() -> Duration {
@@ -51,19 +51,19 @@ async fn go_through(harm: Harm) {
     let site = Site::over(folder, postgres.url(), &[]).await;
     let mut replica = site.replica("a").started().await;
     let load = Load::on(&[replica.url("")], RATE).start();
-    // The first requests open the connections.
+    // The first requests only open the connections.
     load.more(CALLS / 4).await;
     let before = Instant::now();
     load.more(CALLS).await;
 
     let began = Instant::now();
-    // Requests besides the load's.
+    // Requests in addition to the load.
     let mut aside = 0;
     let oldest = match harm {
         Harm::Stopped => {
             let family = postgres.pause();
             let oldest = rows_wait(&replica).await;
-            // An id is looked up in the database first, but not for ever: the driver alone would wait for ten seconds.
+            // An id is looked up in the database first, but not for long: the driver alone would wait for ten seconds.
             let asked = replica.chat(KEY).header("x-nexusgate-reqid", "one").send();
             let answer = tokio::time::timeout(Duration::from_secs(8), asked).await.expect("in time");
             assert_eq!(answer.expect("an answer").status(), 200);
@@ -74,7 +74,7 @@ async fn go_through(harm: Harm) {
         Harm::Killed => {
             postgres.kill();
             let oldest = rows_wait(&replica).await;
-            // The driver goes on trying to connect for its time before it says that there is no database.
+            // The driver retries connecting until its own timeout before it reports that there is no database.
             let down = |scrape: &Scrape| scrape.metric("nexusgate_database_up").is(0.0);
             replica.eventually("the outage is seen", down).await;
             postgres.resume_from_disk().await;
@@ -118,8 +118,8 @@ async fn go_through(harm: Harm) {
     assert_eq!(counted, rows as f64);
 }
 
-/// The gateway is killed while the database is away: what its clients got is in the journal, and goes in once when both are
-/// back.
+/// The gateway is killed during a database outage: the answers its clients got are in the journal, and are stored once
+/// when both are back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_during_an_outage_loses_nothing() {
     let _machine = machine().await;
@@ -160,7 +160,7 @@ async fn a_shutdown_while_the_database_hangs_ends() {
     let load = Load::on(&[replica.url("")], RATE).start();
     load.more(CALLS / 4).await;
     let family = postgres.pause();
-    // Readiness is asked meanwhile, as load balancers do.
+    // Readiness is probed meanwhile, as load balancers do.
     assert_eq!(site.http.get(replica.url("/readyz")).send().await.expect("an answer").status(), 503);
     let without = site.http.get(replica.url("/readyz?exclude=database")).send().await.expect("an answer");
     assert_eq!(without.status(), 200, "inference goes on");
@@ -170,11 +170,11 @@ async fn a_shutdown_while_the_database_hangs_ends() {
     let status = replica.terminate().await;
     let took = told.elapsed();
     assert!(status.success(), "what is not written is in the journal:\n{}", replica.output());
-    // The grace, what the log gets of its own, and the pool.
+    // The grace period, the log's own time, and the pool's.
     assert!(took < Duration::from_secs(15), "{took:?}");
     postgres.resume(&family);
     replica.start().await;
-    // Its end waits for the replay, which the gauges need not have noticed yet.
+    // Its end waits for the replay, which the gauges may not show yet.
     assert!(replica.terminate().await.success());
     let rows = rows_by_marker(&postgres.url()).await;
     assert!(failed(&seen, &[200]).is_empty());
@@ -187,7 +187,7 @@ async fn a_shutdown_while_the_database_hangs_ends() {
     );
 }
 
-/// Nor does a change that hangs in it, half way through a statement.
+/// Nor does a change that hangs in the database, half way through a statement.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_while_a_change_hangs_in_the_database_ends() {
     let _machine = machine().await;
@@ -217,7 +217,7 @@ async fn a_shutdown_while_a_change_hangs_in_the_database_ends() {
     println!("SIGTERM while a change hangs in PostgreSQL: ended after {:.1} s", took.as_secs_f64());
 }
 
-/// With little room the oldest bodies go, and every row stays, over a crash too.
+/// With little space the oldest bodies are dropped, and every row is kept, across a crash too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_journal_gives_up_bodies_and_no_rows() {
     const REQUESTS: u64 = 60;
@@ -234,7 +234,7 @@ async fn a_full_journal_gives_up_bodies_and_no_rows() {
         files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
     };
     for _ in 0..REQUESTS {
-        // Not faster than room is made: beyond that the newest go without their bodies, too.
+        // Not faster than space is freed: beyond that the newest rows lose their bodies, too.
         eventually("the journal is within its size", async || size() <= 256 << 10).await;
         let messages = serde_json::json!([{ "role": "user", "content": prompt }]);
         let body = serde_json::json!({ "model": MODEL, "messages": messages });
@@ -263,7 +263,7 @@ async fn a_full_journal_gives_up_bodies_and_no_rows() {
     );
 }
 
-/// Waits until the oldest row has waited for the length of the outage, and returns how long that was. Meanwhile rows are
+/// Waits until the oldest row has waited for the length of the outage, and returns that wait. Meanwhile rows are
 /// pending and accounted for.
 async fn rows_wait(replica: &Replica) -> f64 {
     let length = length();
@@ -273,7 +273,7 @@ async fn rows_wait(replica: &Replica) -> f64 {
         assert!(start.elapsed() < length + PATIENCE, "the rows do not wait: {oldest} s");
         let scrape = replica.scrape().await;
         oldest = oldest.max(scrape.metric("nexusgate_request_log_oldest_pending_seconds").value());
-        // One thread or two may be between counting and appending.
+        // One or two threads may be between counting and appending.
         let mismatch = scrape.metric("nexusgate_audit_mismatch").value();
         assert!(mismatch.abs() <= 4.0, "{mismatch} rows are unaccounted for");
         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -290,7 +290,7 @@ async fn count_rows(database_url: &str) -> usize {
     usize::try_from(completions + embeddings).expect("few")
 }
 
-/// Nobody has to send a request for an outage to be seen.
+/// An outage is detected without any request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_seen_by_an_idle_gateway() {
     let _machine = machine().await;

@@ -1,4 +1,4 @@
-//! What the gateway says to Redis, and what it makes of what it finds there.
+//! The gateway's commands to Redis, and its use of the data it finds there.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,8 +13,8 @@ use crate::support::{PAUSE, RedisServer, Replica, Site, machine};
 
 const LIMITED: &str = "sk-limited-0123456789";
 
-/// Every command a server gets from its clients while `work` runs, but for what belongs to no request: the probe that looks
-/// once a second whether Redis works, and the pings of the subscription.
+/// Every command a server gets from its clients while `work` runs, except those that belong to no request: the probe of
+/// Redis once a second, and the pings of the subscription.
 async fn commands(redis: &RedisServer, work: impl AsyncFnOnce()) -> Vec<String> {
     const END: &str = "this is the end";
     let client = redis::Client::open(redis.url()).expect("a URL");
@@ -22,7 +22,7 @@ async fn commands(redis: &RedisServer, work: impl AsyncFnOnce()) -> Vec<String> 
     let lines = monitor.into_on_message::<String>();
     work().await;
     let _: String = redis.run(&["ECHO", END]);
-    // What scripts do inside Redis is no round trip.
+    // Calls by scripts inside Redis are no round trips.
     let noise = [" lua] ", "nexusgate:probe", "\"PING\"", "\"CLIENT\""];
     lines
         .take_while(|line| std::future::ready(!line.contains(END)))
@@ -40,7 +40,7 @@ async fn a_request_takes_at_most_two_round_trips_and_a_scrape_none() {
         Site::new(&[Key { key: LIMITED, comment: "limited", rpm: Some(1_000_000), tpm: Some(1_000_000) }])
             .await;
     let replica = site.replica("a").setting("REDIS_URL", &redis.url()).setting("REDIS_TIMEOUT", "5s");
-    // The usage gauges ask on their own timer, which is not what is measured here.
+    // The usage gauges query on their own timer, which is not measured here.
     let replica = replica.setting("GAUGE_REFRESH_INTERVAL", "1h").started().await;
     // The first calls load the scripts.
     answered(&replica, 1).await;
@@ -58,7 +58,7 @@ async fn a_request_takes_at_most_two_round_trips_and_a_scrape_none() {
     .await;
     assert!(scrapes.is_empty(), "{scrapes:?}");
 
-    // A request id costs two more: the lock, and its release, which nobody waits for.
+    // A request id costs two more: the lock, and its release, which no caller waits for.
     let with_id = commands(&redis, async || {
         let answer =
             replica.chat(LIMITED).header("x-nexusgate-reqid", "job-1").send().await.expect("an answer");
@@ -101,7 +101,7 @@ async fn a_huge_answer_blocks_its_key_for_the_computed_time() {
     assert_eq!(replicas[0].chat(LIMITED).send().await.expect("an answer").status(), 200);
     replicas[0].settled().await;
 
-    // The bucket held a minute's worth, so nine minutes' worth is owed; every replica says so.
+    // The bucket held a minute's worth, so nine minutes' worth is owed; every replica reports it.
     let bucket = format!("nexusgate:limit:{{{}}}:tpm", key_of(&redis));
     for replica in &replicas {
         let told = refused(replica).await.expect("refused");
@@ -129,7 +129,7 @@ async fn a_huge_answer_blocks_its_key_for_the_computed_time() {
     }
     let blocked = aged.elapsed().as_secs_f64();
     assert_eq!(last_told, 1);
-    // What lies between reading a clock and writing by it, on a busy machine.
+    // The delay between reading a clock and writing the time, on a busy machine.
     assert!(last_refusal.duration_since(aged).as_secs_f64() <= left + 0.5, "not longer than computed");
     assert!(blocked >= left - 0.5, "not shorter: {blocked} s");
     println!(
@@ -137,7 +137,7 @@ async fn a_huge_answer_blocks_its_key_for_the_computed_time() {
     );
 }
 
-/// The seconds a caller is told to wait; `None` when it is let in.
+/// The seconds a caller is told to wait; `None` when it is admitted.
 async fn refused(replica: &Replica) -> Option<u64> {
     let answer = replica.chat(LIMITED).send().await.expect("an answer");
     match answer.status().as_u16() {
@@ -154,14 +154,14 @@ fn key_of(redis: &RedisServer) -> String {
     key.split(['{', '}']).nth(1).expect("a hash tag").to_owned()
 }
 
-/// A bucket's balance in parts, of which a token has sixty million, and its time in seconds.
+/// A bucket's balance in parts (sixty million a token), and its time in seconds.
 fn balance(redis: &RedisServer, bucket: &str) -> (f64, f64) {
     let stored: String = redis.run(&["GET", bucket]);
     let fields: Vec<f64> = stored.split(' ').map(|field| field.parse().expect("a number")).collect();
     (fields[0], fields[2] / 1e6)
 }
 
-/// Ages a bucket, as if so many seconds had passed.
+/// Ages a bucket, as if these seconds had passed.
 fn age(redis: &RedisServer, bucket: &str, seconds: f64) {
     let stored: String = redis.run(&["GET", bucket]);
     let (rest, at) = stored.rsplit_once(' ').expect("fields");
@@ -169,7 +169,8 @@ fn age(redis: &RedisServer, bucket: &str, seconds: f64) {
     let () = redis.run(&["SET", bucket, &format!("{rest} {at:.0}"), "KEEPTTL"]);
 }
 
-/// What an earlier process, or the reference system, has left is on the first scrape: each count once, whoever claims it.
+/// Counts left by an earlier process, or the reference system, are on the first scrape: each count once, whichever
+/// replica claims it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_scrape_has_what_was_stored() {
     let _machine = machine().await;
@@ -228,7 +229,7 @@ async fn the_first_scrape_has_what_was_stored() {
 }
 
 /// The counters of a process begin at 0, except those that Redis keeps, which go on; so a restart is either a reset, which
-/// Prometheus knows how to read, or nothing at all. A series that was not there before begins at 0 as well.
+/// Prometheus knows how to read, or nothing at all. A new series begins at 0 as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_counters_begin_at_zero_or_go_on() {
     let _machine = machine().await;
@@ -261,7 +262,7 @@ async fn after_a_restart_counters_begin_at_zero_or_go_on() {
                 "nexusgate_rate_limit_rejections_total" => {
                     assert_eq!(counters(&before.text).get(series), Some(&value), "{series}");
                 }
-                // What came since the restart: the rows of the journal's replay, and our own look at it.
+                // Counts since the restart: the rows of the journal's replay, and our own scrapes.
                 "nexusgate_request_log_rows_total" => assert!(value <= 41.0, "{series} {value}"),
                 "nexusgate_http_requests_total" => assert!(value < 500.0, "{series} {value}"),
                 _ if name.starts_with("process_") || name.starts_with("tokio_") => {}

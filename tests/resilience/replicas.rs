@@ -15,8 +15,8 @@ use crate::support::{Load, PATIENCE, PAUSE, RedisServer, Replica, Site, eventual
 const LIMITED: &str = "sk-limited-0123456789";
 const SLOW: &str = "sk-slow-0123456789";
 
-/// Far beyond what a busy machine makes of a round trip: these tests are about what replicas agree on, and
-/// [`chaos`](crate::chaos) is about what they do when Redis is late.
+/// Far above a round trip on a busy machine: these tests are about the agreement of replicas; [`chaos`](crate::chaos)
+/// is about a slow Redis.
 const UNHURRIED: &str = "5s";
 
 async fn sum(replicas: &[Replica], name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -56,7 +56,7 @@ async fn six_hundred_at_once_pass_as_often_as_one_limit_allows() {
         let answer = answer.expect("joined").expect("an answer");
         match answer.status().as_u16() {
             200 => allowed += 1,
-            // One comes back every second.
+            // One request is refilled every second.
             429 => {
                 assert_eq!(answer.headers()["retry-after"], "1");
                 refused += 1;
@@ -64,11 +64,11 @@ async fn six_hundred_at_once_pass_as_often_as_one_limit_allows() {
             other => panic!("{other}"),
         }
     }
-    // The bucket held sixty, and by Redis' clock it got one more for each second that the burst took.
+    // The bucket held sixty requests, plus one, by Redis' clock, for each second of the burst.
     let most = 60.0 + took.floor();
     assert!((60.0..=most).contains(&f64::from(allowed)), "{allowed} of at most {most} in {took} s");
 
-    // Whoever waits as long as he was told is let in.
+    // A caller that waits for the time it was told is admitted.
     let mut asked = 1;
     let mut answer = ask(LIMITED).await.expect("an answer");
     if answer.status() == 429 {
@@ -82,7 +82,7 @@ async fn six_hundred_at_once_pass_as_often_as_one_limit_allows() {
 
     let (slow_allowed, slow_refused) = retry_after_is_neither_too_short_nor_too_long(&site, &haproxy).await;
 
-    // The counts: what the clients saw, what the replicas expose, what Redis keeps, what the log has.
+    // The counts of the clients, the replicas' expositions, Redis and the log agree.
     let total = f64::from(refused + slow_refused);
     eventually("every rejection is exposed", async || {
         sum(&replicas, "nexusgate_rate_limit_rejections_total", &[("limit_type", "rpm")]).await == total
@@ -150,7 +150,7 @@ async fn retry_after_is_neither_too_short_nor_too_long(site: &Site, haproxy: &Ha
     (allowed, refused)
 }
 
-/// What an administrator changes on one replica reaches the others: at once through Redis, and by their timers without it.
+/// An administrator's change on one replica reaches the others: at once through Redis, and by their timers without it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_every_replica() {
     const INTERVAL: Duration = Duration::from_secs(4);
@@ -161,7 +161,7 @@ async fn a_change_reaches_every_replica() {
     let settings = [("SNAPSHOT_REFRESH_INTERVAL", interval.as_str()), ("REDIS_TIMEOUT", UNHURRIED)];
     let replicas = site.three_replicas(&redis.url(), &settings).await;
 
-    // Changes one after the other, so that no timer has all of them by chance.
+    // Several changes in sequence, so that the timers do not deliver all of them in time by chance.
     let mut slowest = Duration::ZERO;
     for round in 0..6 {
         let revoked = round % 2 == 0;
@@ -177,7 +177,7 @@ async fn a_change_reaches_every_replica() {
     let changed = Instant::now();
     everywhere(&replicas, 401).await;
     let by_timer = changed.elapsed();
-    // A tenth of jitter, the reading itself, and what a busy machine adds.
+    // A tenth of jitter, the reading itself, and the delays of a busy machine.
     assert!(by_timer < INTERVAL.mul_f64(1.1) + Duration::from_secs(1), "{by_timer:?}");
     println!(
         "an admin change on one of three replicas was in use on all within {slowest:?}, and without Redis in {by_timer:?} \
@@ -224,7 +224,7 @@ async fn a_request_id_is_exclusive_over_all_replicas() {
     assert!(first.headers().get("x-cache").is_none());
     let first = first.text().await.expect("text");
     for replica in &replicas {
-        // Busy until its row is where the others can see it.
+        // Busy until the others can see its row.
         let start = Instant::now();
         let answer = loop {
             let answer = ask(replica).await.expect("an answer");
@@ -242,7 +242,8 @@ async fn a_request_id_is_exclusive_over_all_replicas() {
     assert_eq!((statuses("completed").await, statuses("cache_hit").await), (1.0, 3.0));
 }
 
-/// What has completed in one replica is answered by every other one while the first goes on working, and to all who ask at once.
+/// A request completed in one replica is answered by every other one while the first keeps working, and to all
+/// concurrent callers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completed_request_id_is_answered_under_load_and_to_many_at_once() {
     let _machine = machine().await;
@@ -267,7 +268,7 @@ async fn a_completed_request_id_is_answered_under_load_and_to_many_at_once() {
     assert!(failed(&seen, &[200]).is_empty());
 }
 
-/// Old rows go, and only a replica with the lease deletes them.
+/// Old rows are deleted, and only by a replica with the lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_replica_at_a_time_forgets_old_rows() {
     const LEASE: &str = "nexusgate:lease:retention";
@@ -283,7 +284,7 @@ async fn one_replica_at_a_time_forgets_old_rows() {
     let rows = async || completions::Entity::find().count(&database).await.expect("a count");
     assert_eq!(rows().await, 20);
 
-    // Somebody else is at it: the replicas ask for the lease, and leave it at that.
+    // The lease is taken: the replicas request it, and delete nothing.
     let () = redis.run(&["SET", LEASE, "somebody else"]);
     let settings = [("REQUEST_LOG_RETENTION", "1ms"), ("REDIS_TIMEOUT", UNHURRIED)];
     let replicas = site.three_replicas(&redis.url(), &settings).await;
@@ -318,7 +319,7 @@ async fn a_rolling_restart_fails_no_request() {
     let _machine = machine().await;
     let redis = RedisServer::start();
     let site = Site::new(&[]).await;
-    // Some answers are under way when their replica is told to go.
+    // Some answers are in progress when their replica gets SIGTERM.
     site.provider.always(Reply::text("Said slowly, word by word by word.").every(Duration::from_millis(40)));
     let settings = [("SHUTDOWN_DELAY", "2s"), ("REDIS_TIMEOUT", UNHURRIED)];
     let mut replicas = site.three_replicas(&redis.url(), &settings).await;

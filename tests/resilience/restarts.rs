@@ -1,4 +1,5 @@
-//! A real Prometheus watches three replicas, one of which is killed twice under load: what it stored is what the clients saw.
+//! A real Prometheus watches three replicas, one of which is killed twice under load: its stored samples match what the
+//! clients saw.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +11,14 @@ use crate::support::{Load, RedisServer, Site, eventually, machine};
 
 const LIMITED: &str = "sk-limited-0123456789";
 
-/// Prometheus may set a sample's time by so much, to have them in even steps (`scrapeTimestampTolerance`, 2 ms), and
-/// clocks are read at slightly different moments.
+/// Prometheus may shift a sample's time by 2 ms for even steps (`scrapeTimestampTolerance`), and clocks are read at
+/// slightly different moments.
 const SLACK: f64 = 0.01;
 
 /// The replica that is killed.
 const VICTIM: &str = "b";
 
-/// What is counted: a metric, and which answers of which load it counts.
+/// A metric, and the load and answers that it counts.
 struct Counted {
     what: &'static str,
     selector: &'static str,
@@ -51,7 +52,7 @@ async fn prometheus_stores_what_clients_saw() {
     let _machine = machine().await;
     let redis = RedisServer::start();
     let site = Site::new(&[Key { key: LIMITED, comment: "limited", rpm: Some(600), tpm: None }]).await;
-    // The limited key gets ten a second, and is over its limit from the beginning.
+    // The limited key sends ten requests a second, and is over its limit from the beginning.
     let settings = [("RATE_LIMIT_BURST", "0.1"), ("REDIS_TIMEOUT", "5s")];
     let mut replicas = site.three_replicas(&redis.url(), &settings).await;
     let mut haproxy = Haproxy::before(&replicas).await;
@@ -68,7 +69,7 @@ async fn prometheus_stores_what_clients_saw() {
     })
     .await;
 
-    // From the last scrape that saw nothing but these.
+    // Starting at the last scrape that saw only these requests.
     let began = now() - 1.5;
     let through = [haproxy.url("")];
     let unlimited = Load::on(&through, 80).only(Kind::Whole).start();
@@ -85,7 +86,8 @@ async fn prometheus_stores_what_clients_saw() {
     unlimited.more(1300).await;
     let seen = BTreeMap::from([(false, unlimited.stop().await), (true, limited.stop().await)]);
     let stopped = now();
-    // The last requests are in everybody's next scrape, and the rejections with them, once Redis has acknowledged them.
+    // The last requests are in every replica's next scrape, and so are the rejections, once Redis has acknowledged
+    // them.
     for replica in &replicas {
         replica.settled().await;
     }
@@ -117,8 +119,8 @@ async fn prometheus_stores_what_clients_saw() {
             grown += growth;
             clients += answered.len() as f64;
             if name == VICTIM {
-                // What was counted between the last scrape and the kill died with the process; what was cut off may
-                // have been counted before it was.
+                // Counts between the last scrape and the kill died with the process; requests that were cut off may
+                // have been counted before.
                 let unscraped = answered.iter().filter(|one| is_unscraped(&samples, &kills, one)).count();
                 let cut_off = seen.iter().filter(|one| matches!(one.end, End::Broken(_))).count();
                 let (least, most) = (answered.len() - unscraped, answered.len() + cut_off);
@@ -130,7 +132,7 @@ async fn prometheus_stores_what_clients_saw() {
                 );
                 assert!((least as f64..=most as f64).contains(&growth), "{least} to {most}");
                 if counted.status == 429 {
-                    // Kept by Redis: it goes on where it was, and no sample is below an earlier one.
+                    // Kept by Redis: it continues from its last value, and no sample is below an earlier one.
                     assert!(samples.is_sorted_by(|one, next| one.1 <= next.1), "{samples:?}");
                 } else {
                     let falls = samples.windows(2).filter(|pair| pair[1].1 < pair[0].1).count();
@@ -151,7 +153,7 @@ async fn prometheus_stores_what_clients_saw() {
         assert!(off.abs() < 2.0, "{}: {off} %", counted.what);
     }
 
-    // Redis, the replicas and the clients agree on the rejections, those of before the kills included.
+    // Redis, the replicas and the clients agree on the rejections, including those before the kills.
     let refused = with_status(&seen[&true], 429);
     let stored: u64 = replicas.iter().map(|replica| redis.stored_rejections(&replica.name)).sum();
     let stored = usize::try_from(stored).expect("few");

@@ -1,12 +1,12 @@
-//! Counting the events of a stream without reading them.
+//! Counts the events of a stream without parsing them.
 
-/// Counts server-sent events: an empty line after one that was not ends an event.
+/// Counts server-sent events: an empty line after a non-empty one ends an event.
 #[derive(Debug, Default)]
 pub struct EventCounter {
     events: u32,
-    /// Bytes in the current line, none when it is empty; a CR does not count.
+    /// Bytes in the current line; a CR does not count.
     in_line: bool,
-    /// Whether a line with something in it came since the last event.
+    /// Whether there was a non-empty line since the last event.
     in_event: bool,
 }
 

@@ -1,9 +1,9 @@
-//! HTTP/1.1 messages, read as their bytes come.
+//! HTTP/1.1 messages, read incrementally.
 
-/// The most header fields that are looked at.
+/// The maximum number of header fields.
 const MAX_HEADERS: usize = 64;
 
-/// What a peer sent is not HTTP/1.1, or more than is looked at here.
+/// The peer's bytes are not HTTP/1.1, or exceed the limits here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotHttp;
 
@@ -15,18 +15,18 @@ impl std::fmt::Display for NotHttp {
 
 impl std::error::Error for NotHttp {}
 
-/// Which kind of message is read.
+/// The kind of message to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Request,
     Response,
 }
 
-/// The message that is being read; made anew (or [reset](Self::reset)) for the next one.
+/// The message in progress; created anew (or [reset](Self::reset)) for the next one.
 #[derive(Debug)]
 pub struct Message {
     side: Side,
-    /// The beginning of a head that has not come whole.
+    /// The beginning of an incomplete head.
     partial: Vec<u8>,
     status: u16,
     body: Option<Body>,
@@ -35,13 +35,13 @@ pub struct Message {
 
 #[derive(Debug)]
 enum Body {
-    /// So many bytes are still to come.
+    /// This many bytes are still to come.
     Length(u64),
     Chunked(Chunked),
     UntilClose,
 }
 
-/// Where in a chunked body the reader stands.
+/// The reader's position in a chunked body.
 #[derive(Debug, Clone, Copy)]
 enum Chunked {
     /// In a chunk's length, whose digits so far make this number; `true`: past the digits, in an extension.
@@ -58,7 +58,7 @@ impl Message {
         Self { side, partial: Vec::new(), status: 0, body: None, keep_alive: true }
     }
 
-    /// Makes ready for the next message on the same connection.
+    /// Prepares for the next message on the same connection.
     pub fn reset(&mut self) {
         self.partial.clear();
         self.body = None;
@@ -66,7 +66,7 @@ impl Message {
         self.keep_alive = true;
     }
 
-    /// The status of a response whose head has come.
+    /// The status of a response whose head is complete.
     pub fn status(&self) -> u16 {
         self.status
     }
@@ -76,13 +76,13 @@ impl Message {
         self.keep_alive
     }
 
-    /// Whether nothing of the message has come.
+    /// Whether no byte of the message has come.
     pub fn is_fresh(&self) -> bool {
         self.body.is_none() && self.partial.is_empty()
     }
 
-    /// Takes bytes in; `data` gets those of the body. Returns whether the message is complete; what follows it is ignored,
-    /// because nobody here sends one message before the other is answered.
+    /// Reads bytes; `data` gets the body's. Returns whether the message is complete; bytes behind it are ignored,
+    /// because neither side pipelines here.
     ///
     /// # Errors
     /// [`NotHttp`].
@@ -123,12 +123,12 @@ impl Message {
         }
     }
 
-    /// The peer closed the connection; returns whether that is how the message ends.
+    /// The peer closed the connection; returns whether this ends the message properly.
     pub fn closed(&self) -> bool {
         matches!(self.body, Some(Body::UntilClose))
     }
 
-    /// Reads a head; `None`: it has not come whole. Returns its length.
+    /// Reads a head and returns its length; `None`: it is incomplete.
     fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, NotHttp> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let (length, headers) = match self.side {

@@ -1,7 +1,7 @@
-//! What the load generator and the fake provider share: just enough HTTP/1.1.
+//! The common part of the load generator and the fake provider: just enough HTTP/1.1.
 //!
-//! Both run on one core, beside each other, while the gateway has the other: what they cost is taken from what they
-//! can ask. So they write bytes that were made before, and read answers with `httparse` and nothing around it.
+//! Both share one core, while the gateway has the other: their own cost limits the load that they can offer. So they
+//! write prepared bytes, and read answers with bare `httparse`.
 
 pub mod awake;
 pub mod events;

@@ -1,4 +1,4 @@
-//! What was measured, as one line of JSON.
+//! The measurements, as one line of JSON.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 /// How the requests of one run ended, and how long they took.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Answered whole, with the status and the events that were expected.
+    /// Complete answers with the expected status and events.
     pub ok: u64,
-    /// Answered with another status.
+    /// Answers with another status.
     pub refused: u64,
-    /// Cut off, or not what was expected.
+    /// Answers that were cut off, or unexpected.
     pub broken: u64,
-    /// Requests that ended within the measured time, and were answered well.
+    /// Good answers that ended within the measured time.
     pub measured: u64,
     pub events: u64,
     pub bytes: u64,
-    /// Of the measured ones, in nanoseconds.
+    /// Latencies of the measured requests, in nanoseconds.
     pub latencies: Vec<u64>,
-    /// Until the first byte of the body.
+    /// Times to the first byte of the body.
     pub first: Vec<u64>,
 }
 

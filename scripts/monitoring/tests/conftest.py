@@ -1,4 +1,4 @@
-"""The checkers are imported as the scripts that they are."""
+"""Makes the checkers importable as scripts."""
 
 import sys
 from pathlib import Path

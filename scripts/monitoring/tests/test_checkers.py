@@ -1,4 +1,4 @@
-"""The checkers find what they are there to find: each is given something broken."""
+"""The checkers find mistakes: each test gives one something broken."""
 
 from __future__ import annotations
 

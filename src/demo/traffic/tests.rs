@@ -1,4 +1,4 @@
-//! The generator against a scripted provider that stands where the gateway would.
+//! The generator against a scripted provider in the gateway's place.
 
 use http::StatusCode;
 

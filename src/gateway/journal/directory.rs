@@ -356,7 +356,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = Directory::open(dir.path()).unwrap();
         assert!(matches!(Directory::open(dir.path()), Err(OpenError::InUse { .. })));
-        // What a process that is being started has until its `exec`.
+        // As in a child process between its start and its `exec`.
         let _copy = found.directory.lock.try_clone().unwrap();
         drop(found);
         assert!(Directory::open(dir.path()).is_ok());
@@ -398,7 +398,7 @@ mod tests {
         found.directory.acknowledge(Position { seq: 1, generation: 0, end: 4 }).unwrap();
         found.directory.replace(id(1, 0), id(1, 1), b"abc").unwrap();
         assert_eq!(found.directory.read(id(1, 1), 1, 99).unwrap(), b"bc");
-        // As if the crash had come before the removal.
+        // As if the crash had preceded the removal.
         found.directory.create_segment(id(1, 0)).unwrap().0.write_all(&[0; 10]).unwrap();
         drop(found);
         let found = Directory::open(dir.path()).unwrap();
@@ -420,7 +420,7 @@ mod tests {
             directory.retire(id(seq, 0)).unwrap();
         }
         assert_eq!(spares(), 2, "no more than are needed");
-        // A number that is taken costs the spare, not the segment.
+        // A number already in use costs the spare file, not the segment.
         assert!(directory.create_segment(id(4, 0)).is_err());
         let (mut file, used) = directory.create_segment(id(5, 0)).unwrap();
         assert_eq!((used, spares()), (10, 0));

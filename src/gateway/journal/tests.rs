@@ -12,7 +12,7 @@ mod files;
 mod kill;
 mod size;
 
-/// A row of the tests: numbered, so that order and completeness can be seen.
+/// A numbered row, so that order and completeness can be checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(in crate::gateway) struct TestRow {
     pub(in crate::gateway) number: u64,
@@ -46,7 +46,7 @@ impl Row for TestRow {
     }
 }
 
-/// Collects what a journal or a log tells.
+/// Collects the events of a journal or a log.
 #[derive(Clone, Default)]
 pub(in crate::gateway) struct Told(Arc<Mutex<Vec<LogEvent>>>);
 
@@ -205,7 +205,7 @@ fn rows_beyond_the_memory_wait_on_disk_and_keep_their_order() {
         open(JournalConfig { memory_rows: 10, batch_rows: 7, segment_size: 2000, ..config(dir.path()) });
     (0..100).for_each(|n| journal.append(TestRow::with_bodies(n, 10)));
     assert_eq!((journal.status().memory_rows, pending(&journal)), (10, 100));
-    // More come while the first ones go.
+    // More rows arrive while the first ones leave.
     let mut rows = Vec::new();
     for n in 100..120 {
         let batch = next(&journal).unwrap();
@@ -245,7 +245,7 @@ fn a_record_larger_than_a_chunk_and_a_segment_is_read_back() {
     assert!(rows.iter().all(|row| row.payloads.len() == 6 << 20));
 }
 
-/// Of all files in a directory.
+/// The total size of the files in a directory.
 fn bytes(dir: &Path) -> u64 {
     fs::read_dir(dir).unwrap().filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
 }
@@ -375,7 +375,7 @@ fn without_a_directory_the_queue_is_bounded_and_says_what_it_drops() {
 #[test]
 fn many_threads_append_and_nothing_is_lost_or_doubled() {
     let dir = tempfile::tempdir().unwrap();
-    // A thread that waits for another, however busy the machine, keeps the order of its rows.
+    // A thread that waits for another keeps the order of its rows, however busy the machine.
     let patience = Duration::from_secs(60);
     let settings = JournalConfig { segment_size: 20_000, memory_rows: 50, patience, ..config(dir.path()) };
     let (journal, told) = open(settings);
@@ -405,9 +405,9 @@ enum Step {
         rows: u64,
         body: Option<usize>,
     },
-    /// Rows reach the database, and so does the news of it.
+    /// Rows reach the database, and the journal learns of it.
     Write,
-    /// Rows reach the database and the process dies before it knows.
+    /// Rows reach the database, and the process dies before it learns of it.
     WriteThenCrash,
     Crash,
 }
@@ -450,7 +450,7 @@ proptest! {
                 drop(journal);
                 journal = open(settings.clone()).0;
             }
-            // Whoever is not in the database is pending; after a crash some of those who are may be, too.
+            // Rows that are not in the database are pending; after a crash, some stored rows may be pending, too.
             prop_assert!(pending(&journal) >= number - u64::try_from(database.len()).unwrap());
         }
         database.extend(numbers(&drain(&journal)));

@@ -10,7 +10,7 @@ enum Mood {
     #[default]
     Well,
     Down,
-    /// Takes connections and never answers.
+    /// Accepts connections and never answers.
     Hanging,
     Slow(Duration),
     /// Commits, then loses the answer.
@@ -20,11 +20,11 @@ enum Mood {
 #[derive(Default)]
 struct Database {
     mood: Mood,
-    /// Refused, whatever else they are.
+    /// Rows that are always refused.
     poison: BTreeSet<u64>,
-    /// Refused with bodies.
+    /// Rows that are refused with bodies.
     poisonous_bodies: BTreeSet<u64>,
-    /// The driver panics on them.
+    /// Rows on which the driver panics.
     explosive: BTreeSet<u64>,
     rows: Vec<TestRow>,
     batches: Vec<usize>,
@@ -297,7 +297,7 @@ async fn closing_without_the_database_leaves_the_rows_to_the_next_start() {
     assert_eq!(told.sum(|e| if let LogEvent::RowsWritten { rows, .. } = e { *rows } else { 0 }), 11);
 }
 
-/// A database that holds the thread, for as long as somebody else holds the lock.
+/// A database that blocks the thread while the lock is held elsewhere.
 struct Holding(Fake, Arc<Mutex<()>>);
 
 impl Sink<TestRow> for Holding {
@@ -345,7 +345,7 @@ async fn a_database_that_holds_its_thread_holds_nobody_else() {
     drop(log);
     drop(hold);
     held.join().unwrap();
-    // The thread ends when its insert does, and with it the journal is free.
+    // The thread ends with its insert, which frees the journal.
     let since = Instant::now();
     let journal = loop {
         match open() {

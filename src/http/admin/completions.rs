@@ -14,7 +14,7 @@ use crate::domain::label::LogTable;
 /// The default page length, in records: the reference system's.
 const USUAL_LIMIT: u64 = 100;
 
-/// List chat-like requests, the latest first, without their bodies; 100 of them when `limit` is left out.
+/// List chat-like requests, latest first, without their bodies; `limit` is 100 when left out.
 #[utoipa::path(
     get, path = "/api/admin/completions", tag = "Request log", params(LogParams),
     responses(
@@ -43,12 +43,12 @@ pub(super) async fn show(State(admin): State<Admin>, Id(id): Id<Uuid>) -> AdminR
     logs::show(&admin, LogTable::Completions, id).await
 }
 
-/// Forget one completion. Sums and metrics keep it.
+/// Delete one completion from the log. Usage sums and metrics keep it.
 #[utoipa::path(
     delete, path = "/api/admin/completions/{id}", tag = "Request log",
     params(("id" = Uuid, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It is gone", body = Deleted),
+        (status = 200, description = "Deleted", body = Deleted),
         (status = 404, description = "There is no such record", body = ErrorBody),
     ),
 )]

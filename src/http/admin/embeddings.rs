@@ -14,7 +14,7 @@ use crate::domain::label::LogTable;
 /// The default page length, in records: the reference system's.
 const USUAL_LIMIT: u64 = 20;
 
-/// List embedding requests, the latest first, without their bodies; 20 of them when `limit` is left out.
+/// List embedding requests, latest first, without their bodies; `limit` is 20 when left out.
 #[utoipa::path(
     get, path = "/api/admin/embeddings", tag = "Request log", params(LogParams),
     responses(
@@ -43,12 +43,12 @@ pub(super) async fn show(State(admin): State<Admin>, Id(id): Id<Uuid>) -> AdminR
     logs::show(&admin, LogTable::Embeddings, id).await
 }
 
-/// Forget one embedding request. Sums and metrics keep it.
+/// Delete one embedding request from the log. Usage sums and metrics keep it.
 #[utoipa::path(
     delete, path = "/api/admin/embeddings/{id}", tag = "Request log",
     params(("id" = Uuid, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It is gone", body = Deleted),
+        (status = 200, description = "Deleted", body = Deleted),
         (status = 404, description = "There is no such record", body = ErrorBody),
     ),
 )]

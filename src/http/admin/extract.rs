@@ -1,4 +1,4 @@
-//! Reading paths, parameters and bodies, and saying which field is wrong.
+//! Extractors for paths, parameters and bodies, whose errors name the field that is wrong.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use super::error::{AdminError, AdminResult};
 /// The largest body of an admin request: a list of some ten thousand model names.
 const MAX_BODY: usize = 1 << 20;
 
-/// A JSON body. Fields it does not know are ignored: clients of the reference system may send more than we read.
+/// A JSON body. Unknown fields are ignored: clients of the reference system may send more than we read.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Admin> for Body<T> {
@@ -74,7 +74,7 @@ impl<T: DeserializeOwned> OptionalFromRequest<Admin> for Body<T> {
     }
 }
 
-/// Without a `Content-Type` the body is taken for what it looks like.
+/// Without a `Content-Type` the body may be JSON.
 fn may_be_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
     let media_type = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -83,7 +83,7 @@ fn may_be_json(headers: &HeaderMap) -> bool {
         || (media_type.starts_with("application/") && media_type.ends_with("+json"))
 }
 
-/// The parameters behind the `?`.
+/// The query parameters.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -97,7 +97,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// The `{id}` of a path. What cannot be an id names nothing.
+/// The `{id}` of a path. Text that cannot be an id names nothing.
 pub(super) struct Id<T = i64>(pub(super) T);
 
 impl<T: std::str::FromStr, S: Send + Sync> FromRequestParts<S> for Id<T> {
@@ -128,11 +128,11 @@ fn field_of(path: &serde_path_to_error::Path) -> Option<String> {
     Some(path.to_string()).filter(|path| path != "." && path != "?")
 }
 
-/// Serde's words, in words for people.
+/// Rephrases serde's message for people.
 fn wrong(field: Option<String>, error: &str) -> AdminError {
     let mut message = error.split(" at line ").next().unwrap_or(error).to_owned();
     for (rust, words) in [
-        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u32", "expected a whole number, at most 4294967295"),
         ("expected u64", "expected a whole number of 0 or more"),
         ("expected i64", "expected a whole number"),
         ("expected f64", "expected a number"),

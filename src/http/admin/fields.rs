@@ -1,4 +1,4 @@
-//! Values in requests: left out or cleared, and within their ranges.
+//! Fields of requests: left out or cleared, and their ranges.
 
 use std::ops::RangeInclusive;
 
@@ -49,8 +49,8 @@ pub(super) fn at_most(field: &'static str, text: Option<&str>, max: usize) -> Ad
     }
 }
 
-/// A moment: RFC 3339, or without an offset (UTC), or a date alone (its midnight, UTC). Years 1970 to 9999, which is what
-/// both databases can hold.
+/// A moment: RFC 3339, or without an offset (UTC), or a date alone (its midnight, UTC). Years 1970 to 9999, which both
+/// databases can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct When(pub(super) DateTime<Utc>);
 
@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for When {
     }
 }
 
-/// Which API a provider speaks.
+/// The API of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ProviderType {
@@ -108,7 +108,7 @@ impl From<ProviderType> for ProviderKind {
     }
 }
 
-/// What a model is for.
+/// The type of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ModelUse {
@@ -125,10 +125,10 @@ impl From<ModelUse> for ModelType {
     }
 }
 
-/// A thing is gone.
+/// A deletion.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Deleted {
-    /// Always true: what went wrong is an error.
+    /// Always true: a failure is an error.
     success: bool,
 }
 

@@ -138,7 +138,7 @@ mod tests {
         let (guesses, now) = (Guesses::new(), Instant::now());
         let let_through = (0..1000).filter(|n| guesses.wrong_at(peer(*n), now).is_none()).count();
         assert_eq!(let_through, 100);
-        // One that is refused for itself does not use up what all have.
+        // A peer over its own limit does not use up the overall one.
         let later = now + Duration::from_secs(3600);
         let let_through = (0..1000).filter(|_| guesses.wrong_at(peer(1), later).is_none()).count();
         assert_eq!(let_through, 10);

@@ -22,13 +22,13 @@ pub(super) const DEFAULT_TPM: u32 = 50_000;
 
 const NOUN: &str = "API key";
 
-/// A key: who may call, what, and how much.
+/// An API key, with its limits and models.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ApiKey)]
 pub(super) struct KeyView {
     id: i64,
-    /// The key itself where it is made or asked for by itself; its first characters and `…` elsewhere.
+    /// The whole key when it is created or shown alone; elsewhere its first characters and `…`.
     key: String,
     comment: Option<String>,
     /// Requests per minute; null: unlimited.
@@ -39,9 +39,9 @@ pub(super) struct KeyView {
     allowed_models: Option<Vec<String>>,
     expires_at: Option<DateTime<Utc>>,
     revoked: bool,
-    /// The name that another system knows it by.
+    /// Its name in another system.
     external_id: Option<String>,
-    /// Who made it: `manual`, `operator` or `config`.
+    /// Its origin: `manual`, `operator` or `config`.
     source: String,
     /// When it was last used, to the minute.
     last_seen: Option<DateTime<Utc>>,
@@ -83,20 +83,20 @@ pub(super) enum Shown<'a> {
     Masked,
 }
 
-/// Which keys.
+/// Filters of the list of keys.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct KeyParams {
-    /// Also those that were revoked.
+    /// Include revoked keys.
     #[serde(default)]
     #[param(required = false)]
     include_revoked: bool,
-    /// Skip so many.
+    /// Number of keys to skip.
     #[serde(default)]
     #[param(required = false, maximum = 1_000_000_000)]
     offset: u64,
-    /// At most so many; all when left out.
+    /// Maximum number of keys; all when left out.
     #[param(minimum = 1, maximum = 100_000)]
     limit: Option<u64>,
 }
@@ -116,7 +116,7 @@ impl KeyParams {
     }
 }
 
-/// List the keys, masked, in the order in which they were made.
+/// List the keys, masked, in order of creation.
 #[utoipa::path(
     get, path = "/api/admin/apiKey", tag = "Keys", params(KeyParams),
     responses(
@@ -131,14 +131,14 @@ pub(super) async fn list(
     params.find(&admin, None).await
 }
 
-/// A key to be made.
+/// A new key.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NewKey {
-    /// Bring a key along, of at least 16 printable ASCII characters; a random one when left out.
+    /// The key itself, at least 16 printable ASCII characters; random when left out.
     #[schema(min_length = 16)]
     key: Option<String>,
-    /// What it is called in lists, logs and metrics.
+    /// Its name in lists, logs and metrics.
     #[schema(max_length = 1000)]
     comment: Option<String>,
     #[schema(value_type = Option<DateTime<Utc>>)]
@@ -153,12 +153,12 @@ pub(super) struct NewKey {
     tpm_limit: Option<Option<u32>>,
     /// System names it may call; all when left out or null.
     allowed_models: Option<Vec<String>>,
-    /// The name that another system knows it by; unique.
+    /// Its name in another system; unique.
     #[schema(min_length = 1, max_length = 255)]
     external_id: Option<String>,
 }
 
-/// Make a key. The answer shows it whole.
+/// Create a key. The answer shows it whole.
 #[utoipa::path(
     post, path = "/api/admin/apiKey", tag = "Keys", request_body = NewKey,
     responses(
@@ -217,7 +217,7 @@ pub(super) async fn show(State(admin): State<Admin>, Name(name): Name) -> AdminR
     Ok(Json(KeyView::new(key, Shown::Whole(&secret))))
 }
 
-/// What to change of a key; what is left out stays, what is null is cleared.
+/// Changes of a key; fields left out stay, null clears.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyChange {
@@ -239,7 +239,7 @@ pub(super) struct KeyChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>)]
     allowed_models: Option<Option<Vec<String>>>,
-    /// `false` takes it back into use.
+    /// `false` puts it back into use.
     revoked: Option<bool>,
 }
 
@@ -284,7 +284,7 @@ async fn changed(admin: &Admin, name: &str, key: StoreResult<StoredKey>) -> Admi
     Ok(Json(KeyView::new(key, Shown::AsNamed(name))))
 }
 
-/// Take a key out of use. It stays in lists that ask for revoked keys.
+/// Revoke a key. Lists that include revoked keys still show it.
 #[utoipa::path(
     delete, path = "/api/admin/apiKey/{key}", tag = "Keys",
     params(("key" = String, Path, description = "The key itself, or its id")),
@@ -298,7 +298,7 @@ pub(super) async fn revoke(State(admin): State<Admin>, Name(name): Name) -> Admi
     changed(&admin, &name, keys::revoke(admin.db(), found.id).await).await
 }
 
-/// New limits; what is left out stays, what is null is unlimited.
+/// New limits; a limit left out stays, null is unlimited.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LimitChange {
@@ -334,7 +334,7 @@ pub(super) async fn change_limits(
     apply(&admin, &name, change).await
 }
 
-/// How much of its limits a key has used.
+/// A key's limits and its usage of them.
 #[derive(Serialize, ToSchema)]
 pub(super) struct KeyUsage {
     key: String,
@@ -342,28 +342,29 @@ pub(super) struct KeyUsage {
     usage: UsageNow,
 }
 
-/// Per minute; null: unlimited.
+/// Limits per minute; null: unlimited.
 #[derive(Serialize, ToSchema)]
 struct UsageLimits {
     rpm: Option<u32>,
     tpm: Option<u32>,
 }
 
-/// Null: unlimited, so nothing is counted.
+/// Current usage; null: unlimited, so nothing is counted.
 #[derive(Serialize, ToSchema)]
 struct UsageNow {
     rpm: Option<BucketUsage>,
     tpm: Option<BucketUsage>,
 }
 
-/// One budget.
+/// The state of one budget.
 #[derive(Serialize, ToSchema)]
 struct BucketUsage {
-    /// Taken and not yet given back by the minute's refill; above the limit after a large answer.
+    /// Taken and not yet refilled. May exceed the limit: a burst may take several minutes' worth, and a large answer
+    /// goes into debt.
     current: u64,
     /// Per minute.
     limit: u32,
-    /// What is left at once. May be above the limit: unused minutes add up to `RATE_LIMIT_BURST` of them.
+    /// Available at once. May exceed the limit: unused minutes add up to `RATE_LIMIT_BURST` of them.
     remaining: u64,
 }
 
@@ -373,12 +374,12 @@ impl From<limit::Usage> for BucketUsage {
     }
 }
 
-/// How much of its limits has a key used?
+/// Show how much of its limits a key has used.
 #[utoipa::path(
     get, path = "/api/admin/apiKey/{key}/usage", tag = "Keys",
     params(("key" = String, Path, description = "The key itself, or its id")),
     responses(
-        (status = 200, description = "Limits and what is used of them", body = KeyUsage),
+        (status = 200, description = "The limits and their usage", body = KeyUsage),
         (status = 404, description = "There is no such key", body = ErrorBody),
     ),
 )]

@@ -42,7 +42,7 @@ impl From<Status> for label::Status {
     }
 }
 
-/// The format that a client spoke.
+/// The client's API format.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum ApiFormat {
@@ -63,20 +63,20 @@ impl From<ApiFormat> for label::ApiFormat {
     }
 }
 
-/// Which records.
+/// Filters of the log.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct LogParams {
-    /// Of the key with this id.
+    /// Only requests of the key with this id.
     api_key_id: Option<i64>,
-    /// Of this key: itself, or its id.
+    /// Only requests of this key: the key itself, or its id.
     api_key: Option<String>,
-    /// Of this model, by its system name.
+    /// Only requests of the model with this system name.
     model: Option<String>,
-    /// Answered, or tried last, by the provider with this name, living or deleted.
+    /// Only requests that the provider with this name answered or tried last; it may have been deleted.
     provider: Option<String>,
-    /// The same by its id.
+    /// The same, by the provider's id.
     provider_id: Option<i64>,
     #[param(inline)]
     status: Option<Status>,
@@ -84,22 +84,22 @@ pub(super) struct LogParams {
     #[serde(alias = "api_format")]
     #[param(inline)]
     api_format: Option<ApiFormat>,
-    /// Arrived at this time or later.
+    /// Only requests that arrived at this time or later.
     #[param(value_type = Option<DateTime<Utc>>)]
     from: Option<When>,
-    /// Arrived before this time.
+    /// Only requests that arrived before this time.
     #[param(value_type = Option<DateTime<Utc>>)]
     to: Option<When>,
-    /// Part of the error, in upper or lower case.
+    /// Text that the error contains, in upper or lower case.
     error: Option<String>,
-    /// Skip so many; slow when large: see `after`.
+    /// Number of records to skip; slow when large, then use `after`.
     #[param(maximum = 1_000_000_000)]
     offset: Option<u64>,
-    /// At most so many.
+    /// Maximum number of records.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u64>,
-    /// `next` of an earlier page: goes on behind it without reading that again, and skips nothing when new requests arrive
-    /// meanwhile.
+    /// `next` of an earlier page: continues behind that page without re-reading it, and skips nothing when new requests
+    /// arrive meanwhile.
     after: Option<String>,
 }
 
@@ -109,17 +109,17 @@ pub(super) struct LogParams {
 #[schema(as = LogPage)]
 pub(super) struct PageView {
     data: Vec<LogEntry>,
-    /// How many records there are on all pages. Counting stops at 100,000.
+    /// Number of records on all pages. Counting stops at 100,000.
     total: u64,
-    /// There may be more than `total`.
+    /// Whether there may be more records than `total`.
     total_is_capped: bool,
-    /// How many were skipped.
+    /// Number of records skipped.
     from: u64,
-    /// For `after`; null on the last page.
+    /// Value for `after` to get the next page; null on the last page.
     next: Option<String>,
 }
 
-/// A request as the log keeps it. Times are in milliseconds, costs in USD.
+/// A logged request. Times are in milliseconds, costs in USD.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LogEntry {
@@ -128,7 +128,7 @@ pub(super) struct LogEntry {
     /// System name.
     model: String,
     model_id: Option<i64>,
-    /// Who answered, or was tried last.
+    /// The provider that answered, or was tried last.
     provider: Option<String>,
     provider_id: Option<i64>,
     /// Completions only.
@@ -136,10 +136,10 @@ pub(super) struct LogEntry {
     /// `completed`, `failed`, `aborted` or `cache_hit`.
     status: String,
     stream: bool,
-    /// As the providers reported it, failed attempts included; null: none of them said.
+    /// As reported by the providers, failed attempts included; null: none reported it.
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
-    /// The part of the prompt that the provider had in its cache.
+    /// Prompt tokens read from the provider's cache.
     cached_tokens: Option<i64>,
     cache_write_tokens: Option<i64>,
     reasoning_tokens: Option<i64>,
@@ -152,7 +152,7 @@ pub(super) struct LogEntry {
     ttft: Option<f64>,
     /// The longest wait for the provider between two chunks of a stream.
     longest_stall: Option<f64>,
-    /// What the gateway itself took.
+    /// Time spent in the gateway itself.
     overhead: f64,
     finish_reason: Option<String>,
     /// A short code: `timeout`, `http_500`, …
@@ -203,10 +203,10 @@ impl From<LogRow> for LogEntry {
 pub(super) struct LogRecord {
     #[serde(flatten)]
     entry: LogEntry,
-    /// What the client sent, as JSON; null under `LOG_PAYLOADS=metadata`.
+    /// The client's request body, as JSON; null under `LOG_PAYLOADS=metadata`.
     #[schema(value_type = Option<serde_json::Value>)]
     request: Option<Box<RawValue>>,
-    /// What the client received, as JSON, or an event stream as text; null under `LOG_PAYLOADS=metadata`, and beyond 4 MiB.
+    /// The answer's body, as JSON, or an event stream as text; null under `LOG_PAYLOADS=metadata`, and beyond 4 MiB.
     #[schema(value_type = Option<serde_json::Value>)]
     response: Option<Box<RawValue>>,
 }

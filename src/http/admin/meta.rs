@@ -1,4 +1,4 @@
-//! Is the secret right, and what is running?
+//! Checks the secret, and shows the running version.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,16 +7,16 @@ use utoipa::ToSchema;
 
 use super::Admin;
 
-/// Is the secret right?
+/// Check the admin secret.
 #[utoipa::path(
     get, path = "/api/admin", tag = "Administration",
-    responses((status = 200, description = "It is", content_type = "application/json", body = bool)),
+    responses((status = 200, description = "The secret is right", content_type = "application/json", body = bool)),
 )]
 pub(super) async fn check() -> Json<bool> {
     Json(true)
 }
 
-/// What is running.
+/// The running version.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Revision {
     /// The version, and the first characters of the commit when it is known.
@@ -25,7 +25,7 @@ pub(super) struct Revision {
     commit: Option<String>,
 }
 
-/// Which version is running?
+/// Show the running version.
 #[utoipa::path(
     get, path = "/api/admin/rev", tag = "Administration",
     responses((status = 200, description = "The version", body = Revision)),

@@ -1,4 +1,4 @@
-//! Keys that another system manages, by names of its own: the Kubernetes operator's side of the API.
+//! Keys that another system manages by its own names: the part of the API for the Kubernetes operator.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use crate::store::keys::{self, ApiKeyChange, NewApiKey, Upserted};
 
 const NOUN: &str = "API key";
 
-/// List the keys that the operator made, masked.
+/// List the keys created by the operator, masked.
 #[utoipa::path(
     get, path = "/api/admin/apiKey/managed", tag = "Keys", params(KeyParams),
     responses(
@@ -47,7 +47,7 @@ pub(super) async fn show(State(admin): State<Admin>, Name(name): Name) -> AdminR
     Ok(Json(KeyView::new(key, Shown::Whole(&secret))))
 }
 
-/// How the key is to be, if it has to be made or brought back.
+/// The key's settings, used when it is created or reactivated.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EnsuredKey {
@@ -55,29 +55,29 @@ pub(super) struct EnsuredKey {
     comment: Option<String>,
     #[schema(value_type = Option<DateTime<Utc>>)]
     expires_at: Option<When>,
-    /// Requests per minute. Left out: 50, or what it was; null: unlimited.
+    /// Requests per minute. Left out: 50 for a new key, unchanged for a reactivated one; null: unlimited.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, minimum = 1)]
     rpm_limit: Option<Option<u32>>,
-    /// Tokens per minute. Left out: 50,000, or what it was; null: unlimited.
+    /// Tokens per minute. Left out: 50,000 for a new key, unchanged for a reactivated one; null: unlimited.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u32>, minimum = 1)]
     tpm_limit: Option<Option<u32>>,
-    /// System names it may call. Left out: all, or what it was.
+    /// System names it may call. Left out: all for a new key, unchanged for a reactivated one.
     allowed_models: Option<Vec<String>>,
 }
 
-/// A key that is there now.
+/// The ensured key.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Ensured {
     #[serde(flatten)]
     key: KeyView,
-    /// It was made by this request.
+    /// Whether this request created it.
     created: bool,
 }
 
-/// Make sure that a live key with this external id exists: it is made, brought back when it was revoked or has expired, or
-/// left as it is. However many ask at once, all get the same key.
+/// Ensure that a live key with this external id exists: it is created, reactivated if it was revoked or has expired, or
+/// left unchanged. Concurrent callers all get the same key.
 #[utoipa::path(
     put, path = "/api/admin/apiKey/by-external-id/{externalId}", tag = "Keys", request_body = EnsuredKey,
     params(("externalId" = String, Path, description = "Such as `k8s/cluster/namespace/app`, percent-encoded")),
@@ -118,7 +118,7 @@ pub(super) async fn ensure(
         keys::upsert_by_external_id(admin.db(), admin.cipher(), &name, &new, &change)
             .await
             .map_err(AdminError::about(NOUN))?;
-    // A key that another request has just made may not be in use yet.
+    // A key that another request has just created may not be in use yet.
     if upserted != Upserted::Existing || !is_in_use(&admin, &secret) {
         admin.changed().await;
     }

@@ -1,4 +1,4 @@
-//! Does a provider work, and what does it offer?
+//! Tests of a provider, and the list of its models.
 
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::store::models::{self, ModelFilter};
 use crate::store::providers;
 
-/// A model that a provider says it has.
+/// A model that a provider lists.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RemoteModel)]
 pub(super) struct RemoteModelView {
@@ -35,13 +35,13 @@ impl From<RemoteModel> for RemoteModelView {
     }
 }
 
-/// What a provider offers.
+/// The models that a provider lists.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RemoteModels {
     models: Vec<RemoteModelView>,
 }
 
-/// The provider as the request path would use it, by way of its proxy when that is enabled.
+/// The provider as the request path would use it, through its proxy when that is enabled.
 async fn provider(admin: &Admin, id: i64) -> AdminResult<Provider> {
     let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
     stored.to_domain(admin.cipher()).map_err(|error| match error {
@@ -52,14 +52,14 @@ async fn provider(admin: &Admin, id: i64) -> AdminResult<Provider> {
     })
 }
 
-/// Ask a provider for the models that it has.
+/// Ask a provider for its list of models.
 #[utoipa::path(
     get, path = "/api/admin/providers/{id}/remote-models", tag = "Providers",
     params(("id" = i64, Path, description = "Its id")),
     responses(
         (status = 200, description = "The models", body = RemoteModels),
         (status = 404, description = "There is no such provider", body = ErrorBody),
-        (status = 502, description = "The provider did not answer as it should", body = ErrorBody),
+        (status = 502, description = "The provider failed, or its answer is not valid", body = ErrorBody),
     ),
 )]
 pub(super) async fn remote_models(State(admin): State<Admin>, Id(id): Id) -> AdminResult<Json<RemoteModels>> {
@@ -71,15 +71,16 @@ pub(super) async fn remote_models(State(admin): State<Admin>, Id(id): Id) -> Adm
 /// The longest name of a model, in characters.
 const MODEL_MAX: usize = 500;
 
-/// What to test with.
+/// Options of a test.
 #[derive(Default, Deserialize, ToSchema)]
 pub(super) struct TestBody {
-    /// The provider's name of a chat model; when left out, the first that is offered through it.
+    /// The provider's name of a chat model; when left out, the first chat model offered through it, else the first
+    /// embedding model.
     #[schema(max_length = 500)]
     model: Option<String>,
 }
 
-/// What a test called.
+/// The call that a test made.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Tested {
@@ -89,39 +90,39 @@ enum Tested {
     Models,
 }
 
-/// How a test went.
+/// The outcome of a test.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TestReport {
     success: bool,
     tested: Tested,
-    /// The provider's name of the model that was called.
+    /// The provider's name of the called model.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// The HTTP status that the provider answered with; left out when it did not answer.
+    /// The HTTP status of the provider's answer; left out when it did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     latency_ms: f64,
-    /// Why it failed.
+    /// The reason of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// What the provider says it has; none when it does not say.
+    /// The models that the provider lists; empty when it lists none.
     models: Vec<RemoteModelView>,
 }
 
-/// Test a provider: the smallest call of one of its models (16 tokens at most), which it may charge for. Without a model,
-/// its list of models is asked for.
+/// Test a provider: a minimal call of one of its models (16 tokens at most), which it may charge for. Without a model,
+/// its list of models is requested.
 #[utoipa::path(
     post, path = "/api/admin/providers/{id}/test", tag = "Providers",
     request_body(content = Option<TestBody>, description = "May be left out"),
     params(("id" = i64, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It works", body = TestReport),
+        (status = 200, description = "The provider works", body = TestReport),
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 404, description = "There is no such provider", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not JSON", body = ErrorBody),
-        (status = 502, description = "It does not; the report says why", body = TestReport),
+        (status = 502, description = "The provider does not work; the report says why", body = TestReport),
     ),
 )]
 pub(super) async fn test(

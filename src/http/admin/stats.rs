@@ -57,7 +57,7 @@ pub(super) struct OverviewParams {
     range: Option<Range>,
 }
 
-/// What happened lately. Times are in milliseconds, costs in USD.
+/// Recent activity. Times are in milliseconds, costs in USD.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Overview)]
@@ -67,9 +67,9 @@ pub(super) struct OverviewView {
     bucket_seconds: i64,
     summary: Summary,
     token_usage: TokenUsage,
-    /// The most asked first.
+    /// The most requested model first.
     model_distribution: Vec<ModelShare>,
-    /// Every step, also the empty ones, oldest first.
+    /// All steps, empty ones included, oldest first.
     time_series: Vec<Step>,
 }
 
@@ -90,13 +90,13 @@ struct Summary {
     #[serde(rename = "avgTTFT")]
     avg_ttft: f64,
     failed: u64,
-    /// The client left.
+    /// Requests whose client disconnected.
     aborted: u64,
     cache_hits: u64,
     cost: f64,
 }
 
-/// What providers reported.
+/// Tokens as reported by the providers.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TokenUsage {
@@ -106,7 +106,7 @@ struct TokenUsage {
     total_tokens: u64,
 }
 
-/// How often a model was asked for.
+/// The number of requests for a model.
 #[derive(Serialize, ToSchema)]
 struct ModelShare {
     model: String,
@@ -118,7 +118,7 @@ struct ModelShare {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Step {
-    /// Its beginning.
+    /// Its start.
     timestamp: DateTime<Utc>,
     completions_count: u64,
     embeddings_count: u64,
@@ -133,12 +133,12 @@ struct Step {
     cost: f64,
 }
 
-/// Sum up the last minutes or hours.
+/// Summarize the last minutes or hours.
 #[utoipa::path(
     get, path = "/api/admin/stats/overview", tag = "Request log", params(OverviewParams),
     responses(
         (status = 200, description = "The overview", body = OverviewView),
-        (status = 400, description = "The range is none of those", body = ErrorBody),
+        (status = 400, description = "The range is not one of the listed values", body = ErrorBody),
     ),
 )]
 pub(super) async fn overview(

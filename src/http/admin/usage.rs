@@ -19,14 +19,14 @@ use crate::store::request_log::{self, Sums, UsageFilter, UsageGroup, UsageSum};
 const USUAL_LIMIT: u64 = 1000;
 const USUAL_GROUPS: &str = "day,apiKey,model";
 
-/// Which usage, and summed by what.
+/// Filters and grouping of usage.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub(super) struct UsageParams {
-    /// Of this key: itself, or its id.
+    /// Only usage of this key: the key itself, or its id.
     api_key: Option<String>,
-    /// Of this model, by its system name.
+    /// Only usage of the model with this system name.
     model: Option<String>,
     /// The first day, UTC.
     #[param(value_type = Option<NaiveDate>)]
@@ -34,13 +34,13 @@ pub(super) struct UsageParams {
     /// The last day, UTC; included.
     #[param(value_type = Option<NaiveDate>)]
     to: Option<When>,
-    /// Any of `day`, `apiKey`, `model`, `provider` and `kind` (completions or embeddings), with commas between.
+    /// Any of `day`, `apiKey`, `model`, `provider` and `kind` (completions or embeddings), separated by commas.
     #[param(example = "day,apiKey,model")]
     group_by: Option<String>,
-    /// Skip so many groups.
+    /// Number of groups to skip.
     #[param(maximum = 1_000_000_000)]
     offset: Option<u64>,
-    /// At most so many groups; 1,000 when left out.
+    /// Maximum number of groups; 1,000 when left out.
     #[param(minimum = 1, maximum = 10_000)]
     limit: Option<u64>,
 }
@@ -53,15 +53,15 @@ pub(super) struct UsageView {
     total_prompt_tokens: u64,
     /// As the reference system has it.
     total_completion_tokens: u64,
-    /// Everything, on all pages.
+    /// The sums over all pages.
     totals: SumsView,
     /// The latest day first.
     data: Vec<GroupView>,
-    /// How many groups were skipped.
+    /// Number of groups skipped.
     from: u64,
 }
 
-/// Usage of one group; what it was not summed by is left out.
+/// Usage of one group; fields that were not grouped by are left out.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct GroupView {
@@ -70,7 +70,7 @@ struct GroupView {
     day: Option<NaiveDate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_id: Option<i64>,
-    /// As the metrics show it: at most 128 characters, `unknown` without one. Left out of a deleted key.
+    /// As in the metrics: at most 128 characters, `unknown` without a comment. Left out for a deleted key.
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key_comment: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(From::Reference.parse("rpm:team:a"), rpm("team:a"));
         assert_eq!(From::Ours.parse("rpm:"), rpm("unknown"));
         assert_eq!(From::Reference.parse(":rpm"), rpm("unknown"));
-        // A comment may look like a type; each form then reads its own way.
+        // A comment may look like a type; each form is then read by its own rule.
         assert_eq!(From::Reference.parse("tpm:rpm"), rpm("tpm"));
         assert_eq!(From::Ours.parse("rpm:tpm"), rpm("tpm"));
         assert_eq!(From::Ours.parse("team"), None);

@@ -1,4 +1,4 @@
-//! Redis in trouble: decisions go on, and an outage costs one timeout altogether.
+//! Redis in trouble: decisions go on, and an outage costs one timeout in total.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,13 +11,13 @@ use super::{Witness, burst, eventually, limits};
 use crate::domain::key::Secret;
 use crate::limit::{Burst, RedisLimiter, RedisLink, Settings};
 
-/// What runs through each of the troubles: a limiter under load.
+/// A limiter under load, which runs through each of the troubles.
 struct Load {
     limiter: Arc<RedisLimiter>,
     witness: Witness,
     stop: Arc<AtomicBool>,
     decisions: Arc<AtomicU64>,
-    /// Of the limited key.
+    /// Allowed requests of the limited key.
     allowed: Arc<AtomicU64>,
     slowest_us: Arc<AtomicU64>,
     workers: JoinSet<()>,
@@ -84,7 +84,7 @@ impl Load {
     }
 
     #[expect(clippy::print_stdout, reason = "the chaos table's figures, for those who run it by hand")]
-    /// Runs one trouble: `harm`, what must be seen of it, `heal`.
+    /// Runs one trouble: `harm`, the checks of its effect, `heal`.
     async fn go_through(mut self, name: &str, harm: impl AsyncFnOnce(), heal: impl AsyncFnOnce()) {
         self.some_decisions().await;
         // A machine that is busy enough may have had an outage of its own.
@@ -110,7 +110,7 @@ impl Load {
             "{name}: one timeout altogether, {:?}",
             self.witness.errors
         );
-        // One timeout, and what a busy machine adds to it.
+        // One timeout, and the delay of a busy machine.
         assert!(slow_during < 500_000, "{name}: a decision took {slow_during} µs");
 
         heal().await;
@@ -121,7 +121,7 @@ impl Load {
             worker.unwrap();
         }
         // The bucket that Redis had, one more at most where Redis forgot it or this process began without a mirror, and
-        // what was refilled.
+        // the refill.
         let allowed = self.allowed.load(Ordering::SeqCst);
         let refilled = self.started.elapsed().as_secs() * u64::from(LIMIT) / 60 + 10;
         assert!(allowed <= 2 * u64::from(LIMIT) + refilled, "{name}: {allowed} allowed");
@@ -202,7 +202,7 @@ async fn restarted_empty_between_two_requests() {
     assert_eq!(server.run::<u64>(&["EXISTS", "nexusgate:limit:{1}:rpm"]), 1);
 }
 
-/// Standing in goes on from where Redis was, and Redis learns of it afterwards.
+/// The stand-in continues from Redis' state, and Redis learns its charges afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_neither_refills_nor_forgives() {
     let server = RedisServer::start();

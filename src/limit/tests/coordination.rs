@@ -49,7 +49,8 @@ async fn announcements_reach_the_others_and_survive_a_restart_of_redis() {
     at_least(&heard_by_other, before + 1).await;
 }
 
-/// A change is told of when Redis takes it, though it did not at once; the others' own subscriptions have seen no interruption.
+/// A change is announced once Redis accepts it, even if not at once; the others' subscriptions have seen no
+/// interruption.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_announcement_that_failed_is_made_again() {
     let server = RedisServer::start();
@@ -74,7 +75,7 @@ async fn an_announcement_that_failed_is_made_again() {
     more.await.unwrap();
 }
 
-/// A client that leaves while its id is being locked may come back at once.
+/// A client that disconnects while its id is being locked may retry at once.
 #[tokio::test]
 async fn a_lock_whose_caller_has_left_is_released() {
     let server = RedisServer::start();

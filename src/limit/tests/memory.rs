@@ -1,4 +1,4 @@
-//! The in-memory limiter, on a clock of its own.
+//! The in-memory limiter, on a simulated clock.
 
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ fn a_changed_limit_says_nothing_of_the_time_before_it() {
     limiter.charge_at(1, limits(None, 60_000), 200_000, now);
     let later = now + Duration::from_secs(30);
     assert!(limiter.admit_at(1, limits(None, 600), later).allowed(), "it has paid what it owed");
-    // And one that 30 seconds of a small limit do not pay back.
+    // And a debt that 30 seconds of a small limit do not pay back.
     assert!(limiter.admit_at(2, limits(None, 600), now).allowed());
     limiter.charge_at(2, limits(None, 600), 21_600, now);
     let refused = limiter.admit_at(2, limits(None, 60_000), later);
@@ -136,7 +136,7 @@ fn a_limit_of_zero_lets_nothing_pass() {
     let refused = limiter.admit_at(1, limits(0, None), now);
     assert_eq!(refused.refused_by, Some(LimitType::Rpm));
     assert_eq!(refused.retry_after, Duration::from_secs(60));
-    // Raised, it is a full bucket.
+    // Once raised, it is a full bucket.
     assert!(limiter.admit_at(1, limits(5, None), now).allowed());
 }
 
@@ -213,7 +213,7 @@ fn a_sweep_under_load_gives_nobody_a_second_bucket() {
     assert_eq!(allowed, 10 * 100);
 }
 
-/// One step of a schedule: wait so many microseconds, then ask, or charge.
+/// One step of a schedule: wait for a number of microseconds, then ask, or charge.
 #[derive(Debug, Clone)]
 enum Step {
     Ask { after: u64 },
@@ -230,7 +230,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Over any schedule, what was allowed between two moments never exceeds the capacity and the refill between them.
+    /// Over any schedule, the allowed requests between two moments never exceed the capacity plus the refill between
+    /// them.
     #[test]
     fn allowed_never_exceeds_capacity_and_refill(
         steps in steps(), rpm in 1u32..5_000, thousandths in 1u32..5_000,
@@ -257,8 +258,8 @@ proptest! {
         prop_assert!(start <= now);
     }
 
-    /// A request is refused only when the model (exact sums, no clock) says that too little is there, and the wait it is
-    /// told is enough, and no more than enough.
+    /// A request is refused only when the balance of the model (exact sums, no clock) is too low, and the reported wait
+    /// is exactly long enough.
     #[test]
     fn refusals_are_exact_and_waits_truthful(steps in steps(), rpm in 1u32..5_000, tpm in 1u32..100_000) {
         let limiter = MemoryLimiter::new(Burst::default());
@@ -299,7 +300,7 @@ proptest! {
         }
     }
 
-    /// Whatever the limit is changed to, the balance stays between the debt it had and the new capacity.
+    /// Whatever the new limit, the balance stays between the old debt and the new capacity.
     #[test]
     fn a_limit_change_neither_forgives_nor_overfills(
         old in 0u32.., new in 0u32.., charged in 0u64..1_000_000_000_000, after in 0u64..10_000_000_000,

@@ -1,4 +1,4 @@
-//! Tests of the room as a whole, with real `redis-server` processes.
+//! Tests of the whole module, with real `redis-server` processes.
 
 mod chaos;
 mod coordination;
@@ -39,7 +39,7 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Remembers what an [`Observer`] was told.
+/// Records the calls of an [`Observer`].
 #[derive(Default, Clone)]
 struct Witness {
     exposed: Arc<Mutex<HashMap<(LimitType, String), u64>>>,
@@ -76,12 +76,12 @@ impl Witness {
         self.exposed.lock().values().sum()
     }
 
-    /// Failures other than those of coming back.
+    /// Failures other than those of reconnecting.
     fn failures(&self) -> u64 {
         self.errors.lock().iter().filter(|(op, _)| **op != Op::Connect).map(|(_, count)| count).sum()
     }
 
-    /// Not counting the word at the start that the link is not up yet.
+    /// Not counting the initial report that the link is not up yet.
     fn outages(&self) -> u64 {
         self.outages.load(Ordering::SeqCst).saturating_sub(1)
     }

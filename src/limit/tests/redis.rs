@@ -20,7 +20,7 @@ async fn limiter(server: &RedisServer, burst: Burst) -> RedisLimiter {
     RedisLimiter::start(link, burst)
 }
 
-/// Ages a bucket, as if so much time had passed.
+/// Ages a bucket, as if this time had passed.
 fn age(server: &RedisServer, key: &str, by: Duration) {
     let stored: String = server.run(&["GET", key]);
     let (rest, at) = stored.rsplit_once(' ').unwrap();
@@ -78,7 +78,7 @@ async fn retry_after_is_neither_too_short_nor_too_long() {
         waits.push(decision.retry_after);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    // Refused until the time came, and allowed at the first question after it.
+    // Refused until that time, and allowed at the first request after it.
     assert!(last_refusal.duration_since(asked) <= refused.retry_after + Duration::from_millis(250));
     assert!(asked.elapsed() + Duration::from_millis(1) >= refused.retry_after);
     assert!(waits.is_sorted_by(|a, b| a >= b), "{waits:?}");
@@ -136,12 +136,12 @@ async fn a_refusal_takes_nothing_and_a_changed_limit_counts_at_once() {
 async fn a_changed_limit_says_nothing_of_the_time_before_it() {
     let server = RedisServer::start();
     let limiter = limiter(&server, burst(3.0)).await;
-    // A debt of 20,000 that thirty seconds have paid back.
+    // A debt of 20,000, paid back in thirty seconds.
     limiter.charge(1, limits(None, 60_000), 200_000);
     limiter.flush().await;
     age(&server, "nexusgate:limit:{1}:tpm", Duration::from_secs(30));
     assert!(limiter.admit(1, limits(None, 600)).await.allowed());
-    // And one that thirty seconds of a small limit do not pay back.
+    // And a debt that thirty seconds of a small limit do not pay back.
     limiter.charge(2, limits(None, 600), 21_600);
     limiter.flush().await;
     age(&server, "nexusgate:limit:{2}:tpm", Duration::from_secs(30));
@@ -155,7 +155,7 @@ async fn a_changed_limit_says_nothing_of_the_time_before_it() {
     assert!((least..=most).contains(&refused.retry_after), "{:?}", refused.retry_after);
 }
 
-/// A replica that has not seen the key since its limit was changed still asks for what it has used.
+/// A replica that has not seen the key since its limit was changed still asks for its usage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_look_changes_nothing() {
     let server = RedisServer::start();
@@ -194,7 +194,7 @@ async fn a_request_costs_at_most_two_round_trips() {
         .take_while(|line| std::future::ready(!line.contains("the end")))
         .collect()
         .await;
-    // What scripts call inside Redis is no round trip; the probe belongs to no request; scripts are loaded once each.
+    // Calls by scripts inside Redis are no round trips; the probe belongs to no request; each script is loaded once.
     let trips = lines.iter().filter(|line| !line.contains(" lua] ") && line.contains("EVALSHA")).count();
     let others: Vec<_> = lines
         .iter()
@@ -202,7 +202,7 @@ async fn a_request_costs_at_most_two_round_trips() {
         .filter(|line| !line.contains("nexusgate:probe") && !line.contains("CLIENT"))
         .collect();
     assert!(others.iter().all(|line| line.contains("SCRIPT")), "{others:?}");
-    // The first calls found no script and came again.
+    // The first calls found no script and were repeated.
     assert!(trips - others.len() <= 2 * requests, "{trips} for {requests}");
     assert!(trips >= requests);
 }
@@ -233,7 +233,7 @@ async fn a_broken_bucket_concerns_its_key_alone() {
 async fn usage_is_that_of_all_replicas_and_buckets_expire() {
     let server = RedisServer::start();
     let (one, other) = (limiter(&server, burst(1.0)).await, limiter(&server, burst(1.0)).await);
-    // Slow enough to stand still during the test.
+    // Slow enough not to refill during the test.
     let limits = limits(60, 6);
     assert!(one.admit(1, limits).await.allowed());
     assert!(other.admit(1, limits).await.allowed());
@@ -247,7 +247,7 @@ async fn usage_is_that_of_all_replicas_and_buckets_expire() {
     assert!(one.admit(99, Limits::default()).await.allowed());
     assert_eq!(one.recent_usage().await.len(), 1, "a key without limits has no usage");
 
-    // Two requests are refilled in two seconds, and the bucket goes a second later.
+    // Two requests are refilled in two seconds, and the bucket expires a second later.
     let life: i64 = server.run(&["PTTL", "nexusgate:limit:{1}:rpm"]);
     assert!((0..=3000).contains(&life), "{life}");
     eventually("the bucket is gone", async || server.run::<u64>(&["EXISTS", "nexusgate:limit:{1}:rpm"]) == 0)
@@ -274,7 +274,7 @@ async fn a_clock_that_was_set_back_does_not_stop_the_refill() {
     eventually("a request is allowed again", async || limiter.admit(1, limits).await.allowed()).await;
 }
 
-/// More keys than one batch: each is reported, and those who decide meanwhile do not wait for all of them.
+/// More keys than one batch: each is reported, and concurrent decisions do not wait for all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_usage_of_many_keys_is_read_in_batches() {
     let server = RedisServer::start();

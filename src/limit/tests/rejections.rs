@@ -1,4 +1,4 @@
-//! Rejection counts through restarts of ours and of Redis'.
+//! Rejection counts across our restarts and Redis'.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Replica {
         let settings = Settings {
             burst: Burst::default(),
             redis_url: Some(url),
-            // Unhurried: what is harmed here is harmed on purpose.
+            // Long: these tests cause all failures on purpose.
             redis_timeout: Duration::from_secs(1),
             instance_id: instance.to_owned(),
         };
@@ -62,7 +62,7 @@ async fn a_rejection_is_exposed_when_it_is_stored_and_seeded_after_a_restart() {
     let days = server.run::<u64>(&["TTL", &format!("{REFERENCE}:a")]).div_ceil(86_400);
     assert_eq!(days, 30);
 
-    // kill -9: nothing is flushed, nothing is said.
+    // kill -9: nothing is flushed or announced.
     replica.reject("team:x", 100);
     drop(replica);
     let before = stored(&server, "a", "rpm:team:x");
@@ -93,19 +93,19 @@ async fn a_field_that_is_no_count_spoils_no_other() {
     }
 }
 
-/// What a batch has added before it failed is not added again with it.
+/// Counts that a batch has added before it failed are not added again when it is retried.
 #[tokio::test]
 async fn a_batch_that_fails_half_way_is_added_once() {
     let server = RedisServer::start();
     let replica = Replica::start(server.url(), "a").await;
-    // There is no room for five more.
+    // No room for five more.
     server.run::<u64>(&["HSET", &format!("{REFERENCE}:a"), "rpm:big", &(i64::MAX - 1).to_string()]);
     // On one thread, so both are in one batch.
     replica.reject("good", 5);
     replica.reject("big", 5);
     for _ in 0..3 {
         replica.services.flush().await;
-        // What was left is sent again with it.
+        // The remaining counts are resent with it.
         replica.reject("other", 1);
         replica.services.flush().await;
         assert_eq!((stored(&server, "a", "rpm:good"), replica.exposed("good")), (5, 5));
@@ -185,7 +185,8 @@ async fn both_forms_are_seeded_exactly() {
     let counted = fields.iter().filter(|(field, _)| *field != "nonsense" && *field != "rpm:not a number");
     assert_eq!(counted.map(|(_, count)| count.parse::<u64>().unwrap()).sum::<u64>(), total);
 
-    // And once more, with nothing left to move; a rejection of each of two that read alike adds to their one count.
+    // And once more, with nothing left to move; a rejection of each of two comments that look alike adds to their one
+    // count.
     drop(replica);
     let replica = Replica::start(server.url(), "a").await;
     assert_eq!(replica.witness.all_exposed(), total);
@@ -235,7 +236,7 @@ async fn a_redis_that_lost_its_memory_is_told_again() {
     let all = HashMap::from([("rpm:kept".into(), 7), ("rpm:grows".into(), 12), ("rpm:new".into(), 1)]);
     eventually("everything is stored again", async || hash(&server, "a") == all).await;
 
-    // Emptied behind our back: what comes next repairs its own count at once, and a reconnection the others.
+    // Emptied behind our back: the next rejection repairs its own count at once, a reconnection repairs the others.
     let () = server.run(&["FLUSHALL"]);
     replica.reject("grows", 1);
     replica.services.flush().await;
@@ -288,7 +289,7 @@ async fn a_start_without_redis_makes_no_spike_later() {
     replica.services.flush().await;
     drop(replica);
 
-    // Redis forgets; the restarted process must still know what is hidden.
+    // Redis loses its data; the restarted process must still know the hidden counts.
     let replica = Replica::start(server.url(), "a").await;
     assert_eq!(replica.exposed("busy"), 4, "a restart continues where the last scrape was");
     let () = server.run(&["FLUSHALL"]);

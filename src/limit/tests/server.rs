@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::key::Secret;
 
-/// A `redis-server` on a free port, in a folder of its own, without persistence; ended with the value.
+/// A `redis-server` on a free port, in a folder of its own, without persistence; stopped when dropped.
 pub(super) struct RedisServer {
     child: Option<Child>,
     arguments: Vec<String>,
@@ -28,7 +28,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// With further arguments, as on its command line.
+    /// With further command-line arguments.
     pub(super) fn start_with(arguments: &[&str]) -> Self {
         for _ in 0..5 {
             let mut server = Self {
@@ -44,7 +44,7 @@ impl RedisServer {
         panic!("redis-server does not start");
     }
 
-    /// Starts the process; false if it ended at once, because somebody took the port.
+    /// Starts the process; false if it exited at once, because the port was taken.
     fn spawn(&mut self) -> bool {
         let port = self.port.to_string();
         let folder = self.folder.path().to_str().unwrap();
@@ -78,7 +78,7 @@ impl RedisServer {
         self.folder.path()
     }
 
-    /// Whether it takes commands: not while it still reads its log.
+    /// Whether it accepts commands; it does not while loading its log.
     fn answers(&self) -> bool {
         let client = Client::open(self.url().expose()).unwrap();
         let connection = client.get_connection_with_timeout(Duration::from_secs(1));
@@ -91,8 +91,8 @@ impl RedisServer {
         Ok(connection)
     }
 
-    /// Runs one command, given as words; later, while the server is still loading, and again when a sentinel that promotes it has
-    /// hung up on its clients, those that are still connecting among them.
+    /// Runs one command, given as words. Waits while the server is still loading, and retries when a sentinel that
+    /// promotes it has disconnected its clients, even those still connecting.
     pub(super) fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
@@ -157,12 +157,12 @@ impl Drop for RedisServer {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free just now.
 pub(super) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Passes bytes on, as late as it is told to.
+/// Forwards bytes with a configurable delay.
 pub(super) struct SlowProxy {
     pub(super) port: u16,
     delay_ms: Arc<AtomicU64>,
@@ -192,7 +192,7 @@ impl SlowProxy {
         Secret::new(format!("redis://127.0.0.1:{}", self.port))
     }
 
-    /// Every chunk on its way to the server takes this long.
+    /// The delay of every chunk on its way to the server.
     pub(super) fn delay(&self, delay: Duration) {
         self.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! Every kind of URL, against a server of that kind.
+//! Every kind of URL, against a matching server.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use crate::domain::label::LogTable;
 use crate::domain::label::{LabelValue, LimitType};
 use crate::limit::{Burst, Coordination, LimitServices, Limiter, Lock, Observer, RedisLink, Settings};
 
-/// Everything that is sent to Redis works with this URL.
+/// Checks that every Redis operation works with this URL.
 async fn works_with(url: String) -> LimitServices {
     let settings = Settings {
         burst: Burst::default(),
@@ -55,7 +55,7 @@ async fn connects(url: String) -> bool {
     RedisLink::start(&Secret::new(url), Duration::from_secs(2), Observer::default()).await.unwrap().is_up()
 }
 
-/// An authority that nobody knows, and a certificate of its for `localhost`: paths of ca, certificate and key.
+/// An unknown authority, and its certificate for `localhost`: paths of CA, certificate and key.
 fn private_authority(folder: &Path) -> [String; 3] {
     let key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new([]).unwrap();
@@ -118,7 +118,7 @@ async fn cluster() {
     tokio::time::timeout(super::PATIENCE, heard.wait_for(|count| *count == 2)).await.unwrap().unwrap();
 }
 
-/// `redis-server --sentinel`, ended with the value.
+/// `redis-server --sentinel`, stopped when dropped.
 struct SentinelServer {
     child: Child,
     port: u16,

@@ -160,7 +160,7 @@ async fn what_must_be_unique_is() {
         let rename = ModelChange { system_name: Some("m".to_owned()), ..ModelChange::default() };
         is_duplicate(models::update(&t.db, other.id, rename).await, "system_name");
 
-        // What is deleted gives its name free, twice.
+        // A deletion frees the name, twice.
         for _ in 0..2 {
             let id = models::list(&t.db, &ModelFilter { provider_id: Some(a.id), ..ModelFilter::default() })
                 .await
@@ -386,7 +386,7 @@ async fn a_file_applied_twice_changes_nothing_and_a_changed_value_is_updated_in_
     .await;
 }
 
-/// Whoever manages a key by an id of its own finds it there, though a file names the key too.
+/// A system that manages a key by an external id finds the key under that id, though a file declares the key too.
 #[tokio::test]
 async fn a_file_takes_no_external_id_away() {
     on_each(async |t| {

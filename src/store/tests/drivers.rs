@@ -1,4 +1,4 @@
-//! Writing the log through each driver, and what it refuses.
+//! Writing the log through each driver, and refused rows.
 
 use bytestring::ByteString;
 use sea_orm::ConnectionTrait as _;
@@ -38,7 +38,7 @@ async fn both_drivers_of_sqlite_write_the_same() {
     .await;
 }
 
-/// All but the id.
+/// All columns but the id.
 fn log_columns(table: LogTable) -> impl Iterator<Item = &'static str> {
     log::columns(table).iter().copied().filter(|column| *column != "id")
 }
@@ -47,7 +47,7 @@ fn log_columns(table: LogTable) -> impl Iterator<Item = &'static str> {
 async fn the_log_goes_on_after_the_disk_was_full() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("gate.db").display());
-    // One connection, so that the bound is that of the next batch.
+    // One connection, so that the bound applies to the next batch.
     let db = connect::connect(&Settings { max_connections: Some(1), ..Settings::new(&url) }).await.unwrap();
     migrate::up(&db).await.unwrap();
     let body = Some(ByteString::from("x".repeat(1 << 20)));
@@ -64,7 +64,7 @@ async fn the_log_goes_on_after_the_disk_was_full() {
         log::insert_batch(&writer, &[row()]).await.unwrap();
         let batch: Vec<LogRow> = (0..8).map(|_| LogRow { response_body: body.clone(), ..row() }).collect();
         for _ in 0..3 {
-            // A bound is a connection's own, and the next one may be new.
+            // A bound belongs to a connection, and the next batch may get a new one.
             bound(1).await;
             let error = log::insert_batch(&writer, &batch).await.unwrap_err();
             assert!(error.is_transient() && error.to_string().contains("full"), "{error}");
@@ -81,7 +81,7 @@ async fn the_log_goes_on_after_the_disk_was_full() {
 async fn what_the_database_refuses_is_told_from_what_it_cannot_do_now() {
     on_each(async |t| {
         let mut batch: Vec<LogRow> = (0..9).map(|_| row()).collect();
-        // Nothing that a record becomes looks like this; a journal damaged in a clever way might.
+        // No record is written like this; a journal with peculiar damage might hold it.
         if t.is_postgres() {
             batch[4].model = "a\0b".into();
         } else {
@@ -129,7 +129,7 @@ async fn only_a_plain_sqlite_file_has_a_connection_of_its_own() {
     db.close().await.unwrap();
 }
 
-/// A batch is on the disk before the journal forgets it (2 is FULL, 1 NORMAL), whichever connection it is written over.
+/// A batch is on the disk before the journal drops it (2 is FULL, 1 NORMAL), whichever connection writes it.
 #[tokio::test]
 async fn connections_that_the_request_log_shares_sync_what_they_write() {
     let folder = tempfile::tempdir().unwrap();

@@ -81,7 +81,7 @@ async fn replicas_that_start_at_once_do_not_race() {
     .await;
 }
 
-/// Who opens a new SQLite file first makes it a WAL database, for which SQLite lets nobody wait.
+/// The first process to open a new SQLite file makes it a WAL database, and SQLite lets nobody wait for that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn opening_a_new_sqlite_file_at_once_does_not_race() {
     for _ in 0..20 {

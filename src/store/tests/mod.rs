@@ -43,7 +43,7 @@ impl TestDb {
         self.value(sql).await
     }
 
-    /// The same as a text.
+    /// The same as text.
     async fn text(&self, sql: &str) -> String {
         self.value(sql).await
     }
@@ -64,7 +64,7 @@ fn settings(url: &str) -> Settings {
     Settings { max_connections: Some(8), ..Settings::new(url) }
 }
 
-/// Runs a test on every database there is, each empty and migrated.
+/// Runs a test on every available database, each empty and migrated.
 async fn on_each(test: impl AsyncFn(&TestDb)) {
     on_each_empty(async |t: &TestDb| {
         migrate::up(&t.db).await.unwrap();

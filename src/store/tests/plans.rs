@@ -25,7 +25,7 @@ async fn one_index_tells_which_rows_a_list_has() {
         let all = LogFilter::default;
         let (from, to) = (Some(noon()), Some(Utc::now()));
         let after = Some(Cursor::from(&row()));
-        // What is asked for, where to go on, and where in the index that begins and ends.
+        // The filter, the position to continue from, and the searched range of the index.
         for (filter, after, bounds) in [
             (all(), None, ""),
             (all(), after, " ((created_at,id)<(?,?))"),
@@ -56,7 +56,7 @@ async fn one_index_tells_which_rows_a_list_has() {
     .await;
 }
 
-/// How SQLite would execute it, step by step.
+/// SQLite's query plan, step by step.
 async fn plan(t: &TestDb, query: &SelectStatement) -> Vec<String> {
     let sql = format!("EXPLAIN QUERY PLAN {}", query.to_string(SqliteQueryBuilder));
     let steps = t.db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();

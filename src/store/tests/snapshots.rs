@@ -76,13 +76,13 @@ async fn a_snapshot_holds_what_the_request_path_needs() {
         assert_eq!(counts(&t.db).await.unwrap(), active);
         assert_eq!(snapshot.active_counts(Utc::now()), active);
 
-        // A request in flight keeps what it began with.
+        // A request in flight keeps the snapshot it began with.
         providers::delete(&t.db, p2.id).await.unwrap();
         let later = store.refresh(&t.db).await.unwrap();
         assert_eq!(later.resolve("m").unwrap().len(), 1);
         assert_eq!(snapshot.resolve("m").unwrap().len(), 2);
         assert_eq!(counts(&t.db).await.unwrap(), later.active_counts(Utc::now()));
-        // A model made in the moment in which its provider was deleted can be used as little as one made before.
+        // A model created while its provider is being deleted is as unusable as one created before.
         t.sql("UPDATE models SET deleted_at = NULL").await;
         let left = store.refresh(&t.db).await.unwrap();
         assert_eq!(counts(&t.db).await.unwrap(), left.active_counts(Utc::now()));
@@ -148,7 +148,7 @@ async fn a_hundred_thousand_keys_load_without_holding_up_the_runtime() {
         ))
         .await;
         let store = Arc::new(SnapshotStore::new(t.cipher.clone()));
-        // A heartbeat on the same runtime: its longest pause is how long others would have waited.
+        // A heartbeat on the same runtime: its longest pause is the time that other tasks would have waited.
         let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
         let heartbeat = tokio::spawn(async move {
             let mut longest = Duration::ZERO;

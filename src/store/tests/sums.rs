@@ -99,7 +99,7 @@ async fn each_part_of_a_sum_is_its_own() {
         for writer in [&t.log, &log::LogWriter::shared(t.db.clone())] {
             t.sql("DELETE FROM usage_daily").await;
             for times in 1..=2_u32 {
-                // More sums than one statement adds.
+                // More sums than fit one statement.
                 let batch: Vec<LogRow> = (1..=40_u32)
                     .map(|key| LogRow {
                         api_key_id: key.into(),

@@ -143,7 +143,7 @@ fn errors_of_many_providers_are_understood() {
             r#"{"error":{"message":7,"type":[],"code":null}}"#,
             (400, "invalid_request_error", None, "The provider answered with HTTP status 400."),
         ),
-        // Events of streams: the status is that of the stream.
+        // Events of streams: the status is the stream's.
         (
             200,
             r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
@@ -159,7 +159,7 @@ fn errors_of_many_providers_are_understood() {
             r#"{"type":"error","code":"server_error","message":"oops","param":null}"#,
             (500, "server_error", Some("server_error"), "oops"),
         ),
-        // OpenRouter, with the status of a success: its code is the status.
+        // OpenRouter, with a success status: the error's code is the status.
         (200, r#"{"error":{"message":"slow","code":429}}"#, (429, "rate_limit_error", Some("429"), "slow")),
         (
             200,
@@ -171,7 +171,7 @@ fn errors_of_many_providers_are_understood() {
             r#"{"error":{"message":"odd","code":7},"status":404}"#,
             (404, "invalid_request_error", Some("7"), "odd"),
         ),
-        // A status says more than a type.
+        // A status is more specific than a type.
         (
             200,
             r#"{"error":{"message":"busy","type":"server_error","code":503}}"#,

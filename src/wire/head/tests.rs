@@ -129,7 +129,7 @@ fn a_body_that_stays_is_not_copied() {
     }
 }
 
-/// Any JSON, with the names that matter at every depth.
+/// Any JSON, with the relevant names at every depth.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -158,7 +158,7 @@ fn any_key() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A body with a head that is right, its members in any order.
+/// A body with a valid head, its members in any order.
 fn any_body() -> impl Strategy<Value = Value> {
     let switch = || prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from)];
     let others = || prop::collection::vec((any_key(), any_json()), 0..5);
@@ -195,7 +195,7 @@ fn any_body() -> impl Strategy<Value = Value> {
         })
 }
 
-/// `value` as JSON, with white space and escapes as `whims` like it.
+/// `value` as JSON, with white space and escapes chosen by `whims`.
 fn render(value: &Value, whims: &mut impl Iterator<Item = u8>, out: &mut String) {
     let space = |whims: &mut dyn Iterator<Item = u8>, out: &mut String| {
         out.push_str(["", "", "", " ", "\n", "\t", "\r\n", "  "][usize::from(whims.next().unwrap_or(0) % 8)]);

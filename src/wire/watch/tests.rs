@@ -1,4 +1,4 @@
-//! The watcher on streams of its own (`tests/golden/streams`), on [recorded] ones, and on anything at all.
+//! The watcher on hand-written streams (`tests/golden/streams`), on [recorded] ones, and on arbitrary ones.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::wire::answer::observe_answer;
 
 mod recorded;
 
-/// What a watcher forwards of `chunks`, and what it has seen in the end.
+/// The part of `chunks` that a watcher forwards, and its final observations.
 fn watch(format: ApiFormat, strip: bool, chunks: &[&[u8]]) -> (Vec<u8>, Seen) {
     let mut watcher = StreamWatcher::new(format, strip);
     let mut forwarded = Vec::new();
@@ -27,7 +27,7 @@ fn watch(format: ApiFormat, strip: bool, chunks: &[&[u8]]) -> (Vec<u8>, Seen) {
     (forwarded, watcher.seen().clone())
 }
 
-/// The same however the stream is cut: into bytes, small pieces or not at all.
+/// The same for every way to cut the stream: into bytes, small pieces or not at all.
 fn watch_in_pieces(format: ApiFormat, strip: bool, stream: &[u8]) -> (Vec<u8>, Seen) {
     let whole = watch(format, strip, &[stream]);
     for size in [1, 2, 7, 100] {
@@ -48,7 +48,7 @@ fn usage(counts: [Option<u64>; 5]) -> Usage {
     Usage { prompt, completion, cached, cache_write, reasoning }
 }
 
-/// A stream that ended as it should.
+/// A stream that ended properly.
 fn ended(finish_reason: FinishReason, counts: [Option<u64>; 5]) -> Seen {
     Seen {
         first_token: true,
@@ -96,7 +96,7 @@ fn chat_streams_are_understood() {
         let (forwarded, seen) = watch_in_pieces(format, false, &stream);
         assert_eq!(seen, expected, "{case}");
         assert!(forwarded == stream, "{case}");
-        // Cutting the usage chunk out changes nothing of what is seen.
+        // Cutting out the usage chunk does not change the observations.
         assert_eq!(watch_in_pieces(format, true, &stream).1, expected, "{case}");
     }
 }
@@ -130,7 +130,7 @@ fn anthropic_streams_are_understood() {
     ];
     for (case, expected) in cases {
         let stream = golden(format, case);
-        // There is no usage chunk to be cut out in this format.
+        // This format has no usage chunk to cut out.
         assert!(watch_in_pieces(format, true, &stream) == (stream, expected), "{case}");
     }
 }
@@ -315,7 +315,7 @@ fn errors_in_a_stream_have_a_short_code() {
     }
 }
 
-// --- Anything at all ----------------------------------------------------------------------------------------------------
+// --- Arbitrary streams ----------------------------------------------------------------------------------------------
 
 /// An event as a provider may frame it, and whether it is the usage chunk.
 fn chat_event() -> impl Strategy<Value = (String, bool)> {
@@ -348,7 +348,7 @@ fn cut<'a>(stream: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect()
 }
 
-/// What stands in the strings and numbers of events that are otherwise alike.
+/// The strings and numbers of events that are otherwise alike.
 const ALIKE: &[&str] =
     &["a", "b", "", "stop", "é🦀", "\\n", "\\u00e9", "\\ud83e", "\\x", "\\", "\"", "\t", "\",\"error\":\"x"];
 const NUMBERS: &[&str] = &["1", "2", "30", "0", "01", "1.5", "-1", "1e3", "", "\"1\""];

@@ -1,4 +1,4 @@
-//! Who may administer.
+//! Access to the admin API.
 
 use reqwest::Method;
 use serde_json::json;
@@ -133,6 +133,6 @@ async fn bodies_are_json_and_of_bounded_size() {
     post("application/json", format!("{{\"comment\": \"{}\"}}", "x".repeat(2 << 20)).into_bytes())
         .await
         .refused(413, "body_too_large", None);
-    // Clients of the reference system may know more fields than we do.
+    // Clients of the reference system may send more fields than we know.
     admin.post("/apiKey", json!({ "comment": "x", "unknownField": [1] })).await.ok();
 }

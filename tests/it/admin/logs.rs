@@ -11,7 +11,7 @@ use crate::support::app::{EMBEDDING_MODEL, MODEL};
 
 const OTHER_KEY: &str = "sk-other-0123456789abcdef";
 
-/// Seven completions of two keys in three formats, one of them failed, one answered again; two embeddings.
+/// Seven completions of two keys in three formats, one of them failed, one answered from the log; two embeddings.
 async fn busy() -> TestApp {
     let app = TestApp::builder().key(OTHER_KEY, "other", None, None).spawn().await;
     for n in 0..3 {

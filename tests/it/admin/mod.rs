@@ -50,7 +50,7 @@ impl Administrator<'_> {
     }
 }
 
-/// What the admin API answered.
+/// An answer of the admin API.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -71,7 +71,7 @@ impl Answer {
         self.body
     }
 
-    /// Checks that it is this error, about this field if any, and answers the sentence for people.
+    /// Checks that it is this error, about this field if any, and returns its message.
     pub fn refused(self, status: u16, code: &str, field: Option<&str>) -> String {
         assert_eq!(self.status, status, "{}", self.body);
         assert_eq!(self.body["code"], code, "{}", self.body);

@@ -1,4 +1,4 @@
-//! Keys that another system manages by names of its own.
+//! Keys that another system manages by its own names.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ async fn fifty_at_once_get_one_key_that_works() {
     for (turn, created) in [("made", 1), ("brought back", 0)] {
         let answers = join_all((0..50).map(|_| async {
             let answer = admin.put(PATH, json!({ "comment": "app" })).await.ok();
-            // In use as soon as anybody has been told of it.
+            // Usable as soon as any caller has received it.
             let status = app.chat(MODEL).key(answer["key"].as_str().expect("a key")).send().await.status();
             (answer, status)
         }))
@@ -59,7 +59,7 @@ async fn a_key_that_comes_back_keeps_what_is_not_said_anew() {
     assert_eq!((&back["key"], &back["rpmLimit"], &back["tpmLimit"]), (&made["key"], &json!(7), &Value::Null));
     assert_eq!((&back["comment"], &back["revoked"]), (&json!("first"), &json!(false)));
 
-    // An expiry that has passed is no reason to stay dead.
+    // A passed expiry does not keep the key dead.
     admin.put(&format!("/apiKey/{}", made["id"]), json!({ "expiresAt": "2020-01-01T00:00:00Z" })).await.ok();
     let back = admin.put(PATH, json!({})).await.ok();
     assert_eq!((&back["key"], &back["expiresAt"]), (&made["key"], &Value::Null));

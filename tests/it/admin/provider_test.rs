@@ -1,4 +1,4 @@
-//! Testing a provider, and asking what it offers.
+//! Testing a provider, and listing its models.
 
 use nexusgate::config::DeclaredProvider;
 use nexusgate::demo::provider::{Reply, ScriptedProvider};
@@ -31,7 +31,7 @@ async fn each_kind_is_called_as_it_would_be() {
     ] {
         let provider = ScriptedProvider::spawn().await.expect("a scripted provider");
         let id = add(&admin, kind, &provider).await;
-        // The scripted provider lists its models where OpenAI does; Azure has another place.
+        // The scripted provider lists its models at OpenAI's path; Azure has another.
         let lists = kind != ProviderKind::Azure;
         let listed = admin.post(&format!("/providers/{id}/test"), json!({})).await;
         assert_eq!(
@@ -105,7 +105,7 @@ async fn a_failure_is_reported_without_the_secret() {
 
 #[tokio::test]
 async fn the_proxy_is_used() {
-    // The scripted provider stands in for an HTTP proxy: plain HTTP reaches one in absolute form.
+    // The scripted provider stands in for an HTTP proxy: plain HTTP requests reach a proxy in absolute form.
     let proxy = ScriptedProvider::spawn().await.expect("a scripted provider");
     let proxy_url = format!("http://me:hush@{}", proxy.addr());
     let app = TestApp::builder()

@@ -1,4 +1,4 @@
-//! No plaintext secret in any answer that is not meant to hand it out, nor in what is exposed.
+//! No plaintext secret in the exposition, nor in any answer that is not meant to hand it out.
 
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ async fn secrets_stay_where_they_are() {
             assert!(!answer.to_string().contains(secret), "{what} shows a secret: {answer}");
         }
     }
-    // Those that are meant to.
+    // Answers that are meant to.
     for path in [format!("/apiKey/{key_id}"), "/apiKey/by-external-id/app".to_owned()] {
         assert_eq!(admin.get(&path).await.ok()["key"], key);
     }

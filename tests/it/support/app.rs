@@ -36,10 +36,10 @@ pub struct TestApp {
     _folder: TempDir,
 }
 
-/// A last change to the settings.
+/// A final change to the settings.
 type Adjustment = Box<dyn FnOnce(&mut Settings)>;
 
-/// How the app is to be.
+/// The configuration of a test app.
 pub struct Builder {
     settings: Vec<(String, String)>,
     providers: Vec<(String, ProviderKind, Option<String>)>,
@@ -60,21 +60,21 @@ impl Builder {
         self
     }
 
-    /// Offers the models through these providers, in this order of preference: by name, kind and, when it is not a scripted
-    /// one, the URL of whoever listens there.
+    /// Offers the models through these providers, in this order of preference: by name, kind and, when it is not a
+    /// scripted one, its URL.
     pub fn targets(mut self, targets: Vec<(&str, ProviderKind, Option<String>)>) -> Self {
         let first = targets[0].0.to_owned();
         self.providers =
             (targets.into_iter()).map(|(name, kind, url)| (name.to_owned(), kind, url)).collect();
         self.adjust(move |settings| {
-            // Weight 0 comes last.
+            // Weight 0 ranks last.
             for model in settings.declared.models.iter_mut().filter(|model| model.provider != first) {
                 model.weight = 0;
             }
         })
     }
 
-    /// The only provider is at this URL, whoever listens there.
+    /// The only provider is at this URL, whatever server that is.
     pub fn upstream(mut self, base_url: String) -> Self {
         self.providers = vec![("alpha".to_owned(), ProviderKind::OpenAi, Some(base_url))];
         self
@@ -186,7 +186,7 @@ impl TestApp {
         Call::embeddings(self, model)
     }
 
-    /// A completion in any format.
+    /// A completion request in any format.
     pub fn ask(&self, format: ApiFormat, model: &str) -> Call<'_> {
         Call::completion(self, format, model)
     }
@@ -220,7 +220,7 @@ impl TestApp {
             scrape.metric("nexusgate_requests_in_flight").is(0.0)
                 && counted(scrape) == scrape.metric("nexusgate_request_log_rows_total").value()
         };
-        // A scrape reads one series after the other, so one alone may have missed what happened meanwhile.
+        // A scrape reads one series after the other, so a single one may miss changes meanwhile.
         let first = self.eventually("settled", quiet).await;
         self.eventually("still settled", |scrape| quiet(scrape) && counted(scrape) >= counted(&first)).await
     }
@@ -233,7 +233,7 @@ impl TestApp {
         embeddings::Entity::find().all(self.running().database()).await.expect("rows")
     }
 
-    /// Drains, stops, and starts again on the same database; at another port.
+    /// Drains, stops, and restarts on the same database, at another port.
     pub async fn restart(&mut self) {
         assert!(self.app.take().expect("running").shutdown().await, "everything was finished and written");
         let app = RunningApp::start(&self.settings, Hooks::default()).await.expect("the gateway starts");
@@ -241,7 +241,7 @@ impl TestApp {
         self.app = Some(app);
     }
 
-    /// Drains and stops; whether everything was finished and written.
+    /// Drains and stops; returns whether everything was finished and written.
     pub async fn shutdown(mut self) -> bool {
         self.app.take().expect("running").shutdown().await
     }

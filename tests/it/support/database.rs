@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sea_orm::{ConnectionTrait, Database};
 
-/// The URL of a fresh database: PostgreSQL when the tests were given a server, else a file in `folder`.
+/// The URL of a fresh database: on PostgreSQL when a server is configured, else a SQLite file in `folder`.
 pub async fn fresh(folder: &Path) -> String {
     let Ok(server) = std::env::var("NEXUSGATE_TEST_POSTGRES") else {
         return format!("sqlite://{}", folder.join("test.db").display());

@@ -1,9 +1,9 @@
-//! Servers that are no HTTP servers: they read a request and write bytes.
+//! Servers without an HTTP implementation: they read a request and write bytes.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-/// Answers every request with exactly these bytes and closes; the base URL.
+/// Answers every request with exactly these bytes and closes; returns the base URL.
 pub async fn answering(bytes: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -1,4 +1,4 @@
-//! Requests as a client writes them.
+//! Requests as clients write them.
 
 use nexusgate::domain::label::ApiFormat;
 use reqwest::{RequestBuilder, Response};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::TestApp;
 
-/// A call that is being put together.
+/// A call under construction.
 pub struct Call<'a> {
     app: &'a TestApp,
     path: &'static str,

@@ -17,7 +17,7 @@ impl Scrape {
         Metric { scrape: self, name, labels: Vec::new() }
     }
 
-    /// How many lines are samples.
+    /// The number of samples.
     pub fn lines(&self) -> usize {
         self.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count()
     }

@@ -1,4 +1,4 @@
-"""An alert, end to end: a provider fails, a webhook hears of it; it recovers, and the webhook hears of that.
+"""An alert, end to end: a provider fails and recovers, and a webhook is notified of both.
 
 Real Prometheus with the shipped rules, real Alertmanager with the shipped routes and inhibition (its empty receivers
 pointed at a webhook here), and a gateway with traffic and two providers:
@@ -40,7 +40,7 @@ RESOLVES_WITHIN = 300
 
 @dataclass
 class Webhook:
-    """Receives what Alertmanager sends, with the receiver it was sent to."""
+    """Receives Alertmanager's notifications, with their receiver."""
 
     url: str = ""
     heard: list[dict] = field(default_factory=list)
@@ -171,7 +171,7 @@ def test_a_failing_provider_reaches_the_webhook_and_its_recovery_too(
     assert alert["receiver"] == "ticket"
     assert drill.provider in alert["annotations"]["summary"]
     assert alert["annotations"]["runbook_url"].endswith(f"#{ALERT.lower()}")
-    # One of two: the rest of the gateway is well.
+    # One of two: the rest of the gateway is healthy.
     assert "NexusGateAllProvidersDown" not in webhook.names()
     assert "NexusGateDown" not in webhook.names()
 

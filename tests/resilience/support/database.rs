@@ -1,4 +1,4 @@
-//! What a test reads in the database behind the gateway's back.
+//! A test's queries of the database, behind the gateway's back.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub async fn connect(database_url: &str) -> DatabaseConnection {
     Database::connect(options).await.expect("the database answers")
 }
 
-/// How many rows of the request log there are for each marker of a [`Load`](super::Load).
+/// The number of request log rows for each marker of a [`Load`](super::Load).
 pub async fn rows_by_marker(database_url: &str) -> BTreeMap<String, usize> {
     let database = connect(database_url).await;
     let completions = completions::Entity::find().all(&database).await.expect("rows");

@@ -18,7 +18,7 @@ pub const EMBEDDING_MODEL: &str = "embed-small";
 /// A key without limits, called `tests`.
 pub const KEY: &str = "sk-test-0123456789abcdef";
 
-/// What replicas share: the provider in front of them, the database and the settings file.
+/// The replicas' shared parts: the provider, the database and the settings file.
 pub struct Site {
     pub folder: TempDir,
     pub provider: ScriptedProvider,
@@ -35,16 +35,16 @@ pub struct Key<'a> {
 }
 
 impl Site {
-    /// With a database of its own: PostgreSQL when the tests were given a server, else a SQLite file.
+    /// With a database of its own: PostgreSQL when a server is configured, else a SQLite file.
     pub async fn new(keys: &[Key<'_>]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let database_url = database::fresh(folder.path()).await;
         Self::over(folder, database_url, keys).await
     }
 
-    /// Over a database that the test looks after.
+    /// Over a database that the test manages.
     pub async fn over(folder: TempDir, database_url: String, keys: &[Key<'_>]) -> Self {
-        // Every call is told apart by what the clients put in it, so the provider need not remember any.
+        // The clients put a marker into every call, so the provider need not record any.
         let provider = ScriptedProvider::builder().remember(0).spawn().await.expect("a scripted provider");
         let site = Self { folder, provider, database_url, http: reqwest::Client::new() };
         site.declare(keys);
@@ -120,7 +120,7 @@ impl Site {
 /// The admin API's bearer secret.
 pub const ADMIN_SECRET: &str = "an-admin-secret-for-the-tests";
 
-/// One gateway process, which may be down. It keeps its port and its data folder over restarts.
+/// One gateway process, which may be down. It keeps its port and its data folder across restarts.
 pub struct Replica {
     pub name: String,
     pub port: u16,
@@ -156,14 +156,14 @@ impl Replica {
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
-            // Nothing of the machine's own settings.
+            // None of the machine's own settings.
             .env_clear()
             .env("PORT", self.port.to_string())
             .envs(self.settings.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(&mut command, &self.output));
     }
 
-    /// Waits until it takes traffic.
+    /// Waits until it accepts traffic.
     pub async fn is_ready(&mut self) {
         let start = std::time::Instant::now();
         while !self.answers("/readyz").await {
@@ -187,7 +187,7 @@ impl Replica {
         self.process.take().expect("it runs").kill();
     }
 
-    /// SIGTERM; whether everything was finished and written.
+    /// SIGTERM; returns whether everything was finished and written.
     pub async fn terminate(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("it runs");
         process.signal("TERM");

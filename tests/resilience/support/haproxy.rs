@@ -69,7 +69,7 @@ backend replicas
         haproxy
     }
 
-    /// Waits until so many servers are up.
+    /// Waits until this many servers are up.
     pub async fn sees(&mut self, up: usize) {
         let Self { process, http, stats, .. } = self;
         eventually("haproxy sees the replicas", async || {

@@ -1,4 +1,4 @@
-//! Clients that call at a fixed rate, whatever becomes of their calls, and remember what became of each.
+//! Clients that call at a fixed rate, whatever the outcomes, and record the outcome of each call.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use super::eventually;
 use super::gateway::{EMBEDDING_MODEL, KEY, MODEL};
 use super::haproxy::SERVED_BY;
 
-/// What is asked for.
+/// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Whole,
@@ -19,42 +19,42 @@ pub enum Kind {
     Embedding,
 }
 
-/// The usual mixture.
+/// The usual mix.
 const MIXTURE: [Kind; 5] = [Kind::Whole, Kind::Stream, Kind::Whole, Kind::Embedding, Kind::Stream];
 
 /// How one call ended for its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// A whole answer with this status.
+    /// A complete answer with this status.
     Answered(u16),
-    /// None, or one that broke off. Why, in words.
+    /// No answer, or one that broke off; the reason in words.
     Broken(String),
 }
 
-/// One call that has ended.
+/// One finished call.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// What the call carried as `user`, and no other call.
+    /// The call's unique `user` field.
     pub marker: String,
     pub end: End,
-    /// When it was to be sent.
+    /// The time it was due.
     pub due: Instant,
-    /// From then to its end.
+    /// The time from then to its end.
     pub latency: Duration,
-    /// The end by the clock of the machine, in seconds since 1970: what Prometheus puts on its samples.
+    /// Its end by the machine's clock, in seconds since 1970, as on Prometheus' samples.
     pub ended: f64,
-    /// The replica that haproxy says answered.
+    /// The replica that answered, according to haproxy.
     pub served_by: Option<String>,
 }
 
-/// Calls at a fixed rate, until it is stopped.
+/// Calls at a fixed rate, until stopped.
 pub struct Load {
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: CancellationToken,
     calls: TaskTracker,
 }
 
-/// Who calls whom how often.
+/// A load's clients, targets and rate.
 pub struct Builder {
     /// Base URLs, called in turn.
     targets: Vec<String>,
@@ -81,7 +81,7 @@ impl Builder {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(45)).build().expect("a client");
         load.calls.spawn(async move {
             let mut clock = tokio::time::interval(Duration::from_secs(1) / self.per_second);
-            // Late calls are caught up with: the rate holds on average on a busy machine too.
+            // Late calls are made up for: the rate holds on average on a busy machine too.
             clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
             for number in 0_usize.. {
                 let due = tokio::select! {
@@ -105,12 +105,12 @@ impl Builder {
 }
 
 impl Load {
-    /// Calls these base URLs in turn, with the key without limits, in the usual mixture.
+    /// Calls these base URLs in turn, with the key without limits, in the usual mix.
     pub fn on(targets: &[String], per_second: u32) -> Builder {
         Builder { targets: targets.to_vec(), key: KEY.to_owned(), per_second, kinds: MIXTURE.to_vec() }
     }
 
-    /// What has been seen so far.
+    /// The calls so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -120,13 +120,13 @@ impl Load {
         seen.iter().filter(|one| matches!(one.end, End::Answered(_))).count()
     }
 
-    /// Waits until so many more calls have been answered.
+    /// Waits until this many more calls have been answered.
     pub async fn more(&self, calls: usize) {
         let wanted = self.answered() + calls;
         eventually("calls are answered", async || self.answered() >= wanted).await;
     }
 
-    /// Stops calling, waits for the last answers, and tells what was seen.
+    /// Stops calling, waits for the last answers, and returns all calls.
     pub async fn stop(self) -> Vec<Seen> {
         self.stop.cancel();
         self.calls.close();
@@ -135,7 +135,7 @@ impl Load {
     }
 }
 
-/// The worst latency but for one call in a hundred, of the calls that were due within `phase`, in milliseconds.
+/// The 99th percentile of the latency of the calls due within `phase`, in milliseconds.
 pub fn p99(seen: &[Seen], phase: std::ops::Range<Instant>) -> f64 {
     let mut latencies: Vec<Duration> =
         seen.iter().filter(|one| phase.contains(&one.due)).map(|one| one.latency).collect();
@@ -144,13 +144,13 @@ pub fn p99(seen: &[Seen], phase: std::ops::Range<Instant>) -> f64 {
     latencies.get(rank).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
 }
 
-/// Those that did not end with one of these statuses.
+/// The calls that did not end with one of these statuses.
 pub fn failed<'a>(seen: &'a [Seen], good: &[u16]) -> Vec<&'a Seen> {
     let is_good = |one: &&Seen| matches!(one.end, End::Answered(status) if good.contains(&status));
     seen.iter().filter(|one| !is_good(one)).collect()
 }
 
-/// How many were answered with this status.
+/// The number of calls answered with this status.
 pub fn with_status(seen: &[Seen], status: u16) -> usize {
     seen.iter().filter(|one| one.end == End::Answered(status)).count()
 }

@@ -1,4 +1,4 @@
-//! What the tests need around the gateway: processes, databases, Redis, haproxy, Prometheus, and clients.
+//! The environment of the gateway under test: processes, databases, Redis, haproxy, Prometheus, and clients.
 
 pub mod database;
 pub mod gateway;
@@ -22,7 +22,7 @@ pub use redis::RedisServer;
 /// How long a condition may take to come true. Only a failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Between two looks at a condition.
+/// The time between two checks of a condition.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` holds.
@@ -37,7 +37,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 /// The machine, for one test at a time: each of these tests needs it to itself, whatever `--test-threads` says.
 pub async fn machine() -> tokio::sync::MutexGuard<'static, ()> {
     static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    // reqwest wants to know even for plain HTTP. A second call finds it installed.
+    // reqwest needs a crypto provider even for plain HTTP. A second call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     MACHINE.lock().await
 }

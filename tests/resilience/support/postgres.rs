@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the test's own: one that it may stop and kill.
+//! A PostgreSQL server of the test's own, which it may stop and kill.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -43,7 +43,7 @@ impl PostgresServer {
         server
     }
 
-    /// A command that runs as somebody PostgreSQL accepts.
+    /// A command that runs as a user PostgreSQL accepts.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {
@@ -61,7 +61,7 @@ impl PostgresServer {
         self.folder.path().join("data").display().to_string()
     }
 
-    /// Starts it on what is on disk, after a crash too.
+    /// Starts it on its data on disk, after a crash too.
     pub async fn resume_from_disk(&mut self) {
         let mut command = self.command("postgres");
         command.args(["-D", &self.data(), "-p", &self.port.to_string()]).args([
@@ -94,7 +94,7 @@ impl PostgresServer {
         family(self.process.as_ref().expect("it runs").id())
     }
 
-    /// SIGSTOP to all of its processes: connections stay open, and nothing is answered. Returns whom to wake.
+    /// SIGSTOP to all of its processes: connections stay open, and nothing is answered. Returns the processes to wake.
     pub fn pause(&self) -> Vec<u32> {
         let family = self.family();
         for id in &family {
@@ -116,7 +116,7 @@ impl PostgresServer {
             signal(id, "KILL");
         }
         self.process.take().expect("it runs").kill();
-        // The next start refuses to believe that the old one is dead while its children are going.
+        // The next start fails while children of the old server are still exiting.
     }
 }
 

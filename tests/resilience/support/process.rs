@@ -1,4 +1,4 @@
-//! Processes that a test starts, hurts and ends.
+//! Processes that a test starts, signals and stops.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::PATIENCE;
 
-/// A child process, killed with the value. What it prints goes to a file, which a failing test shows.
+/// A child process, killed when dropped. Its output goes to a file, which a failing test shows.
 pub struct Process {
     child: Child,
     output: PathBuf,
@@ -41,14 +41,14 @@ impl Process {
         signal(self.id(), name);
     }
 
-    /// SIGKILL, and the end of it.
+    /// SIGKILL, then waits for the end.
     pub fn kill(&mut self) {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = self.child.kill();
         self.child.wait().expect("a child");
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has exited.
     pub async fn ended(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
@@ -60,7 +60,7 @@ impl Process {
         }
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap_or_default()
     }
@@ -72,19 +72,19 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to a process that may have gone meanwhile.
+/// Sends a signal to a process that may have exited meanwhile.
 pub fn signal(id: u32, name: &str) {
     let _ = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// A process and all that descend from it, parents first.
+/// A process and all its descendants, parents first.
 pub fn family(id: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = std::fs::read_dir("/proc")
         .expect("Linux")
         .filter_map(|entry| {
             let child: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
-            // The name stands in parentheses and may hold anything; the state and the parent follow it.
+            // The name is in parentheses and may contain anything; the state and the parent follow it.
             let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
             Some((child, parent))
         })
@@ -98,7 +98,7 @@ pub fn family(id: u32) -> Vec<u32> {
     family
 }
 
-/// A port that was free a moment ago.
+/// A port that was free just now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("an address").port()

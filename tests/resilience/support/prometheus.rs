@@ -96,7 +96,7 @@ impl Prometheus {
     }
 }
 
-/// How much a counter grew by its samples: a fall is a reset, after which it grew from 0.
+/// A counter's growth over its samples: a fall is a reset, after which it grew from 0.
 pub fn growth(samples: &[(f64, f64)]) -> f64 {
     samples.windows(2).map(|pair| if pair[1].1 < pair[0].1 { pair[1].1 } else { pair[1].1 - pair[0].1 }).sum()
 }

@@ -1,4 +1,4 @@
-//! A wire that can be made slow.
+//! A connection that can be made slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Passes bytes on to a port of this machine, as late as it is told to.
+/// Forwards bytes to a port of this machine, with a configurable delay.
 pub struct SlowProxy {
     pub port: u16,
     delay_ms: Arc<AtomicU64>,
@@ -26,7 +26,7 @@ impl SlowProxy {
             let mut copies = tokio::task::JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 while copies.try_join_next().is_some() {}
-                // Who connects to a server that is down is cut off, as by the server's own machine.
+                // A client that connects to a server that is down is disconnected, as by the server's own machine.
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
                 let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
                 copies.spawn(copy(near_read, far_write, Arc::clone(&delay)));
@@ -36,7 +36,7 @@ impl SlowProxy {
         Self { port, delay_ms, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Everything on its way to the server takes this much longer.
+    /// The extra delay of everything on its way to the server.
     pub fn delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).expect("a short delay");
         self.delay_ms.store(millis, Ordering::SeqCst);

@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use super::process::{Process, free_port};
 use super::{PATIENCE, PAUSE};
 
-/// Where rejection counts are kept, before the instance's name.
+/// The key of rejection counts, before the instance's name.
 pub const REJECTIONS: &str = "nexusgate:metrics:rate_limit_rejections";
 
-/// A `redis-server` on a free port, in a folder of its own, without persistence unless it is told to save.
+/// A `redis-server` on a free port, in a folder of its own, without persistence unless it saves explicitly.
 pub struct RedisServer {
     process: Option<Process>,
     pub port: u16,
@@ -27,7 +27,7 @@ impl RedisServer {
         server
     }
 
-    /// Starts it; it reads what it has saved.
+    /// Starts it; it loads its saved data.
     pub fn resume_from_disk(&mut self) {
         let start = Instant::now();
         loop {
@@ -54,7 +54,7 @@ impl RedisServer {
                 assert!(start.elapsed() < PATIENCE, "redis-server does not answer:\n{}", process.output());
                 std::thread::sleep(PAUSE);
             }
-            // The port is taken: by the one that has just ended, or, at the first start, by somebody else.
+            // The port is taken: by the server that has just stopped, or, at the first start, by another process.
             assert!(start.elapsed() < PATIENCE, "redis-server does not start:\n{}", process.output());
             std::thread::sleep(PAUSE);
         }
@@ -77,7 +77,7 @@ impl RedisServer {
         connection
     }
 
-    /// Runs one command, given as words; later, while the server is still loading.
+    /// Runs one command, given as words; waits while the server is still loading.
     pub fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
@@ -116,7 +116,7 @@ impl RedisServer {
         self.process.as_ref().expect("it runs").signal("CONT");
     }
 
-    /// Ends it after it has saved what it holds.
+    /// Stops it after it has saved its data.
     pub fn save_and_stop(&mut self) {
         let () = self.run(&["SAVE"]);
         self.kill();
@@ -127,10 +127,10 @@ impl RedisServer {
         self.process.take().expect("it runs").kill();
     }
 
-    /// SIGKILL, and a start with nothing in memory.
+    /// SIGKILL, and a start with empty memory.
     pub fn restart_empty(&mut self) {
         self.kill();
-        // What an earlier save left.
+        // The file of an earlier save.
         let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
         self.resume_from_disk();
     }

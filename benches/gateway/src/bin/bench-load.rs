@@ -1,15 +1,15 @@
-//! Asks a gateway for chat completions and measures the answers: `bench-load closed …`, `bench-load rate …`.
+//! Requests chat completions from a gateway and measures the answers: `bench-load closed …`, `bench-load rate …`.
 //!
-//! * `closed`: so many connections, each with one request at a time, as fast as they are answered. Says how much a
-//!   gateway can do.
+//! * `closed`: a fixed number of connections, each with one request at a time, as fast as they are answered. Measures a
+//!   gateway's throughput.
 //! * `rate`: requests at fixed times, whether the earlier ones have been answered or not; latencies count from the
-//!   time a request was *meant* to be sent, so that a stall costs all who would have come meanwhile. Says how long a
-//!   gateway takes.
+//!   time a request was *meant* to be sent, so that a stall delays all requests due meanwhile. Measures a gateway's
+//!   latency.
 //!
-//! It prints one line of JSON. `ok` counts every request that was answered well since the start of the process, warm-up
-//! included, so that it can be compared with what the gateway counted; the other figures are of the measured time alone:
-//! a request belongs to it when its answer *ends* in it (`closed`; whoever takes long is not counted for less) or
-//! when it was meant to be sent in it (`rate`).
+//! It prints one line of JSON. `ok` counts every good answer since the start of the process, warm-up included, for
+//! comparison with the gateway's counters; the other figures are of the measured time alone: a request belongs to it
+//! when its answer *ends* in it (`closed`; slow requests do not count less) or when it was meant to be sent in it
+//! (`rate`).
 
 use std::cell::Cell;
 use std::io::{self, Read as _, Write as _};
@@ -27,7 +27,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Asks for chat completions and measures the answers.
+/// Requests chat completions and measures the answers.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -36,24 +36,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Mode {
-    /// As fast as the answers come, on a fixed number of connections.
+    /// Send as fast as the answers come, on a fixed number of connections.
     Closed {
         #[command(flatten)]
         target: Target,
         #[arg(long, default_value_t = 32)]
         connections: u32,
-        /// Ends after so many requests, if that is earlier.
+        /// End after this number of requests, if that is earlier.
         #[arg(long, default_value_t = u64::MAX)]
         requests: u64,
     },
-    /// At fixed times.
+    /// Send at fixed times.
     Rate {
         #[command(flatten)]
         target: Target,
         /// Requests per second.
         #[arg(long)]
         rate: f64,
-        /// How many may be under way at one time.
+        /// Maximum number of concurrent requests.
         #[arg(long, default_value_t = 32)]
         connections: u32,
     },
@@ -61,7 +61,7 @@ enum Mode {
 
 #[derive(Args, Clone)]
 struct Target {
-    /// Where the gateway listens, as `host:port`.
+    /// Address of the gateway, as `host:port`.
     #[arg(long, value_parser = resolve)]
     address: SocketAddr,
     #[arg(long, default_value = "/v1/chat/completions")]
@@ -71,22 +71,22 @@ struct Target {
     headers: Vec<String>,
     #[arg(long, default_value = "bench")]
     model: String,
-    /// Asks in turn for this many models: `bench`, `other-1`, `other-2` and so on.
+    /// Request this many models in turn: `bench`, `other-1`, `other-2` and so on.
     #[arg(long, default_value_t = 1)]
     models: usize,
     /// A file with API keys, one on each line, that are sent in turn as bearer tokens.
     #[arg(long)]
     keys: Option<PathBuf>,
-    /// Asks for streams.
+    /// Request streams.
     #[arg(long)]
     stream: bool,
-    /// Events that a stream has to have, `[DONE]` included; other streams count as broken.
+    /// Number of events that a stream must have, `[DONE]` included; other streams count as broken.
     #[arg(long, default_value_t = 52)]
     expect_events: u32,
-    /// Seconds before the measured time.
+    /// Warm-up before the measured time, in seconds.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
-    /// Seconds that are measured.
+    /// Measured time in seconds.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Bytes of text in the question.
@@ -98,7 +98,7 @@ fn resolve(address: &str) -> io::Result<SocketAddr> {
     address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))
 }
 
-/// What is asked in turn, as it goes over the wire. With one model and one key that is one request.
+/// The requests to send in turn, as bytes on the wire. With one model and one key that is one request.
 struct Requests(Vec<Vec<u8>>);
 
 impl Requests {
@@ -113,7 +113,7 @@ impl Requests {
         if keys.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file of keys has none"));
         }
-        // One of each kind, whichever are more: a request for every key and every model, not for every pair.
+        // As many as there are keys or models, whichever are more: every key and every model occurs, not every pair.
         let count = keys.len().max(target.models);
         let model = |turn: usize| match turn % target.models.max(1) {
             0 => target.model.clone(),
@@ -146,7 +146,7 @@ impl Target {
     }
 }
 
-/// One answer on its way in.
+/// One answer in progress.
 struct Reading {
     message: Message,
     events: EventCounter,
@@ -181,7 +181,7 @@ impl Reading {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// Takes the answer, which is complete, into `tally`.
+    /// Adds the complete answer to `tally`.
     fn count(&self, target: &Target, from: Instant, measured: bool, tally: &mut Tally) {
         if self.message.status() != 200 {
             tally.refused += 1;
@@ -264,7 +264,7 @@ async fn keep_asking(
             Err(_) => {
                 tally.broken += 1;
                 connection = None;
-                // Not a busy loop against something that is not there.
+                // No busy loop against a server that is down.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -302,7 +302,7 @@ async fn ask(
     }
 }
 
-/// Threads that block, one for each connection: a thread sleeps to within microseconds, a runtime's timer to within a
+/// Blocking threads, one for each connection: a thread sleeps to within microseconds, a runtime's timer to within a
 /// millisecond, which is more than a good gateway takes.
 fn at_rate(target: &Target, rate: f64, connections: u32) -> io::Result<(Tally, Duration)> {
     if !(rate.is_finite() && rate > 0.0) || connections == 0 {

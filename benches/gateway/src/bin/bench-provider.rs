@@ -1,7 +1,7 @@
 //! A provider that answers at once: `bench-provider --port 9000`.
 //!
-//! It speaks just enough of OpenAI's chat completions: a body of one size, or a stream whose every event is a chunk and
-//! a write of its own; the usage is always the same. Everything it says was written before the first request.
+//! It speaks just enough of OpenAI's chat completions: a body of one size, or a stream in which every event is a chunk
+//! and a write of its own; the usage is always the same. All its output is prepared before the first request.
 
 use std::io::{self, Write as _};
 use std::rc::Rc;
@@ -13,13 +13,13 @@ use clap::Parser;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers chat completions without thinking.
+/// Answers chat completions at once.
 #[derive(Parser)]
 struct Args {
-    /// On 127.0.0.1.
+    /// TCP port on 127.0.0.1.
     #[arg(long)]
     port: u16,
-    /// Content events of a stream; a finish reason, the usage (when it is asked for) and `[DONE]` follow.
+    /// Content events of a stream; a finish reason, the usage (when requested) and `[DONE]` follow.
     #[arg(long, default_value_t = 50)]
     chunks: u32,
     /// Milliseconds between two events.
@@ -33,7 +33,7 @@ struct Args {
 struct Answers {
     whole: Vec<u8>,
     stream_head: Vec<u8>,
-    /// Each is a chunk of the transfer coding.
+    /// Each event is a chunk of the transfer coding.
     events: Vec<Vec<u8>>,
     usage: Vec<u8>,
     /// `[DONE]` and the end of the body.
@@ -102,7 +102,7 @@ fn main() -> io::Result<()> {
             let (stream, _) = listener.accept().await?;
             let (answers, awake) = (answers.clone(), awake.clone());
             tokio::task::spawn_local(async move {
-                // A client that breaks off is none of the provider's business.
+                // A client that disconnects is no error of the provider.
                 let _ = serve(stream, &answers, &awake).await;
             });
         }
@@ -141,7 +141,7 @@ async fn send_stream(stream: &mut TcpStream, answers: &Answers, usage: bool) -> 
     for event in answers.events.iter().chain(usage.then_some(&answers.usage)) {
         stream.write_all(event).await?;
         if answers.pause.is_zero() {
-            // Otherwise a whole stream would go before any other connection gets its turn.
+            // Otherwise a whole stream would be sent before any other connection gets its turn.
             tokio::task::yield_now().await;
         } else {
             tokio::time::sleep(answers.pause).await;
@@ -150,7 +150,7 @@ async fn send_stream(stream: &mut TcpStream, answers: &Answers, usage: bool) -> 
     stream.write_all(&answers.end).await
 }
 
-/// Whether the body says `name: true`; the bodies that come here have the name once.
+/// Whether the body contains `name: true`; the benches' bodies have the name once.
 fn is_true(body: &[u8], name: &[u8]) -> bool {
     memchr::memmem::find(body, name).is_some_and(|at| {
         let value = body[at + name.len()..].trim_ascii_start();

@@ -86,7 +86,7 @@ async fn messages_are_anthropics() {
     assert_eq!(kinds, ["thinking", "text", "tool_use", "tool_use"]);
     assert_eq!(body["content"][2]["input"], json!({"city": "Zürich"}));
     assert_eq!(body["stop_reason"], "tool_use");
-    // Anthropic counts the cached part apart: 100 = 30 + 64 read + 6 written.
+    // Anthropic counts the cached part separately: 100 = 30 + 64 read + 6 written.
     assert_eq!(body["usage"]["input_tokens"], 30);
     assert_eq!(body["usage"]["cache_read_input_tokens"], 64);
 
@@ -205,7 +205,7 @@ async fn models_are_listed_in_the_shape_of_who_asks() {
     let anthropic = json_of(Client::new().get(&url).header("anthropic-version", "2023-06-01")).await;
     assert_eq!((&anthropic["data"][0]["type"], &anthropic["last_id"]), (&json!("model"), &json!("b")));
     assert_eq!(json_of(Client::new().get(format!("{url}/a"))).await["id"], "a");
-    // The queue is for inference; the list has its own.
+    // The queue is for inference; the list has one of its own.
     provider.next(Reply::status(StatusCode::BAD_GATEWAY));
     assert_eq!(Client::new().get(&url).send().await.unwrap().status(), StatusCode::OK);
     provider.next_at(Endpoint::Models, Reply::status(StatusCode::UNAUTHORIZED));

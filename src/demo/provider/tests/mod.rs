@@ -1,4 +1,4 @@
-//! Every kind of reply, seen through a real HTTP client.
+//! Every kind of reply, as a real HTTP client receives it.
 
 mod control;
 mod faults;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Long enough for a loaded machine; a test that is right never waits for it.
+/// Long enough for a loaded machine; a passing test never waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
@@ -52,7 +52,7 @@ async fn json_of(request: RequestBuilder) -> Value {
     soon(async { request.send().await.expect("an answer").json().await.expect("JSON") }).await
 }
 
-/// The whole body, and whether it ended as the protocol wants.
+/// The whole body, and whether it ended as the protocol requires.
 async fn read(response: Response) -> (Vec<u8>, bool) {
     soon(async {
         let (mut bytes, mut complete) = (Vec::new(), true);
@@ -84,7 +84,7 @@ fn payloads(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// All strings at this place in the payloads, joined.
+/// All strings at this path in the payloads, joined.
 fn joined(payloads: &[Value], pointer: &str) -> String {
     payloads.iter().filter_map(|payload| payload.pointer(pointer)?.as_str()).collect()
 }

@@ -35,7 +35,7 @@ async fn a_recording_is_replayed_as_it_was() {
     assert!(matches!(Reply::recorded(folder.path().join("c")), Err(RecordingError::Missing(_))));
 }
 
-/// The shared recordings of real providers, when this machine has them beside or above the repository.
+/// The shared recordings of real providers, if this machine has them beside or above the repository.
 #[test]
 #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn every_shared_recording_loads_and_reports_usage() {

@@ -31,7 +31,7 @@ fn rows(bytes: &[u8], scan: &Scan) -> Vec<String> {
 }
 
 fn records() -> impl Strategy<Value = Vec<(String, Option<Vec<u8>>)>> {
-    // Bodies full of the magic: the search must not be led astray by them.
+    // Bodies full of the magic: they must not mislead the search.
     let body = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),
         proptest::collection::vec(Just(MAGIC), 0..20).prop_map(|parts| parts.concat()),
@@ -84,7 +84,7 @@ fn what_is_left_of_the_file_s_last_use_is_not_read() {
     let (old, _) =
         segment(&[("old".into(), Some(vec![b'o'; 30])), ("older".into(), None), ("oldest".into(), None)]);
     let now = SegmentId { seq: ID.seq + 1, ..ID };
-    // Without a mark the old records are damage, and never rows.
+    // Without a mark the old records count as damage, never as rows.
     let found = scan(&old, now, true, 10);
     assert!(found.frames.is_empty() && found.damaged == 1 && !found.ended, "{found:?}");
 
@@ -194,8 +194,8 @@ proptest! {
         let at = at.index(bytes.len());
         let resume = (at + lost).min(bytes.len());
         let damaged = [&bytes[..at], &junk[..], &bytes[resume..]].concat();
-        // What is lost may be what stands behind it, too: then the bytes are those of a damage further on, and nobody
-        // can tell which it was. So the records that are hit follow from the bytes, not from how they came about.
+        // The record behind the damage may be lost, too: then the bytes equal those of damage further on, and nothing
+        // tells the two apart. So the affected records follow from the bytes, not from how they came about.
         let common = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
         let at = common(&mut bytes.iter().zip(&damaged));
         let rest = bytes.len().min(damaged.len()) - at;

@@ -1,4 +1,4 @@
-//! Files that are used again, that vanish, and that cannot be read.
+//! Files that are reused, that vanish, and that cannot be read.
 
 use rustix::io::Errno;
 
@@ -14,7 +14,7 @@ fn files_that_nobody_uses_again_are_gone_soon() {
         journal.append(TestRow::with_bodies(n, 20));
         drain(&journal);
     }
-    // What is left: how far the rows are acknowledged, and the segment that is open.
+    // Two files are left: the watermark of acknowledged rows, and the open segment.
     wait_until("what was logged is gone", || {
         bytes(dir.path()) < WATERMARK_LEN as u64 + 1000 + 200 && !spares(dir.path())
     });
@@ -40,7 +40,7 @@ fn what_a_killed_process_left_of_a_file_s_last_use_is_no_damage() {
         drain(&journal);
     }
     (300..303).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
-    // As a dead process leaves it.
+    // As a killed process leaves it.
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(dir.path()).unwrap() {
         let entry = entry.unwrap();

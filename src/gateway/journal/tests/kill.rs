@@ -1,4 +1,4 @@
-//! `kill -9`, for real: this test binary runs itself as the process that dies.
+//! A real `kill -9`: this test binary runs itself as the process that is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -12,10 +12,10 @@ use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
 
 const DIR: &str = "NEXUSGATE_TEST_JOURNAL";
 const FIRST: &str = "NEXUSGATE_TEST_FIRST";
-/// A row of the file that stands for the database: 16 hexadecimal digits and a line feed.
+/// A row of the file that stands in for the database: 16 hexadecimal digits and a line feed.
 const ROW: u64 = 17;
 
-/// A table in a file: rows whose number is there already are passed over.
+/// A table in a file: rows with a number that it already has are skipped.
 struct Table {
     path: PathBuf,
     numbers: Mutex<BTreeSet<u64>>,
@@ -24,14 +24,14 @@ struct Table {
 impl Table {
     fn open(path: PathBuf) -> Self {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).unwrap();
-        // A database takes back what a dying client wrote half.
+        // A database rolls back a dying client's incomplete write.
         let len = file.metadata().unwrap().len();
         file.set_len(len - len % ROW).unwrap();
         let numbers = Self::read(&path).into_keys().collect();
         Self { path, numbers: Mutex::new(numbers) }
     }
 
-    /// How often each number is there.
+    /// How often each number occurs.
     fn read(path: &Path) -> BTreeMap<u64, u64> {
         let mut text = String::new();
         File::open(path).unwrap().read_to_string(&mut text).unwrap();
@@ -64,7 +64,7 @@ fn start(dir: &Path) -> RequestLog<TestRow> {
     RequestLog::start(journal, Table::open(dir.join("table")), WriterConfig::default()).unwrap()
 }
 
-/// Not a test by itself: the process that is killed. Appends rows and then says so, as fast as it can.
+/// Not a test by itself: the process that is killed. Appends rows and reports each one afterwards, as fast as it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_that_is_killed() {
     let (Ok(dir), Ok(first)) = (std::env::var(DIR), std::env::var(FIRST)) else { return };
@@ -118,13 +118,13 @@ async fn ten_kills_lose_nothing_and_double_nothing() {
         let table = dir.path().join("table");
         let before = if table.exists() { std::fs::metadata(&table).unwrap().len() } else { 0 };
         wait_until("the child writes", || std::fs::metadata(&table).is_ok_and(|found| found.len() > before));
-        // The moment of death is what this test is about: any will do.
+        // The moment of the kill is the subject of this test: any will do.
         std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
         child.kill().unwrap();
         child.wait().unwrap();
         let (numbers, seen) = reading.join().unwrap();
         assert!(!numbers.is_empty(), "{seen:?}");
-        // A line that was cut by the kill would be a number that is too short, not a lie about another row.
+        // A line cut by the kill is too short a number, so it never names another row.
         answered.extend(numbers.into_iter().filter(|number| number / 1_000_000 == round));
     }
     let log = start(dir.path());

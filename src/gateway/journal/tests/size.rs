@@ -1,8 +1,8 @@
-//! How much a journal may take on the disk, and what goes when that is too little.
+//! The journal's size limit on the disk, and what is dropped beyond it.
 
 use super::*;
 
-/// What a journal takes is what `JOURNAL_MAX_SIZE` is about, to the byte.
+/// A journal's size on the disk keeps to `JOURNAL_MAX_SIZE`, to the byte.
 #[test]
 fn the_size_is_that_of_the_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -11,7 +11,7 @@ fn the_size_is_that_of_the_files() {
     let batch = next(&journal).unwrap();
     journal.settle(&batch);
     (20..30).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
-    // As the keeper does when no segment is begun for a while.
+    // As the keeper does when no segment is started for a while.
     let disk = journal.shared.disk.as_ref().unwrap();
     disk.active.lock().cut();
     disk.directory.remove_spares();
@@ -35,7 +35,7 @@ fn the_oldest_bodies_go_first_and_every_row_stays() {
     assert!(bytes(dir.path()) <= 100_000, "all files together");
     drop(journal);
 
-    // The same from another process' point of view, which also sees the rows that were in memory.
+    // The same as seen by another process, which also sees the rows that were in memory.
     let (journal, _) = open(settings);
     assert_eq!(pending(&journal), 200);
     let rows = drain(&journal);
@@ -43,7 +43,7 @@ fn the_oldest_bodies_go_first_and_every_row_stays() {
     let first_with = rows.iter().position(|row| !row.payloads.is_empty()).unwrap();
     assert!(rows[first_with..].iter().all(|row| row.payloads.len() == 1000), "only the oldest lost theirs");
     assert!(first_with > 100 && told.rows_dropped() == 0);
-    // The first three were in memory with their bodies, and so lost nothing yet.
+    // The first three were in memory with their bodies, so they have lost nothing yet.
     assert_eq!(told.payloads_dropped(), u64::try_from(first_with).unwrap() - 3);
 }
 
@@ -63,7 +63,7 @@ fn a_size_kept_while_rows_are_being_read_loses_none() {
         if n % 10 == 0 {
             let batch = next(&journal).unwrap();
             rows.extend(batch.groups[0].rows.clone());
-            // Between being read and being settled the segment is written anew.
+            // The segment is rewritten between its rows' reading and their settling.
             wait_until("the keeper makes room", || journal.status().disk_bytes <= 66_000);
             journal.settle(&batch);
         }

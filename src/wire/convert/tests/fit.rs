@@ -1,4 +1,4 @@
-//! What providers refuse though their format can say it is not what they get.
+//! Providers do not get values that they refuse, even if their format can express them.
 
 use serde_json::{Value, json};
 
@@ -184,7 +184,7 @@ fn schemas_are_what_anthropic_enforces() {
     assert_eq!(dropped, ["tools.function.strict"]);
 }
 
-/// A developer who says something after the results does not end the turn that they belong to.
+/// A developer message after the results does not end the turn that they belong to.
 #[test]
 fn a_turn_whose_thoughts_are_lost_is_not_thought_on() {
     let request = json!({
@@ -233,7 +233,7 @@ fn thinking_has_room_beside_the_answer() {
     assert_eq!(body["max_tokens"], 8192 + 24576);
 }
 
-/// What OpenRouter's and LiteLLM's clients say to Claude.
+/// Requests of OpenRouter's and LiteLLM's clients to Claude.
 #[test]
 fn cache_points_reach_claude() {
     let cached = json!({"type": "ephemeral", "ttl": "1h"});
@@ -287,7 +287,7 @@ fn documents_of_text_are_text_to_chat_providers() {
     assert_eq!(chat["messages"][0]["content"], "a.txt\n\nWords\n\nSum up");
 }
 
-/// Anthropic's models take them, and so do OpenAI's that do not reason.
+/// Anthropic's models accept them, and so do OpenAI's models that do not reason.
 #[test]
 fn models_that_reason_get_no_sampling() {
     let request = json!({
@@ -356,7 +356,7 @@ fn a_file_at_anthropic_is_nowhere_else() {
     assert_eq!(error.param(), Some("messages[0].content[0].source.file_id"));
 }
 
-/// Anthropic's SDKs go by the code: they send the whole conversation again, or do without a thread.
+/// Anthropic's SDKs go by the code: they resend the whole conversation, or do without a thread.
 #[test]
 fn threads_are_refused_by_code() {
     let options = RequestOptions { model: "m", stream: false, ask_usage: false, default_max_tokens: 9 };

@@ -1,11 +1,12 @@
-//! What a well-formed stream of each format is, checked event by event: the order of events and the state machine behind it.
+//! The grammar of well-formed streams of each format, checked event by event: the order of events and the state machine
+//! behind it.
 
 use serde_json::Value;
 
 use super::events;
 use crate::domain::label::ApiFormat;
 
-/// Checks a stream that is over, well or with an error.
+/// Checks a stream that has ended, well or with an error.
 pub(super) fn check(format: ApiFormat, stream: &str) -> Result<(), String> {
     let events = events(stream);
     let last = events.len().checked_sub(1).ok_or("the stream is empty")?;
@@ -20,7 +21,7 @@ fn ensure(holds: bool, what: impl Into<String>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
-/// Events whose names are the types in their data.
+/// Checks that the names of events are the types in their data.
 fn named(events: &[(Option<&str>, &str)]) -> Result<Vec<Value>, String> {
     events
         .iter()
@@ -125,16 +126,16 @@ fn anthropic(events: &[Value], last: usize) -> Result<(), String> {
     Err("the stream has no end".into())
 }
 
-/// Items and parts are added, filled, done; what is done says what came in pieces, and the last event repeats all of it.
+/// Items and parts are added, filled, done; the done event repeats the pieces, and the last event repeats everything.
 #[derive(Default)]
 struct Responses {
-    /// Items that are done.
+    /// Finished items.
     items: Vec<Value>,
-    /// The item that is being written.
+    /// The item in progress.
     item: Option<Value>,
-    /// The part of it that is being written, by its kind, and its text so far.
+    /// Its part in progress, by its kind, and the text so far.
     part: Option<(String, String)>,
-    /// Parts of the item that are done.
+    /// Finished parts of the item.
     parts: Vec<Value>,
 }
 

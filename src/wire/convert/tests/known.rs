@@ -1,4 +1,4 @@
-//! Tools, calls and answers have the names and ids by which the client knows them, whatever the provider calls them.
+//! Tools, calls and answers keep the client's names and ids, whatever the provider calls them.
 
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ fn tools_in_the_input_are_tools() {
     assert_eq!(whole["output"][0]["type"], "custom_tool_call");
 }
 
-/// Gemini refuses a turn whose calls come without the signatures that it gave them.
+/// Gemini refuses a turn whose calls lack the signatures that it gave them.
 #[test]
 fn signatures_of_calls_come_back_to_gemini() {
     let signed = json!({"tool_calls": [{
@@ -150,7 +150,7 @@ fn signatures_of_calls_come_back_to_gemini() {
     }
 }
 
-/// Clients take answers of one id for one.
+/// Clients take answers with the same id for one answer.
 #[test]
 fn ids_that_come_again_are_not_told() {
     let request = json!({"messages": [], "max_tokens": 9});

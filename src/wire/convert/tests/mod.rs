@@ -1,4 +1,4 @@
-//! What must hold for every format.
+//! Properties of every format.
 
 mod fit;
 mod garbage;
@@ -90,7 +90,7 @@ fn answer_of(format: ApiFormat, stream: &str) -> Result<Value, ConvertError> {
     Ok(serde_json::from_slice(&body).unwrap())
 }
 
-/// The request as the model called `model` gets it, and what was left out.
+/// The request as the model called `model` gets it, and the dropped fields.
 fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value, Vec<String>) {
     let options = RequestOptions { model, stream: false, ask_usage: false, default_max_tokens: 8192 };
     let rendered = convert_request(from, to, request.to_string().as_bytes(), &options).unwrap();

@@ -20,7 +20,7 @@ fn there_and_back_with(format: ApiFormat, model: &str, request: &ChatRequest) {
     assert_eq!(&read, request, "{written}");
 }
 
-/// Ids get the prefix of the format, and chat has no word for seals of reasoning in what a provider says.
+/// Ids get the prefix of the format, and chat answers cannot express seals of reasoning.
 fn same_answer(format: ApiFormat, mut read: ChatAnswer, mut written: ChatAnswer) {
     let prefix = match format {
         ApiFormat::OpenAiChat => "chatcmpl-",
@@ -34,7 +34,7 @@ fn same_answer(format: ApiFormat, mut read: ChatAnswer, mut written: ChatAnswer)
     assert_eq!(read, written);
 }
 
-/// Chat has one text where the others have several.
+/// Chat has a single text where the other formats have several.
 fn joined(parts: Vec<Part>, format: ApiFormat) -> Vec<Part> {
     let mut all: Vec<Part> = Vec::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! Arbitrary conversations, within what a format can express.
+//! Arbitrary conversations that a format can express.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,7 +65,7 @@ fn call(format: ApiFormat, id: String) -> impl Strategy<Value = ToolCall> {
     call.prop_map(move |(name, arguments, kind)| ToolCall { id: id.clone(), name, arguments, kind })
 }
 
-/// Reasoning as a request in `format` may bring it back to its provider.
+/// Reasoning as a request in `format` may return it to its provider.
 fn own_reasoning(format: ApiFormat) -> BoxedStrategy<Reasoning> {
     let signed = |seal: Seal| move |text: String| Reasoning { text, seal: Some(seal.clone()) };
     match format {
@@ -120,7 +120,7 @@ fn user_part(format: ApiFormat) -> BoxedStrategy<Part> {
     if format == OpenAiChat { prop_oneof![5 => common, 1 => audio].boxed() } else { common.boxed() }
 }
 
-/// What an assistant said in an earlier turn; and the results of the calls that it made, if any.
+/// An assistant's earlier turn, and the results of its calls, if any.
 fn exchange(format: ApiFormat) -> impl Strategy<Value = Vec<Message>> {
     let said = match format {
         OpenAiChat => vec(text().prop_map(Part::Text), 0..3).boxed(),
@@ -276,7 +276,7 @@ fn reasoning_config(format: ApiFormat) -> BoxedStrategy<ReasoningConfig> {
                 visible: Some(visible),
             })
             .boxed(),
-        // As an adaptive model says it.
+        // As an adaptive model expresses it.
         Anthropic => prop_oneof![
             1 => Just(off),
             3 => (option::of(effort(&Effort::ALL[2..])), any::<bool>()).prop_map(|(effort, visible)| {
@@ -287,7 +287,7 @@ fn reasoning_config(format: ApiFormat) -> BoxedStrategy<ReasoningConfig> {
     }
 }
 
-/// A request that `format` can express wholly, for a model of the name [`model_for`].
+/// A request that `format` can express completely, for the model named by [`model_for`].
 pub(super) fn request(format: ApiFormat) -> impl Strategy<Value = ChatRequest> {
     let openai = format != Anthropic;
     let some = move |wanted: bool| prop::bool::weighted(if wanted { 0.5 } else { 0.0 });
@@ -310,7 +310,7 @@ pub(super) fn request(format: ApiFormat) -> impl Strategy<Value = ChatRequest> {
         move |(messages, (tools, choice, parallel), numbers, chosen, rest)| {
             let (temperature, top_p, penalty, seed, max_tokens) = numbers;
             let (stop, format_, verbosity, reasoning, user, service_tier) = rest;
-            // What depends on tools, or contradicts something else, is not said.
+            // Fields that depend on tools, or contradict others, are left out.
             let choice = choice.filter(|_| !tools.is_empty());
             let forced = matches!(choice, Some(ToolChoice::Required | ToolChoice::Named(_)));
             let parallel = parallel.filter(|_| !tools.is_empty() && choice != Some(ToolChoice::None));
@@ -346,7 +346,7 @@ pub(super) fn request(format: ApiFormat) -> impl Strategy<Value = ChatRequest> {
     )
 }
 
-/// A model that takes all of the format.
+/// A model that accepts every part of the format.
 pub(super) fn model_for(format: ApiFormat) -> &'static str {
     match format {
         OpenAiChat | OpenAiResponses => "gpt-5.2",
@@ -368,7 +368,7 @@ fn usage(format: ApiFormat) -> impl Strategy<Value = Usage> {
     )
 }
 
-/// An answer as a provider of `format` may give it.
+/// An answer that a provider of `format` may give.
 pub(super) fn answer(format: ApiFormat) -> impl Strategy<Value = ChatAnswer> {
     let thought = match format {
         OpenAiChat => text().prop_map(|text| Reasoning { text, seal: None }).boxed(),

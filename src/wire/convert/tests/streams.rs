@@ -1,4 +1,4 @@
-//! Streams say what whole answers say.
+//! Streams carry the same content as whole answers.
 
 use bytes::BytesMut;
 use proptest::collection::vec;
@@ -14,7 +14,7 @@ use crate::wire::convert::{StreamConverter, add_usage, answer_to_stream, convert
 use crate::wire::openai_chat;
 use crate::wire::watch::StreamWatcher;
 
-/// Converts a stream; each event alone, as it comes.
+/// Converts a stream event by event.
 pub(super) fn convert(from: ApiFormat, to: ApiFormat, stream: &str) -> String {
     let mut context = context(to);
     context.include_usage = true;
@@ -40,7 +40,7 @@ fn same_streamed_or_not(from: ApiFormat, to: ApiFormat, answer: &ChatAnswer) {
     assert_eq!(sorted(folded), sorted(whole), "{stream}");
 }
 
-/// Without what only one of the two ways of telling says.
+/// Without the fields that only one of the two forms has.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -85,7 +85,7 @@ fn the_first_choice_is_the_one_that_is_told() {
     }
 }
 
-/// Puts a text of the `delta` in halves: the first into the result, the second stays.
+/// Halves a text of the `delta`: the first half goes into the result, the second stays.
 fn first_half(delta: &mut Value) -> Option<Value> {
     for place in ["/content", "/refusal", "/tool_calls/0/function/arguments", "/tool_calls/0/custom/input"] {
         let Some(Value::String(text)) = delta.pointer(place) else { continue };
@@ -99,8 +99,8 @@ fn first_half(delta: &mut Value) -> Option<Value> {
     None
 }
 
-/// The chat stream with its texts in halves, and with one of `reasons` to have stopped in every chunk, as some front ends send
-/// them: the first chunk has the first one, and so on, over and over.
+/// The chat stream with its texts halved, and with one of `reasons` as the finish reason in every chunk, as some front
+/// ends send them: the first chunk has the first reason, and so on, cyclically.
 fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String {
     let mut reasons = reasons.iter().cycle();
     let mut written = String::new();
@@ -124,7 +124,7 @@ fn always_stopping(stream: &str, reasons: &[Option<&str>], done: bool) -> String
     written
 }
 
-/// As servers write it that cut texts between UTF-16 units.
+/// As written by servers that cut texts between UTF-16 units.
 #[test]
 fn half_a_character_breaks_no_answer() {
     let call = ToolCall {
@@ -151,7 +151,7 @@ fn half_a_character_breaks_no_answer() {
     }
 }
 
-/// Of a stream without the usage, which is known from elsewhere.
+/// For a stream without the usage, which is known from elsewhere.
 #[test]
 fn an_answer_gets_its_usage_back() {
     let told = json!({
@@ -213,7 +213,7 @@ proptest! {
             let folded = answer_of(to, &convert(ApiFormat::OpenAiChat, to, &stream)).unwrap();
             prop_assert_eq!(sorted(folded), sorted(whole), "{}", &stream);
         }
-        // The reason aside, that is what the provider had said.
+        // Apart from the reason, this is what the provider had sent.
         let mut said: Value = serde_json::from_slice(&body).unwrap();
         for answer in [&mut said, &mut told] {
             answer["choices"][0]["finish_reason"] = Value::Null;
@@ -236,7 +236,7 @@ proptest! {
     }
 }
 
-/// Some servers write what an event is only beside its data.
+/// Some servers name an event's type only outside its data.
 #[test]
 fn events_may_be_typed_by_their_name_alone() {
     let answer = json!({"id": "1", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::wire::answer::Observed;
 
-/// Where answers recorded from real providers lie, when they do.
+/// The folder of answers recorded from real providers, if there is one.
 fn recorded(format: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = [
@@ -16,7 +16,7 @@ fn recorded(format: &str) -> Option<PathBuf> {
     places.into_iter().flatten().map(|place| place.join(format)).find(|place| place.is_dir())
 }
 
-/// The recorded files of a format with this ending, by name.
+/// The recorded files of a format with this extension, by name.
 fn recordings(format: ApiFormat, ending: &str) -> Vec<(String, String)> {
     let Some(folder) = recorded(format.as_str()) else {
         return Vec::new();
@@ -73,7 +73,7 @@ fn expected_usage(format: ApiFormat, name: &str, values: &[Value]) -> Usage {
         ApiFormat::OpenAiChat => Usage {
             prompt: count("/prompt_tokens"),
             completion: count("/completion_tokens").map(|tokens| {
-                // This provider counts reasoning beside the completion.
+                // This provider counts reasoning separately from the completion.
                 let beside = if name.starts_with("xai") {
                     count("/completion_tokens_details/reasoning_tokens")
                 } else {
@@ -164,7 +164,7 @@ fn recorded_answers_are_understood() {
                 continue;
             }
             let Observed { usage, finish_reason, error } = observed.unwrap();
-            // A whole answer holds the usage where the last event of a stream holds it.
+            // A whole answer has the usage at the same path as the last event of a stream.
             let body: Value = serde_json::from_str(&body).unwrap();
             let as_event = match format {
                 ApiFormat::OpenAiResponses => serde_json::json!({ "response": body }),
