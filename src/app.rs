@@ -2,6 +2,7 @@
 
 mod background;
 mod check;
+mod discard;
 mod quiet;
 mod retention;
 mod serve;
@@ -32,13 +33,13 @@ pub use check::check;
 
 use retention::Retention;
 
-/// The end does not wait longer for connections to a database that does not answer; the server notices by itself.
+/// The longest wait, at shutdown, for connections to a database that does not answer; the server notices by itself.
 const DATABASE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long requests that are ended may take to end.
+/// How long abandoned requests may take to end.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the end waits for what runs beside the requests.
+/// How long shutdown waits for background tasks.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the gateway did not start. Displays as one line.
@@ -78,15 +79,15 @@ pub struct RunningApp {
     stop: CancellationToken,
     /// Ends the background tasks.
     stop_tasks: CancellationToken,
-    /// Hears of the other replicas' admin changes while it lives.
+    /// Receives the other replicas' admin changes while it lives.
     _subscription: Option<Subscription>,
     servers: TaskTracker,
     tasks: TaskTracker,
 }
 
 impl RunningApp {
-    /// Builds everything and opens the listeners last: when this fails nothing was half-started, and when a request can
-    /// come in everything is ready for it.
+    /// Builds everything and opens the listeners last: a failure leaves nothing half-started, and the first request
+    /// finds everything ready.
     ///
     /// # Errors
     /// [`StartError`]: a setting, the database, the journal or a listener.
@@ -190,12 +191,12 @@ impl RunningApp {
         })
     }
 
-    /// Where the main listener is.
+    /// The main listener's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where `/metrics` is served, when that is a listener of its own.
+    /// The address of the listener for `/metrics`, if it has its own.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
     }
@@ -210,22 +211,22 @@ impl RunningApp {
         self.admin_secret_made.then_some(&self.admin_secret)
     }
 
-    /// The metrics, for those who read them without HTTP.
+    /// The metrics, for callers that read them without HTTP.
     pub fn telemetry(&self) -> &Arc<Telemetry> {
         self.gateway.telemetry()
     }
 
-    /// The database, for those who look at what was written.
+    /// The database, for callers that check what was written.
     pub fn database(&self) -> &DatabaseConnection {
         &self.database
     }
 
-    /// Stops accepting, lets running requests finish within the grace, writes what is pending. Returns whether everything
-    /// was finished and nothing was lost; rows that a database did not take in time are in the journal.
+    /// Stops accepting, lets running requests finish within the grace period, writes pending log rows. Returns whether
+    /// everything was finished and nothing was lost; rows that a database did not take in time are in the journal.
     pub async fn shutdown(self) -> bool {
         tracing::info!("shutting down");
         let deadline = tokio::time::Instant::now() + self.shutdown_delay + self.shutdown_grace;
-        // `/readyz` says so first, and load balancers get time to notice before anything is refused.
+        // `/readyz` reports the shutdown first, and load balancers get time to notice before anything is refused.
         self.gateway.announce_shutdown();
         tokio::time::sleep(self.shutdown_delay).await;
         self.gateway.drain();
@@ -239,13 +240,13 @@ impl RunningApp {
         .is_ok();
         if !finished {
             tracing::warn!("requests were still running at the end of the grace");
-            // They end now, so that they are counted, charged and logged while there is somebody to do it.
+            // They end now, while they can still be counted, charged and logged.
             self.gateway.abandon();
             if tokio::time::timeout(ABANDON_TIMEOUT, self.gateway.idle()).await.is_err() {
                 tracing::error!("requests do not end");
             }
         }
-        // The log gets some time of its own: what is left is in the journal, and the next start replays it.
+        // The log gets at least five seconds; rows that are left are in the journal, and the next start replays them.
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let closed = self.log.close(left.max(Duration::from_secs(5))).await;
         self.limits.flush().await;
@@ -256,7 +257,7 @@ impl RunningApp {
             tracing::warn!("background work did not end in time");
         }
         self.log_writer.close();
-        // A connection on which a database hangs is never given back.
+        // A connection on which the database hangs is never returned to the pool.
         if tokio::time::timeout(DATABASE_CLOSE_TIMEOUT, self.database.close()).await.is_err() {
             tracing::warn!("the database did not let go of its connections in time");
         }
@@ -264,7 +265,7 @@ impl RunningApp {
     }
 }
 
-/// The OpenAPI document of what the gateway serves.
+/// The OpenAPI document of the gateway.
 pub fn openapi() -> serde_json::Value {
     http::openapi::document()
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Version;
+use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -23,27 +23,28 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::discard::{Discard, Discarded};
 use super::quiet::{Quiet, Quieted};
 use super::unread::Unread;
 use crate::http::{ClientBody, Surface};
 
-/// After an error that is not one connection's (out of file descriptors, mostly) accepting rests for so long.
+/// The pause in accepting after an error that is not one connection's (mostly: out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection over which nothing is answered for so long is closed, whether it is silent or has sent half a head. Longer than
-/// the load balancers of the large clouds keep theirs (600 s): they must be the ones to close.
+/// A connection without a request in flight is closed after this long, whether it is silent or has sent half a head.
+/// Longer than the keep-alive of the large clouds' load balancers (600 s): they must be the ones to close.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(660);
 
-/// At the end a connection over which nothing is answered any more, and whose client takes nothing of what is left of an answer, is
-/// given so long: it may have sent half a head.
+/// A connection that is to close, without a request in flight and with a client that reads nothing of the rest of an
+/// answer, stays open for this long: it may have sent half a head.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// Pieces of an answer that are together no longer than this are sent as one: to copy them costs less than to have the kernel
-/// collect them, and most answers are as short.
+/// Pieces of an answer up to this total length are sent as one: copying them costs less than having the kernel gather
+/// them, and most answers are this short.
 const JOINED: usize = 4096;
 
-/// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, lets running requests finish, or
-/// until `cut` ends them, and returns.
+/// Serves clients that pause for no longer than `patience` until `stop`; then accepts no more, waits until running
+/// requests finish or `cut` ends them, and returns.
 pub(super) async fn serve(
     listener: TcpListener,
     surface: Surface,
@@ -52,6 +53,7 @@ pub(super) async fn serve(
     cut: CancellationToken,
 ) {
     let connections = TaskTracker::new();
+    let discard = Discard::new(connections.clone(), cut.clone());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -66,6 +68,7 @@ pub(super) async fn serve(
                     patience,
                     stop.clone(),
                     cut.clone(),
+                    discard.clone(),
                 )));
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -90,6 +93,7 @@ async fn attend(
     patience: Duration,
     stop: CancellationToken,
     cut: CancellationToken,
+    discard: Arc<Discard>,
 ) {
     // Chunks of a stream are small and must not wait for each other (Nagle).
     if let Err(error) = stream.set_nodelay(true) {
@@ -104,10 +108,16 @@ async fn attend(
         let surface = surface.clone();
         let is_http2 = request.version() == Version::HTTP_2;
         let held = is_http2.then(|| held.clone());
+        let discard = (!is_http2).then(|| discard.clone());
         async move {
-            let request =
-                request.map(|body: Incoming| ClientBody::new(Quieted::new(body, !is_http2), patience));
-            let response = surface.answer(request, peer).await?;
+            let (head, body): (_, Incoming) = request.into_parts();
+            let body = ClientBody::new(Quieted::new(body, !is_http2), patience);
+            // Over HTTP/2 a stream is reset without harm to its answer.
+            let body = match discard {
+                Some(discard) => Either::Left(Discarded::new(body, &head.headers, discard)),
+                None => Either::Right(body),
+            };
+            let response = surface.answer(Request::from_parts(head, body), peer).await?;
             Ok::<_, Infallible>(response.map(|body| {
                 let answer = Answer { body, _answering: answering };
                 match held {
@@ -143,14 +153,14 @@ async fn attend(
     }
 }
 
-/// What one connection does.
+/// Activity of one connection.
 #[derive(Default)]
 struct Activity {
     /// Requests that have begun.
     begun: AtomicU64,
     /// Requests whose answer hyper has.
     done: AtomicU64,
-    /// Writes of which the client's side took something.
+    /// Writes of which the client's side accepted at least one byte.
     written: AtomicU64,
 }
 
@@ -160,8 +170,8 @@ impl Activity {
         Answering(self)
     }
 
-    /// Waits until nothing has been asked, answered or written for `silence` to twice as long. No clock is looked at for a
-    /// request.
+    /// Waits until nothing has been asked, answered or written for `silence` to twice as long. Counters instead of
+    /// timestamps, so that a request costs no look at a clock.
     async fn ceased(&self, silence: Duration) {
         let mut before = None;
         loop {
@@ -181,9 +191,9 @@ impl Activity {
 struct Watched {
     stream: TokioIo<TcpStream>,
     activity: Arc<Activity>,
-    /// How long the client may take nothing of what there is for it.
+    /// How long the client may read nothing although bytes are waiting for it.
     patience: Duration,
-    /// Running while it takes nothing.
+    /// Runs while it reads nothing.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -262,7 +272,7 @@ impl Drop for Answering {
     }
 }
 
-/// An answer's body, which is being answered until hyper has all of it.
+/// An answer's body; its request counts as being answered until hyper has all of it.
 struct Answer<B> {
     body: B,
     _answering: Answering,

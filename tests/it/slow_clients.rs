@@ -1,4 +1,4 @@
-//! Clients that take their time: over sending, and over reading.
+//! Clients that send or read slowly.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
 
-/// A stream on which the gateway cannot read on while its client does not.
+/// A stream that the gateway cannot read on while its client does not read.
 fn more_than_sockets_hold() -> Reply {
     let event = format!(
         "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{}\"}}}}]}}\n\n",
@@ -46,7 +46,7 @@ async fn read_all(mut connection: TcpStream) -> String {
     String::from_utf8(answer).expect("UTF-8")
 }
 
-/// A body that never comes whole does not hold its request open, whichever way it takes through the gateway.
+/// A body that never completes does not hold its request open, on any path through the gateway.
 #[tokio::test]
 async fn half_a_body_is_not_waited_for() {
     for origins in ["", "https://app.example"] {
@@ -74,7 +74,7 @@ async fn half_a_body_is_not_waited_for() {
     }
 }
 
-/// Whoever goes on sending is waited for, however long it takes.
+/// A client that keeps sending is waited for, however long it takes.
 #[tokio::test]
 async fn a_body_that_comes_slowly_is_read() {
     let app = TestApp::builder().setting("CLIENT_TIMEOUT", "2s").spawn().await;
@@ -92,7 +92,7 @@ async fn a_body_that_comes_slowly_is_read() {
     assert!(overhead < 1.0, "{overhead} s, though the client took more than two");
 }
 
-/// A client that takes nothing of its answer has left, in all but name.
+/// A client that reads nothing of its answer counts as disconnected.
 #[tokio::test]
 async fn an_answer_that_nobody_takes_is_given_up() {
     let app = TestApp::builder().setting("CLIENT_TIMEOUT", "500ms").spawn().await;
@@ -111,7 +111,7 @@ async fn an_answer_that_nobody_takes_is_given_up() {
     assert!(read.len() < 40 << 20, "the rest was not kept for it");
 }
 
-/// Over HTTP/2 a client that gives no window takes nothing of one answer, and may take all of another.
+/// Over HTTP/2 a client without window for one answer may still read all of another.
 #[tokio::test]
 async fn over_http_2_an_answer_that_nobody_takes_is_given_up_and_no_other() {
     let app = TestApp::builder().setting("CLIENT_TIMEOUT", "500ms").spawn().await;
@@ -148,7 +148,7 @@ async fn over_http_2_an_answer_that_nobody_takes_is_given_up_and_no_other() {
     connection.await.expect("joined").expect("a good end");
 }
 
-/// A client's time is not the provider's: what it takes over reading is no stall.
+/// A client's time is not the provider's: slow reading is no stall.
 #[tokio::test]
 async fn a_slow_client_is_no_stall() {
     let app = TestApp::spawn().await;
@@ -166,7 +166,7 @@ async fn a_slow_client_is_no_stall() {
     assert!(stall < pause.as_secs_f64() / 2.0, "{stall} s");
 }
 
-/// An answer that the gateway has handed over is not yet where it should be: whoever reads it slowly is not cut off.
+/// An answer that the gateway has handed over has not arrived yet: a slow reader is not cut off.
 #[tokio::test]
 async fn shutdown_lets_slow_clients_read() {
     let app =
@@ -183,8 +183,8 @@ async fn shutdown_lets_slow_clients_read() {
         let mut pause = read + (3 << 20);
         while let Some(chunk) = body.next().await {
             read += chunk.expect("it is not cut off").len();
-            // Ten pauses of a second: altogether longer than the gateway waits for somebody who takes nothing, at any time
-            // (CLIENT_TIMEOUT) and at its end.
+            // Ten pauses of a second: in total longer than the gateway waits for a client that reads nothing, at any
+            // time (CLIENT_TIMEOUT) and at the end of the answer.
             if read >= pause {
                 pause += 3 << 20;
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -194,4 +194,30 @@ async fn shutdown_lets_slow_clients_read() {
     });
     assert!(app.shutdown().await, "everything was finished and written");
     assert_eq!(reading.await.expect("joined"), length);
+}
+
+/// A refusal may come long before the rest of the body. It must not be lost to a reset, and the connection stays
+/// usable.
+#[tokio::test]
+async fn a_refusal_does_not_break_the_connection() {
+    let app = TestApp::builder().setting("MAX_BODY_SIZE", "1MiB").spawn().await;
+    let body = vec![b' '; 4 << 20];
+    for (key, length, status) in [("sk-nobody", 1 << 20, "401"), (app.key.as_str(), 4 << 20, "413")] {
+        let mut connection = TcpStream::connect(app.running().address()).await.expect("connected");
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        connection.write_all(head.as_bytes()).await.expect("written");
+        connection.write_all(&body[..1000]).await.expect("written");
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(answer, *format!("HTTP/1.1 {status}").as_bytes());
+        connection.write_all(&body[1000..length]).await.expect("read by the gateway");
+        connection
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .expect("written");
+        assert!(read_all(connection).await.contains("HTTP/1.1 200 OK\r\n"), "{status}");
+    }
 }
