@@ -38,6 +38,12 @@ impl Attempt {
         }
     }
 
+    /// However the call ends, it says nothing about the provider's health.
+    pub(super) fn excuse(&mut self) {
+        // Reported as cancelled.
+        self.permit = None;
+    }
+
     /// Ends the call.
     pub(super) fn finish(&mut self, outcome: Outcome) {
         if std::mem::replace(&mut self.finished, true) {

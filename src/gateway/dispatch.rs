@@ -23,10 +23,10 @@ use super::refusal::error_response;
 use super::relay::Relay;
 use super::transform::Transform;
 
-/// The wait before a second try at the same provider; jittered by half. Short, because the caller is waiting.
+/// The wait before a retry at the same provider; jittered by half. Short, because the caller is waiting.
 const RETRY_BACKOFF: Duration = Duration::from_millis(250);
 
-/// An upstream that asks to wait longer than this is not waited for: the caller is told instead.
+/// The longest wait that an upstream may ask for; beyond it the caller gets the error instead.
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
 /// Tells the caller which provider answered.
@@ -63,58 +63,64 @@ impl Gateway {
         job: &Job,
         guard: &mut FinishGuard,
     ) -> Result<(Answer, Arc<Target>), Failure> {
-        // What the last provider that was called made of it, and the last answer that one of them gave.
-        let mut called: Option<(&Arc<Target>, Failure)> = None;
-        let mut last_answer: Option<(Box<UpstreamAnswer>, &Arc<Target>)> = None;
-        let mut unsupported: Option<Failure> = None;
-        for (index, target) in job.targets.iter().enumerate() {
-            // The last resort is tried even when its breaker is open: refusing would be no better.
-            let force = called.is_none() && index + 1 == job.targets.len();
-            let now = Instant::now();
-            let Some(permit) = self.health().admit(&target.provider, now, force) else { continue };
-            let moved = called.as_ref().map(|(target, failure)| self.failed_over(target, failure));
-            let mut failure = match self.exchange(job, target, permit, now, moved, guard).await {
-                Ok(answer) => return Ok((answer, target.clone())),
-                Err(failure) => failure,
-            };
-            if !failure.was_sent() {
-                // Nobody was asked, so it says less than any answer.
-                unsupported = Some(failure);
-                continue;
+        let mut tried = Tried::default();
+        // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
+        for last_resort in [false, true] {
+            for target in &job.targets {
+                let force = last_resort && tried.last.is_none();
+                let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
+                match self.attempt(job, target, force, moved, guard).await {
+                    None => continue,
+                    Some(Ok(answer)) => return Ok((answer, target.clone())),
+                    Some(Err(failure)) => tried.add(target, failure, guard),
+                }
+                if tried.is_final() || guard.scope().has_client_left() {
+                    break;
+                }
             }
-            guard.blame(failure.code());
-            last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
-            let over = !failure.retriable || guard.scope().has_client_left();
-            called = Some((target, failure));
-            if over {
+            if tried.last.is_some() || guard.scope().has_client_left() {
                 break;
             }
         }
-        let Some((target, mut failure)) = called else {
-            return Err(unsupported.unwrap_or_else(Failure::no_provider));
-        };
-        // No provider is left: the last one tried gets one more chance.
-        if let Some(wait) = retry_wait(&failure)
+        // No provider is left: the last one gets a retry.
+        if let Some((target, failure)) = &tried.last
+            && let Some(wait) = retry_wait(failure)
             && !guard.scope().has_client_left()
         {
+            let target = *target;
             tokio::time::sleep(wait).await;
-            let now = Instant::now();
-            if let Some(permit) = self.health().admit(&target.provider, now, false) {
-                match self.exchange(job, target, permit, now, None, guard).await {
-                    Ok(answer) => return Ok((answer, target.clone())),
-                    Err(again) => {
-                        failure = again;
-                        guard.blame(failure.code());
-                        last_answer = failure.answer.take().map(|answer| (answer, target)).or(last_answer);
-                    }
+            if !guard.scope().has_client_left() {
+                match self.attempt(job, target, false, None, guard).await {
+                    None => {}
+                    Some(Ok(answer)) => return Ok((answer, target.clone())),
+                    Some(Err(failure)) => tried.add(target, failure, guard),
                 }
             }
         }
-        if let Some((answer, target)) = last_answer {
-            failure.answer = Some(answer);
-            failure.answered_by = Some(target.clone());
+        Err(tried.into_failure())
+    }
+
+    /// Calls `target`, and at once a second time when only a stale connection failed. `None`: its breaker is open, unless
+    /// `force`, or it has no room.
+    async fn attempt(
+        &self,
+        job: &Job,
+        target: &Arc<Target>,
+        force: bool,
+        mut moved: Option<FailedOver<'_>>,
+        guard: &mut FinishGuard,
+    ) -> Option<Result<Answer, Failure>> {
+        let mut stale = None;
+        loop {
+            let now = Instant::now();
+            let Some(permit) = self.health().admit(&target.provider, now, force) else { return stale };
+            match self.exchange(job, target, permit, now, moved.take(), guard).await {
+                Err(failure) if failure.stale && stale.is_none() && !guard.scope().has_client_left() => {
+                    stale = Some(Err(failure));
+                }
+                result => return Some(result),
+            }
         }
-        Err(failure)
     }
 
     fn failed_over<'a>(&'a self, target: &'a Target, failure: &Failure) -> FailedOver<'a> {
@@ -122,7 +128,49 @@ impl Gateway {
     }
 }
 
-/// How long to wait before another try at the same provider; `None`: it would not help.
+/// The failures of the targets tried so far.
+#[derive(Default)]
+struct Tried<'a> {
+    /// The last provider called, with its failure.
+    last: Option<(&'a Arc<Target>, Failure)>,
+    /// The last error answer from any of them.
+    answer: Option<(Box<UpstreamAnswer>, &'a Arc<Target>)>,
+    /// A target whose format cannot express the request. Nothing was sent, so any real answer is worth more to the
+    /// client.
+    unsupported: Option<Failure>,
+}
+
+impl<'a> Tried<'a> {
+    fn add(&mut self, target: &'a Arc<Target>, mut failure: Failure, guard: &mut FinishGuard) {
+        if !failure.was_sent() {
+            self.unsupported = Some(failure);
+            return;
+        }
+        guard.blame(failure.code());
+        if let Some(answer) = failure.answer.take() {
+            self.answer = Some((answer, target));
+        }
+        self.last = Some((target, failure));
+    }
+
+    /// Whether no other provider would do better.
+    fn is_final(&self) -> bool {
+        self.last.as_ref().is_some_and(|(_, failure)| !failure.retriable)
+    }
+
+    fn into_failure(self) -> Failure {
+        let Some((_, mut failure)) = self.last else {
+            return self.unsupported.unwrap_or_else(Failure::no_provider);
+        };
+        if let Some((answer, target)) = self.answer {
+            failure.answer = Some(answer);
+            failure.answered_by = Some(target.clone());
+        }
+        failure
+    }
+}
+
+/// How long to wait before a retry at the same provider; `None`: it would not help.
 fn retry_wait(failure: &Failure) -> Option<Duration> {
     // A provider that timed out or sent nonsense has used its time, and maybe the caller's money.
     let hopeful = failure.retriable && !matches!(failure.outcome, Outcome::Timeout | Outcome::Protocol);
@@ -135,7 +183,7 @@ fn retry_wait(failure: &Failure) -> Option<Duration> {
     }
 }
 
-/// The answer on its way to the client.
+/// Starts the answer on its way to the client.
 fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
     let working = Instant::now();
     let id = guard.record().id;
@@ -173,7 +221,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
     response
 }
 
-/// Tells the caller where to look the request up, and who answered it.
+/// Tells the caller the request's id in the log, and the provider that answered.
 pub(super) fn name_answer(headers: &mut HeaderMap, id: Uuid, target: Option<&Target>) {
     if let Some(target) = target
         && let Ok(provider) = HeaderValue::from_str(target.provider.name.as_str())
@@ -185,7 +233,7 @@ pub(super) fn name_answer(headers: &mut HeaderMap, id: Uuid, target: Option<&Tar
     }
 }
 
-/// Nobody answered well: the client gets the last answer an upstream gave, or the gateway's own error.
+/// No provider succeeded: the client gets the last error answer of an upstream, or the gateway's own error.
 fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
     guard.blame(failure.code());
     let answered_by = failure.answered_by.clone();

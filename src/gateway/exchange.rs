@@ -1,4 +1,4 @@
-//! One exchange with one provider: the request it gets, and what its answer is worth.
+//! One exchange with one provider: sending the request, and judging the answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,12 @@ use crate::domain::model::Target;
 use crate::domain::record::Call;
 use crate::domain::usage::Usage;
 use crate::provider::{
-    Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable, outcome_of_status,
+    BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable,
+    outcome_of_status,
 };
 use crate::telemetry::events::FailedOver;
 use crate::wire::convert::{ConvertError, convert_error};
-use crate::wire::error::{ApiError, ErrorFormat, render_error};
+use crate::wire::error::{ApiError, ErrorFormat, has_shape, render_error};
 use crate::wire::sse::begins_as_events;
 
 use super::Gateway;
@@ -24,7 +25,7 @@ use super::attempt::Attempt;
 use super::body::GatewayBody;
 use super::dispatch::Job;
 use super::finish::FinishGuard;
-use super::gather::{gather, gather_after};
+use super::gather::{NotGathered, gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
 use super::reading::{fails_at_once, fold, not_folded, read_whole};
@@ -34,17 +35,22 @@ use super::transform::Plan;
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
 pub(super) const MAX_ERROR: usize = 1 << 20;
-/// White space that goes on for longer than this is not the beginning of a stream.
+/// How long the body of an error is waited for: another provider may give an answer meanwhile.
+const ERROR_PATIENCE: Duration = Duration::from_secs(5);
+/// The first event is waited for up to this size.
+const MAX_FIRST_EVENT: usize = 64 << 10;
+/// A longer run of white space is not the beginning of a stream.
 const MAX_PEEK: usize = 1 << 10;
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
-/// A good answer.
+/// A successful answer.
 pub(super) enum Answer {
     Stream {
         head: http::response::Parts,
-        /// Waited for before the client gets its headers, so that a provider that dies at once can still be replaced.
+        /// Waited for before the client gets its headers, so that failover is still possible when the provider fails at
+        /// once.
         first: Bytes,
         upstream: UpstreamBody,
         plan: Plan,
@@ -56,22 +62,24 @@ pub(super) enum Answer {
     },
 }
 
-/// An exchange that did not give the client what it asked for.
+/// An exchange that failed to answer the client's request.
 pub(super) struct Failure {
     pub(super) outcome: Outcome,
     pub(super) retriable: bool,
     pub(super) retry_after: Option<Duration>,
-    /// What the upstream answered, if it did.
+    /// The upstream's answer, if any.
     pub(super) answer: Option<Box<UpstreamAnswer>>,
-    /// Who answered, when it is passed on.
+    /// The target that gave `answer`, when it is passed on.
     pub(super) answered_by: Option<Arc<Target>>,
     /// No provider could even be tried.
     pub(super) no_provider: bool,
     pub(super) status: Option<StatusCode>,
-    /// Instead of what follows from the outcome.
+    /// The record's error code, when it does not follow from the status or the outcome.
     pub(super) code: Option<&'static str>,
-    /// What an answer that is of no use says that it cost.
+    /// The usage reported by an answer that could not be used.
     pub(super) usage: Option<Box<Usage>>,
+    /// The connection had rested for too long. The provider is not to blame, and a new connection may serve at once.
+    pub(super) stale: bool,
 }
 
 impl Failure {
@@ -86,6 +94,7 @@ impl Failure {
             status: None,
             code: None,
             usage: None,
+            stale: false,
         }
     }
 
@@ -94,16 +103,17 @@ impl Failure {
         Self { no_provider: true, ..Self::new(Outcome::Connect, false) }
     }
 
-    /// The provider's format has no words for what was asked. Another provider's may.
+    /// The provider's format cannot express the request; another provider's may.
     fn unsupported(call: Call, error: &ConvertError) -> Self {
         let code = error.code().unwrap_or("unsupported_request");
-        let told = ApiError::new(400, error.to_string()).with_code(code);
+        let mut told = ApiError::new(400, error.to_string()).with_code(code);
+        told.param = error.param().map(|param| param.to_owned().into());
         let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, &told);
         let code = Some("unsupported_request");
         Self { answer: Some(Box::new(answer)), code, ..Self::new(Outcome::Http4xx, true) }
     }
 
-    /// The same, of an answer that says that it cost `usage`.
+    /// Adds the usage that the unusable answer reported.
     pub(super) fn costing(self, usage: &Usage) -> Self {
         Self { usage: usage.is_known().then(|| Box::new(*usage)), ..self }
     }
@@ -113,7 +123,7 @@ impl Failure {
         self.code.is_none()
     }
 
-    /// What the record says of it.
+    /// The error code for the record.
     pub(super) fn code(&self) -> String {
         if let Some(code) = self.code {
             return code.to_owned();
@@ -126,7 +136,7 @@ impl Failure {
     }
 }
 
-/// An answer that is passed on though it is an error.
+/// An error answer that is passed on.
 pub(super) struct UpstreamAnswer {
     pub(super) head: http::response::Parts,
     pub(super) body: Bytes,
@@ -135,7 +145,7 @@ pub(super) struct UpstreamAnswer {
 }
 
 impl UpstreamAnswer {
-    /// What the gateway says in the place of a provider, under what is known of its `head`.
+    /// The gateway's own error in place of a provider's answer, with the provider's `head`.
     pub(super) fn own(call: Call, mut head: http::response::Parts, error: &ApiError) -> Self {
         head.status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         head.headers.insert(header::CONTENT_TYPE, JSON);
@@ -143,28 +153,31 @@ impl UpstreamAnswer {
         Self { head, body: render_error(error_format(call), error).into(), format: None }
     }
 
-    /// The answer as the caller gets it: as it came, or in the shape of its own format.
+    /// The answer for the caller: unchanged, if its SDK can read it, else in the shape of its format.
     pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
-        let body = match (call, self.format) {
-            (Call::Completion(client), Some(provider)) if error_shape(client) != error_shape(provider) => {
-                self.head.headers.insert(header::CONTENT_TYPE, JSON);
-                // A proxy's error may be compressed in spite of what was asked; what is written here is not.
-                self.head.headers.remove(header::CONTENT_ENCODING);
-                convert_error(client, self.head.status.as_u16(), &self.body).into()
+        let shape = error_format(call);
+        let headers = &mut self.head.headers;
+        let readable = match self.format {
+            None => true,
+            Some(provider) => {
+                // Compressed although the gateway asked for an uncompressed answer: the client may be able to read it,
+                // the gateway cannot.
+                let compressed = headers.contains_key(header::CONTENT_ENCODING);
+                ErrorFormat::from(provider) == shape && (compressed || has_shape(shape, &self.body))
             }
-            _ => self.body,
         };
-        Response::from_parts(self.head, GatewayBody::whole(body))
+        if !readable {
+            headers.insert(header::CONTENT_TYPE, JSON);
+            headers.remove(header::CONTENT_ENCODING);
+            self.body = convert_error(shape, self.head.status.as_u16(), &self.body).into();
+        }
+        Response::from_parts(self.head, GatewayBody::whole(self.body))
     }
 }
 
-fn error_shape(format: ApiFormat) -> ErrorFormat {
-    format.into()
-}
-
 impl Gateway {
-    /// Works since `since`: sends the request to `target` and reads as much of the answer as it takes to know what it is worth.
-    /// `moved` says which provider was left for this one, if any.
+    /// Sends the request to `target` and reads as much of the answer as it takes to judge it; the attempt's time is
+    /// measured from `since`. `moved` is the failover that led here, if any.
     pub(super) async fn exchange(
         &self,
         job: &Job,
@@ -208,6 +221,9 @@ impl Gateway {
                 }
             }
             Err(failure) => {
+                if failure.stale {
+                    attempt.excuse();
+                }
                 attempt.finish(failure.outcome);
                 Err(failure)
             }
@@ -231,12 +247,13 @@ impl Gateway {
             match error {
                 SendError::Connect(_) => Failure::new(Outcome::Connect, true),
                 SendError::Broken(_) => Failure::new(Outcome::StreamCut, true),
+                SendError::Stale(_) => Failure { stale: true, ..Failure::new(Outcome::StreamCut, true) },
                 SendError::Garbled(_) => Failure::new(Outcome::Protocol, true),
             }
         })?;
         let (mut head, mut upstream) = response.into_parts();
         let retry_after = classify::retry_after(&head.headers);
-        let encoded = head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+        let encoded = is_encoded(&head.headers);
         let mut events = is_event_stream(&head.headers);
         let untold = job.stream && !events && !is_json(&head.headers);
         headers::keep_for_client(&mut head.headers);
@@ -246,28 +263,30 @@ impl Gateway {
             return Err(Box::pin(read_error(job.call, head, upstream, target, retry_after)).await);
         }
         if encoded {
-            // The gateway asked for plain bytes and can read no others.
+            // The gateway asked for an uncompressed answer and cannot read another.
             return Err(Failure::new(Outcome::Protocol, true));
         }
-        let cut = || Failure::new(Outcome::StreamCut, true);
         let format = target.provider.kind.chat_format();
         let mut begun = Bytes::new();
         if untold {
-            (begun, events) = Box::pin(peek(&mut upstream)).await.ok_or_else(cut)?;
+            (begun, events) = Box::pin(peek(&mut upstream)).await.map_err(|error| broken(&error))?;
             if events {
                 head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
             }
         }
         if events && job.stream {
-            let first = if untold { begun } else { first_chunk(&mut upstream).await.ok_or_else(cut)? };
+            let first = first_event(begun, &mut upstream).await?;
             return match fails_at_once(job.call, format, &first) {
                 Some(failure) => Err(failure),
                 None => Ok(Received::Stream { head, first, upstream }),
             };
         }
-        let mut body = gather_after(begun, upstream, MAX_ANSWER, None).await.map_err(|_| cut())?;
+        let mut body = gather_after(begun, upstream, MAX_ANSWER, None).await.map_err(|why| match why {
+            NotGathered::Broken(error) => broken(&error),
+            NotGathered::TooLarge => Failure::new(Outcome::Protocol, true),
+        })?;
         if events && job.call != Call::Embedding {
-            // Some providers can only stream, whatever they are asked.
+            // Some providers stream even when not asked to.
             body = fold(format, &body).ok_or_else(|| not_folded(job.call, format, &body))?;
             head.headers.insert(header::CONTENT_TYPE, JSON);
         }
@@ -294,10 +313,10 @@ async fn read_error(
         outcome_of_status(status)
     };
     let format = Some(target.provider.kind.chat_format());
-    let answer = match gather(upstream, MAX_ERROR, None).await {
-        Ok(body) => UpstreamAnswer { head, body, format },
-        // Too long, or cut off. The status is what callers go by.
-        Err(_) => {
+    let answer = match tokio::time::timeout(ERROR_PATIENCE, gather(upstream, MAX_ERROR, None)).await {
+        Ok(Ok(body)) => UpstreamAnswer { head, body, format },
+        // Too long, too late, or cut off. Callers act on the status.
+        Ok(Err(_)) | Err(_) => {
             let message = "The provider answered with an error that could not be read.";
             UpstreamAnswer::own(call, head, &ApiError::new(status.as_u16(), message))
         }
@@ -306,7 +325,7 @@ async fn read_error(
         retry_after,
         answer: (outcome != Outcome::Protocol).then(|| Box::new(answer)),
         status: Some(status),
-        // A redirection is as good as no answer; another provider may give one.
+        // A redirection is no answer; another provider may give one.
         ..Failure::new(outcome, outcome == Outcome::Protocol || is_retriable(status))
     }
 }
@@ -327,30 +346,91 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.to_ascii_lowercase().contains("json"))
 }
 
-/// As many bytes of an answer as it takes to tell whether it is a stream that does not say so, and whether it is; `None` when
-/// it breaks off.
-async fn peek(upstream: &mut UpstreamBody) -> Option<(Bytes, bool)> {
+/// Whether the body has a content coding; their names have no case (RFC 9110 § 8.4.1).
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::CONTENT_ENCODING);
+    codings
+        .iter()
+        .map(|coding| coding.as_bytes().trim_ascii())
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// A failure in the middle of a body. Nonsense has used the provider's time, as in a head.
+fn broken(error: &BodyError) -> Failure {
+    Failure::new(if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut }, true)
+}
+
+/// Reads as many bytes of an answer as it takes to tell whether it is an event stream without the content type; returns
+/// them, and whether it is.
+async fn peek(upstream: &mut UpstreamBody) -> Result<(Bytes, bool), BodyError> {
     let mut begun = BytesMut::new();
     loop {
         let events = begins_as_events(&begun);
         if events.is_some() || begun.len() > MAX_PEEK {
-            return Some((begun.freeze(), events == Some(true)));
+            return Ok((begun.freeze(), events == Some(true)));
         }
-        let Some(frame) = upstream.frame().await else { return Some((begun.freeze(), false)) };
-        if let Ok(data) = frame.ok()?.into_data() {
+        let Some(frame) = upstream.frame().await else { return Ok((begun.freeze(), false)) };
+        if let Ok(data) = frame?.into_data() {
             begun.extend_from_slice(&data);
         }
     }
 }
 
-/// The first bytes of a stream; `None` when it ends before any.
-async fn first_chunk(upstream: &mut UpstreamBody) -> Option<Bytes> {
-    while let Some(frame) = upstream.frame().await {
-        if let Ok(data) = frame.ok()?.into_data()
-            && !data.is_empty()
-        {
-            return Some(data);
+/// The beginning of a stream, `begun` included, to the end of its first event, so that a provider that fails before it can
+/// be replaced.
+async fn first_event(mut begun: Bytes, upstream: &mut UpstreamBody) -> Result<Bytes, Failure> {
+    let mut more = BytesMut::new();
+    loop {
+        let read = if more.is_empty() { &*begun } else { &*more };
+        if has_whole_event(read) || read.len() > MAX_FIRST_EVENT {
+            return Ok(if more.is_empty() { begun } else { more.freeze() });
+        }
+        let data = match upstream.frame().await {
+            Some(frame) => frame.map_err(|error| broken(&error))?.into_data().unwrap_or_default(),
+            // The watcher judges a stream that ends here.
+            None if !read.is_empty() => return Ok(if more.is_empty() { begun } else { more.freeze() }),
+            None => return Err(Failure::new(Outcome::StreamCut, true)),
+        };
+        if begun.is_empty() {
+            begun = data;
+            continue;
+        }
+        if more.is_empty() {
+            more.extend_from_slice(&begun);
+        }
+        more.extend_from_slice(&data);
+    }
+}
+
+/// Whether an event ends in `bytes`: with a blank line, of any kind of line end.
+fn has_whole_event(bytes: &[u8]) -> bool {
+    [b"\n\n".as_slice(), b"\n\r", b"\r\r"].iter().any(|end| memchr::memmem::find(bytes, end).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codings_have_no_case() {
+        let encoded = |codings: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            }
+            is_encoded(&headers)
+        };
+        assert!(!encoded(&[]) && !encoded(&["Identity"]) && !encoded(&["", "identity"]));
+        assert!(encoded(&["gzip"]) && encoded(&["identity", "BR"]));
+    }
+
+    #[test]
+    fn events_end_with_a_blank_line() {
+        for whole in ["data: 1\n\n", "data: 1\r\n\r\ndata", "data: 1\r\r"] {
+            assert!(has_whole_event(whole.as_bytes()), "{whole:?}");
+        }
+        for part in ["", "data: 1\n", "data: 1\r\n", "\rdata"] {
+            assert!(!has_whole_event(part.as_bytes()), "{part:?}");
         }
     }
-    None
 }

@@ -1,4 +1,4 @@
-//! Forwarding a stream: chunk by chunk, as it comes, while it is watched.
+//! Forwarding a stream chunk by chunk as it comes, while watching it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,8 +20,9 @@ use super::attempt::Attempt;
 use super::finish::FinishGuard;
 use super::transform::Transform;
 
-/// How long the provider may take to end its HTTP answer after the last event. The end nearly always comes along with that
-/// event, and then the connection can be used again; some servers never send it, and the client would wait for nothing.
+/// How long the provider may take to end its HTTP answer after the last event. The end nearly always comes along with
+/// that event, and then the connection can be reused; some servers never send it, and the client would wait for
+/// nothing.
 const END_GRACE: Duration = Duration::from_secs(1);
 
 /// A stream from a provider to a client.
@@ -41,11 +42,16 @@ struct Inner {
     /// Silence of this length ends the stream.
     idle: Duration,
     idle_timer: Pin<Box<Sleep>>,
-    /// Since when the provider is waited for. `None`: it is the client that is waited for, or nobody has looked yet.
+    /// Since when the provider is waited for. `None`: the client is waited for, or the upstream has not been polled
+    /// yet.
     waiting: Option<Instant>,
     chunks: u64,
+    /// Since when the stream has had its last event.
+    over_since: Option<Instant>,
     /// How it ended, once the upstream has.
     ending: Option<Ending>,
+    /// Whether hyper has had a chance to send its buffer.
+    flushed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -79,7 +85,9 @@ impl Relay {
             idle_timer: Box::pin(tokio::time::sleep(idle)),
             waiting: None,
             chunks: 0,
+            over_since: None,
             ending: None,
+            flushed: false,
         });
         inner.take_in(first);
         Self { inner: Some(inner) }
@@ -95,13 +103,19 @@ impl Relay {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             if let Some(ending) = inner.ending {
+                if !ending.told && !inner.flushed {
+                    // On an error hyper drops everything that it has not sent yet: events, and perhaps the head.
+                    inner.flushed = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if let Some(inner) = self.inner.take() {
                     inner.finish(if ending.error.is_none() { Status::Completed } else { Status::Failed });
                 }
                 if ending.told {
                     return Poll::Ready(None);
                 }
-                // In the middle of an event nothing can be said any more: a broken connection is the honest end.
+                // In the middle of an event no error event can be sent: a broken connection is the honest end.
                 return Poll::Ready(Some(Err(io::Error::other("the provider's answer broke off"))));
             }
             ready!(inner.poll_upstream(cx));
@@ -117,15 +131,20 @@ impl Inner {
                 if let Ok(chunk) = frame.into_data() {
                     self.take_in(chunk);
                 }
+                // Bytes after the last event, pings for example, must not hold up the client.
+                if self.over_since.is_some_and(|since| since.elapsed() >= END_GRACE) {
+                    self.upstream_ended();
+                }
                 Poll::Ready(())
             }
-            // Some providers close without the last chunk of HTTP; after the last event there is nothing to miss.
+            // Some providers close without HTTP's last chunk; after the last event nothing is lost by that.
             Poll::Ready(Some(Err(_))) if self.is_over() => {
                 self.upstream_ended();
                 Poll::Ready(())
             }
-            Poll::Ready(Some(Err(_))) => {
-                self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+            Poll::Ready(Some(Err(error))) => {
+                let outcome = if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut };
+                self.break_off(outcome, "stream_cut", "The provider's answer broke off.");
                 Poll::Ready(())
             }
             Poll::Ready(None) => {
@@ -138,8 +157,9 @@ impl Inner {
 
     /// Notices silence. The timer is not reset with every chunk: it looks at the clock when it fires.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = *self.waiting.get_or_insert_with(Instant::now);
-        let over = self.is_over();
+        let waiting = *self.waiting.get_or_insert_with(Instant::now);
+        let over = self.over_since.is_some();
+        let since = self.over_since.unwrap_or(waiting);
         let idle = if over { self.idle.min(END_GRACE) } else { self.idle };
         if over {
             // The timer was set for the longer silence that is allowed in the middle of an answer.
@@ -173,7 +193,8 @@ impl Inner {
 
     fn take_in(&mut self, chunk: Bytes) {
         let now = Instant::now();
-        // What was there when it was asked for was not waited for, however long the client took to ask.
+        // A chunk that was already there when the upstream was polled was not waited for, however long the client took
+        // to ask.
         let waited = self.waiting.take().map_or(Duration::ZERO, |since| now - since);
         if self.chunks > 0 {
             self.guard.stalled(waited);
@@ -184,6 +205,9 @@ impl Inner {
         if self.transform.seen().first_token {
             self.guard.first_token();
             self.attempt.answers();
+        }
+        if self.over_since.is_none() && self.is_over() {
+            self.over_since = Some(now);
         }
         self.put_aside(from);
         self.guard.worked(now.elapsed());
@@ -196,23 +220,23 @@ impl Inner {
         let from = self.queue.len();
         self.transform.finish(&mut self.queue);
         self.put_aside(from);
-        // Asked again, because it may be the very end that cannot be converted.
+        // Judged again, because it may be the very end that cannot be converted.
         self.end(self.verdict().unwrap_or(ending));
     }
 
-    /// Whether nothing may follow, however the connection ends.
+    /// Whether the stream has had its last event, however the connection ends.
     fn is_over(&self) -> bool {
         self.transform.is_over() || self.transform.failure().is_some()
     }
 
-    /// What the answer is worth, as soon as that is certain.
+    /// How the answer ended, as soon as that is certain.
     fn verdict(&self) -> Option<Ending> {
         let seen = self.transform.seen();
         let (outcome, error) = if seen.malformed {
             // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
             (Outcome::Protocol, Some("malformed_stream"))
         } else if let Some(error) = self.transform.failure() {
-            // A limit, or a request that it finds wrong, is not the provider's failure, whichever way it is told.
+            // A limit, or a request that it finds wrong, is not the provider's failure, however it reports the error.
             let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             (outcome_of_status(status), Some("upstream_error"))
         } else if self.transform.has_failed() {
@@ -243,7 +267,7 @@ impl Inner {
         self.ending = Some(ending);
     }
 
-    /// Keeps what the client gets for the request log.
+    /// Keeps the chunks that the client gets for the request log.
     fn put_aside(&mut self, from: usize) {
         if self.guard.scope().has_client_left() {
             return;
@@ -260,8 +284,8 @@ impl Inner {
         self.guard.finish(status);
     }
 
-    /// How the request stands for a client that leaves now: with the end of the answer in hand, or an error, it has all that
-    /// it waited for. SDKs close the connection as soon as they have read either.
+    /// The status if the client leaves now. A client that already has the end of the answer, or an error, lost nothing:
+    /// SDKs close the connection as soon as they have read either.
     fn status_for_leaver(&self) -> Status {
         let transform = &self.transform;
         match self.ending {
@@ -274,7 +298,7 @@ impl Inner {
         }
     }
 
-    /// Counts the answer for what it is worth, though the provider has not ended it.
+    /// Ends the attempt by its verdict, if there is one, though the provider has not ended the answer.
     fn settle(&mut self) {
         if self.ending.is_none()
             && let Some(ending) = self.verdict()
@@ -283,7 +307,7 @@ impl Inner {
         }
     }
 
-    /// Reads what is left, for the usage.
+    /// Reads the rest of the answer, for its usage.
     async fn drain(&mut self) {
         while self.ending.is_none() {
             std::future::poll_fn(|cx| self.poll_upstream(cx)).await;
@@ -302,13 +326,13 @@ impl Drop for Relay {
         let mut status = inner.status_for_leaver();
         let told = status != Status::Aborted;
         match status {
-            // At the end of a shutdown it is the gateway that leaves.
+            // At the end of a shutdown it is the gateway that leaves, not the client.
             Status::Aborted if gateway.abandoned().is_cancelled() => {
                 inner.guard.blame("shutdown");
                 status = Status::Failed;
             }
             Status::Aborted => inner.guard.scope().client_left(),
-            // What comes after that is read for the provider's sake; the client has its answer.
+            // The client has its answer; the rest is read only to end the provider's stream.
             _ => inner.guard.client_has_it_all(Instant::now()),
         }
         let runtime = tokio::runtime::Handle::try_current();
@@ -324,7 +348,7 @@ impl Drop for Relay {
                 () = inner.drain() => true,
                 () = gateway.patience() => false,
             };
-            // Past the deadline the attempt counts as cancelled, unless all that mattered had come.
+            // Past the deadline the attempt counts as cancelled, unless its verdict was certain.
             if !ended && told {
                 inner.settle();
             }

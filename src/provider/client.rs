@@ -33,6 +33,10 @@ pub enum SendError {
     /// The connection broke before the answer's head.
     #[error("{0}")]
     Broken(String),
+    /// A connection that had carried other requests broke before the first byte of an answer: this says nothing about the
+    /// provider, though the request may have arrived.
+    #[error("{0}")]
+    Stale(String),
     /// The received bytes are not HTTP.
     #[error("{0}")]
     Garbled(String),
@@ -88,6 +92,7 @@ impl UpstreamClient {
             PoolError::Connect(error) => SendError::Connect(chain(&*error)),
             PoolError::Garbled(error) => SendError::Garbled(chain(&*error)),
             PoolError::Broken(error) => SendError::Broken(chain(&*error)),
+            PoolError::Stale(error) => SendError::Stale(chain(&*error)),
         })
     }
 

@@ -1,11 +1,11 @@
-//! Upstreams: where a call goes, how it is authorised, how it is sent, and what its failure means.
+//! Upstreams: URLs, credentials, sending, and the meaning of failures.
 //!
 //! * [`endpoint`](mod@endpoint): the URL of an operation, for each kind of provider.
-//! * [`destination`]: what of a URL every request to it needs.
+//! * [`destination`]: the parts of a URL that every request to it needs.
 //! * [`headers`]: which of the client's headers go along, and the provider's credentials.
 //! * [`client`]: the shared HTTP client, directly or through a proxy.
-//! * [`trust`]: whose certificates are believed.
-//! * [`classify`]: what an outcome is called, and whether another try may help.
+//! * [`trust`]: the trusted certificate authorities.
+//! * [`classify`]: labels of outcomes, and whether a retry may help.
 
 pub mod classify;
 pub mod client;
@@ -22,5 +22,5 @@ pub use client::{SendError, UpstreamClient};
 pub use destination::Destination;
 pub use endpoint::{Endpoints, Operation, endpoint};
 pub use headers::UpstreamHeaders;
-pub use pool::{UpstreamBody, UpstreamRequest};
+pub use pool::{BodyError, UpstreamBody, UpstreamRequest};
 pub use trust::{InvalidCaFile, Trust};

@@ -1,10 +1,10 @@
 //! Connections to upstreams, kept for the next request.
 //!
-//! A connection has no task of its own: whoever waits for an answer, or reads its body, drives the connection it comes on.
-//! So a request costs no switch between tasks, no channel between them that has to wake anybody, and no third task that
-//! waits to put the connection back (hyper-util's pool has all three; docs/PERFORMANCE.md has the figures). An idle
-//! connection is driven by nobody; that its peer has closed it is noticed when it is next used, and the request then goes
-//! on another one. HTTP/1.1 is spoken [here](super::http1), HTTP/2 by hyper.
+//! A connection has no task of its own: the task that waits for an answer, or reads its body, drives the connection it
+//! comes on. So a request costs no task switch, no wake-up through a channel, and no third task that waits to return
+//! the connection to the pool (hyper-util's pool has all three; docs/PERFORMANCE.md has the figures). An idle
+//! connection is not driven at all: a close by its peer is noticed at the next use, and the request then goes on
+//! another connection. HTTP/1.1 is spoken [here](super::http1), HTTP/2 by hyper.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -37,11 +37,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is asked of an upstream. Not for logs: the body is somebody's prompt.
+/// A request to an upstream. Not for logs: the body is a caller's prompt.
 pub struct UpstreamRequest<'a> {
     /// `GET` or `POST`.
     pub method: Method,
-    /// All but `Host` and what says how long the body is.
+    /// All but `Host` and the body's length.
     pub headers: UpstreamHeaders<'a>,
     /// Empty for `GET`.
     pub body: Bytes,
@@ -50,11 +50,13 @@ pub struct UpstreamRequest<'a> {
 /// Why a request got no answer.
 #[derive(Debug)]
 pub(super) enum PoolError {
-    /// There is no connection.
+    /// No connection could be made.
     Connect(BoxError),
-    /// There was one, and it broke.
+    /// The connection broke.
     Broken(BoxError),
-    /// What came on it is not HTTP.
+    /// A connection that had carried other requests broke before the first byte of an answer. The request may have arrived.
+    Stale(BoxError),
+    /// The received bytes are not HTTP.
     Garbled(BoxError),
 }
 
@@ -62,9 +64,10 @@ impl From<ExchangeError> for PoolError {
     fn from(error: ExchangeError) -> Self {
         match error {
             ExchangeError::Garbled(_) => Self::Garbled(error.into()),
-            ExchangeError::Closed | ExchangeError::Io(_) | ExchangeError::Unsent(_) => {
-                Self::Broken(error.into())
-            }
+            ExchangeError::Closed
+            | ExchangeError::Io(_)
+            | ExchangeError::Unsent(_)
+            | ExchangeError::Unanswered(_) => Self::Broken(error.into()),
         }
     }
 }
@@ -75,18 +78,18 @@ impl From<hyper::Error> for PoolError {
     }
 }
 
-/// What a connector opens.
+/// A connection as a connector opens it.
 pub(super) trait Stream: Read + Write + Connection + Unpin + Send + 'static {}
 
 impl<T: Read + Write + Connection + Unpin + Send + 'static> Stream for T {}
 
-/// Connections of one kind, to anywhere.
+/// Connections of one kind, to any origin.
 pub(super) struct Pool<C>
 where
     C: Service<Uri, Response: Stream>,
 {
     connector: C,
-    /// For everything until a request can be sent: name, TCP, a proxy's tunnel, TLS.
+    /// Covers everything until a request can be sent: DNS, TCP, a proxy's tunnel, TLS.
     connect_timeout: Duration,
     ping: Ping,
     shared: Arc<Shared<C::Response>>,
@@ -98,12 +101,12 @@ struct Shared<S: Stream> {
 
 struct Origins<S: Stream> {
     by_origin: HashMap<Arc<Origin>, Kept<S>, ByHash>,
-    /// A task closes what has been idle for too long; it ends when nothing is left.
+    /// Whether a task is closing connections that idle for too long; it ends when none are left.
     swept: bool,
 }
 
 struct Kept<S: Stream> {
-    /// The longest idle first; the last one is used next, so that the others grow old.
+    /// The longest idle first; the last one is used next, so that surplus ones age out.
     idle: Vec<Idle<S>>,
     /// The first one with room is used next.
     shared: Vec<Http2>,
@@ -120,12 +123,12 @@ struct Idle<S: Stream> {
     since: Instant,
 }
 
-/// One HTTP/1.1 connection. Boxed once, when it is opened: it is moved from hand to hand.
+/// One HTTP/1.1 connection. Boxed once, when it is opened, because it is moved often.
 struct Line<S: Stream> {
     http: Http1<S>,
-    /// Plain HTTP by way of a proxy is asked for in absolute form.
+    /// Plain HTTP through a proxy takes requests in absolute form.
     absolute: bool,
-    /// Where it goes when it is free.
+    /// The pool it returns to when it is free.
     pool: Weak<Shared<S>>,
     origin: Arc<Origin>,
 }
@@ -145,7 +148,7 @@ where
         Self { connector, connect_timeout, ping: Ping::default(), shared }
     }
 
-    /// Sends a request to where it is to go, and waits for the head of the answer.
+    /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(
         &self,
         to: &Destination,
@@ -153,7 +156,7 @@ where
     ) -> Result<Response<UpstreamBody>, PoolError> {
         let UpstreamRequest { method, headers, body } = request;
         loop {
-            // What is rare is boxed: the future of a request is moved, and lives as long as its answer takes.
+            // The rare paths are boxed: the future of a request is moved, and lives for as long as its answer takes.
             let way = match self.shared.take(to.origin()) {
                 Some(way) => way,
                 None => Box::pin(self.connect(to)).await.map_err(PoolError::Connect)?,
@@ -161,13 +164,13 @@ where
             match way {
                 Way::Alone { mut line, reused } => {
                     if reused && unconstrained(poll_fn(|_| Poll::Ready(line.http.is_stale()))).await {
-                        // The peer has closed it. Nothing was sent. (Unconstrained: a task that has done much is told that
-                        // there is nothing to read, and there may be hundreds of such connections.)
+                        // The peer has closed it. Nothing was sent. (Unconstrained: when tokio's budget of the task is
+                        // used up, a read seems to find nothing, and there may be hundreds of such connections.)
                         continue;
                     }
                     let head = OutgoingHead {
                         method: &method,
-                        // To a proxy the whole URL is given (RFC 9112 § 3.2).
+                        // A proxy gets the whole URL (RFC 9112 § 3.2).
                         target: if line.absolute { to.uri() } else { to.path() },
                         host: to.host(),
                         headers: &headers,
@@ -175,6 +178,12 @@ where
                     match line.http.send(&head, body.clone()).await {
                         Ok(response) => return Ok(response.map(|()| UpstreamBody::of(line))),
                         Err(ExchangeError::Unsent(_)) if reused => {}
+                        // The peer closed it while the request was on its way, most likely because it had rested for too
+                        // long. The others may be closed as well.
+                        Err(ExchangeError::Unanswered(error)) if reused => {
+                            self.shared.forget(to.origin());
+                            return Err(PoolError::Stale(error.into()));
+                        }
                         Err(error) => return Err(error.into()),
                     }
                 }
@@ -229,7 +238,7 @@ where
 }
 
 impl<S: Stream> Shared<S> {
-    /// A connection that is kept, if there is one.
+    /// Takes a pooled connection, if there is one.
     fn take(&self, origin: &Origin) -> Option<Way<S>> {
         let mut origins = self.origins.lock();
         let kept = origins.by_origin.get_mut(origin)?;
@@ -240,26 +249,35 @@ impl<S: Stream> Shared<S> {
         if since.elapsed() < IDLE_TIMEOUT {
             return Some(Way::Alone { line, reused: true });
         }
-        // The youngest is too old, so all are.
+        // The least idle one is too old, so all are.
         let old = std::mem::take(&mut kept.idle);
         drop(origins);
         drop((line, old));
         None
     }
 
-    /// The way of the first request on a new connection, which is kept when there is none with room.
+    /// Prepares the first request on a new connection, and pools the connection when no other one has a free stream.
     fn share(self: &Arc<Self>, origin: &Arc<Origin>, mut opened: Http2) -> Result<Way<S>, BoxError> {
         let (sender, slot) = opened.take().ok_or("the peer closed the connection, or allows no requests")?;
         let mut origins = self.origins.lock();
         let kept = origins.by_origin.entry(origin.clone()).or_default();
         kept.shared.retain(|connection| !connection.is_closed());
-        // Many may have been opened at one time, because none was there.
+        // Many may have been opened at once, because there was none.
         if !kept.shared.iter().any(Http2::has_room) {
             kept.shared.push(opened);
         }
         drop(origins);
         self.keep_swept();
         Ok(Way::Shared { sender, slot, reused: false })
+    }
+
+    /// Closes the idle connections to `origin`.
+    fn forget(&self, origin: &Origin) {
+        let mut origins = self.origins.lock();
+        let idle = origins.by_origin.get_mut(origin).map(|kept| std::mem::take(&mut kept.idle));
+        // Sockets should not be closed under the lock.
+        drop(origins);
+        drop(idle);
     }
 
     fn put(self: &Arc<Self>, line: Box<Line<S>>) {
@@ -276,14 +294,14 @@ impl<S: Stream> Shared<S> {
         }
     }
 
-    /// Sees that a task closes what grows too old.
+    /// Makes sure that a task closes connections that grow too old.
     fn keep_swept(self: &Arc<Self>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if std::mem::replace(&mut self.origins.lock().swept, true) {
             return;
         }
         let shared = Arc::downgrade(self);
-        // It ends when nothing is left to sweep, or nobody to sweep for.
+        // It ends when nothing is left to sweep, or the pool is gone.
         runtime.spawn(async move {
             while shared.upgrade().is_some_and(|shared| shared.sweep()) {
                 tokio::time::sleep(IDLE_TIMEOUT / 4).await;
@@ -291,7 +309,7 @@ impl<S: Stream> Shared<S> {
         });
     }
 
-    /// Closes what has been idle for too long; returns whether anything is left.
+    /// Closes connections that have been idle for too long; returns whether any are left.
     fn sweep(&self) -> bool {
         let mut old = Vec::new();
         let mut origins = self.origins.lock();
@@ -303,14 +321,14 @@ impl<S: Stream> Shared<S> {
         origins.by_origin.retain(|_, kept| !kept.idle.is_empty() || !kept.shared.is_empty());
         origins.swept = !origins.by_origin.is_empty();
         let left = origins.swept;
-        // Closing sockets is no work to be done under the lock.
+        // Sockets should not be closed under the lock.
         drop(origins);
         drop(old);
         left
     }
 }
 
-/// What a body needs of the connection that it comes on.
+/// The connection as seen by the body that it carries.
 trait Receive: Send {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>>;
 
@@ -343,7 +361,8 @@ impl<S: Stream> Receive for Line<S> {
     }
 }
 
-/// The body of an upstream's answer. Dropped before its end, it closes the connection: that is how an upstream is told to stop.
+/// The body of an upstream's answer. Dropped before its end, it closes the connection: that is how an upstream learns
+/// to stop.
 pub struct UpstreamBody(Source);
 
 enum Source {
@@ -358,8 +377,30 @@ enum Source {
 
 /// A body broke off.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct BodyError(BoxError);
+#[error("{source}")]
+pub struct BodyError {
+    source: BoxError,
+    garbled: bool,
+}
+
+impl BodyError {
+    /// Whether the received bytes are not HTTP, or of another length than was announced.
+    pub fn is_garbled(&self) -> bool {
+        self.garbled
+    }
+}
+
+impl From<ExchangeError> for BodyError {
+    fn from(error: ExchangeError) -> Self {
+        Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into() }
+    }
+}
+
+impl From<hyper::Error> for BodyError {
+    fn from(error: hyper::Error) -> Self {
+        Self { garbled: error.is_parse(), source: error.into() }
+    }
+}
 
 impl UpstreamBody {
     fn of<S: Stream>(line: Box<Line<S>>) -> Self {
@@ -389,12 +430,12 @@ impl Body for UpstreamBody {
             Source::Alone(line) => ready!(line.poll_data(cx)),
             Source::Shared { body, .. } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                return Poll::Ready(frame.map(|frame| frame.map_err(|error| BodyError(error.into()))));
+                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
             }
             Source::Over => None,
         };
         self.give_back_when_done();
-        Poll::Ready(data.map(|data| data.map(Frame::data).map_err(|error| BodyError(error.into()))))
+        Poll::Ready(data.map(|data| data.map(Frame::data).map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {

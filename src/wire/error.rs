@@ -27,7 +27,7 @@ impl From<ApiFormat> for ErrorFormat {
     }
 }
 
-/// An error as it is told to a client. Its fields are OpenAI's; Anthropic's type follows from the status.
+/// An error as a client gets it. Its fields are OpenAI's; Anthropic's type follows from the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     /// HTTP status; in a stream, the one it would have had before the headers were sent.
@@ -53,7 +53,7 @@ impl ApiError {
     }
 
     fn anthropic_type(&self) -> &'static str {
-        // OpenAI's 429 has two meanings, and only one of them passes by waiting.
+        // OpenAI's 429 has two meanings, and only one of them passes with time.
         let billing = self.kind == QUOTA || self.code.as_deref() == Some(QUOTA);
         if billing { "billing_error" } else { anthropic_type(self.status) }
     }
@@ -64,20 +64,20 @@ impl ApiError {
     }
 }
 
-/// A conversation that is to be kept by the provider cannot be, or is not there: codes of Anthropic's API.
+/// Codes of Anthropic's API: the provider cannot store a conversation, or does not have it.
 pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
 pub(crate) const THREAD_NOT_FOUND: &str = "thread_not_found";
 const THREAD_CODES: [&str; 2] = [THREAD_UNSUPPORTED, THREAD_NOT_FOUND];
 
-/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and try again.
+/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and retry.
 pub(crate) const TOO_LONG: &str = "context_length_exceeded";
 
-/// Anthropic's words for it, which has no code: its clients go by them.
+/// Anthropic's message for it: its API has no code, and its clients act on the text.
 pub(crate) const TOO_LONG_IN_WORDS: &str = "prompt is too long";
 
-/// What an Anthropic client is told of an error that says `message`.
+/// The message that an Anthropic client gets for an error with `message`.
 pub(crate) fn anthropic_message<'a>(code: Option<&str>, message: &'a str) -> Cow<'a, str> {
-    // What was said and what may be said are too long together: less of the latter would do.
+    // Prompt and maximum answer are too long together: a shorter answer would do.
     let with_answer = message.contains("in the completion") || message.contains("exceed context limit");
     if code == Some(TOO_LONG) && !with_answer && !message.starts_with(TOO_LONG_IN_WORDS) {
         format!("{TOO_LONG_IN_WORDS}: {message}").into()
@@ -174,7 +174,7 @@ struct AnthropicError<'a> {
     details: Option<ThreadDetails<'a>>,
 }
 
-/// What Anthropic's SDKs go by to send a conversation again without a thread.
+/// Anthropic's SDKs act on these to resend a conversation without a thread.
 #[derive(Serialize)]
 struct ThreadDetails<'a> {
     error_code: &'a str,
@@ -187,8 +187,8 @@ impl<'a> ThreadDetails<'a> {
     }
 }
 
-/// The `error` event of the Responses format. The reference documents the flat fields; OpenAI's server sends them within
-/// `error`, which is also what its SDKs raise as an exception. So both are there.
+/// The `error` event of the Responses format. The reference documents the flat fields; OpenAI's server sends them
+/// within `error`, which its SDKs raise as an exception. So both are there.
 #[derive(Serialize)]
 struct ResponsesErrorEvent<'a> {
     #[serde(rename = "type")]
@@ -248,7 +248,7 @@ fn json(body: &impl Serialize) -> Vec<u8> {
 }
 
 json_object! {
-    /// Everything that any provider is known to put into an error body or event, at whichever depth.
+    /// All fields that providers are known to put into an error body or event, at any depth.
     struct Loose<'de> {
         error: Raw<'de> = "error",
         message: Raw<'de> = "message",
@@ -281,9 +281,9 @@ impl<'de> Fold<'de> for First<'de> {
 /// The longest message taken from a provider, in characters; more is a web page, not a message.
 const MESSAGE_MAX_CHARS: usize = 2000;
 
-/// Reads an error that a provider sent, as the body of an answer with `status` or as an event of a stream (then `status`
-/// is a success, and a status in the error decides, or else its type), so that it can be told in another shape. Whatever the
-/// bytes are, there is an answer: what cannot be read has a general message.
+/// Reads an error that a provider sent, as the body of an answer with `status` or as an event of a stream (then
+/// `status` is a success, and a status in the error decides, or else its type), so that it can be rendered in another
+/// shape. Never fails: unreadable bytes get a general message.
 pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
@@ -322,6 +322,14 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     }
 }
 
+/// Whether an SDK of this format finds the message in an error's `body`.
+pub fn has_shape(format: ErrorFormat, body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let Some(outer) = Raw::of(text.trim()).object::<Loose<'_>>() else { return false };
+    let named = format == ErrorFormat::OpenAi || outer.kind.text().as_deref() == Some("error");
+    named && outer.error.object::<Loose<'_>>().is_some_and(|error| error.message.text().is_some())
+}
+
 /// A number that is the HTTP status of an error.
 fn error_status(number: Raw<'_>) -> Option<u16> {
     number.scalar()?.parse().ok().filter(|status| (400..600).contains(status))
@@ -332,7 +340,7 @@ fn plain_error(status: u16, text: &str) -> ApiError {
     ApiError::new(status, plain_message(text).unwrap_or_else(|| general_message(status)))
 }
 
-/// What an error that is not JSON says; nothing if it is no text, a web page, or JSON that was cut off.
+/// The message of an error that is not JSON; `None` if it is not text, a web page, or truncated JSON.
 pub(crate) fn plain_message(text: &str) -> Option<Cow<'static, str>> {
     let text = text.trim();
     let is_text = |c: char| c != char::REPLACEMENT_CHARACTER && (!c.is_control() || c.is_whitespace());

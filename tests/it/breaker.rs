@@ -1,9 +1,10 @@
-//! A provider that keeps failing is taken out for a while.
+//! A provider that keeps failing is not used for a while.
 
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use nexusgate::demo::provider::{Gate, Reply};
+use nexusgate::domain::provider::ProviderKind;
 
 use crate::failover::{provider, two_providers};
 use crate::support::TestApp;
@@ -14,7 +15,7 @@ fn up(scrape: &Scrape, value: f64) -> bool {
     scrape.metric("nexusgate_provider_up").label("provider", "first").is(value)
 }
 
-/// Two providers, of which the first has failed until its breaker opened.
+/// Two providers; the first has failed until its breaker opened.
 async fn opened() -> TestApp {
     let app = two_providers().await;
     provider(&app, "first").always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
@@ -54,7 +55,7 @@ async fn it_opens_and_closes() {
     app.eventually("the breaker is closed", |scrape| up(scrape, 1.0)).await;
 }
 
-/// An answer may take minutes; that it comes is enough.
+/// An answer may take minutes; its beginning is enough.
 #[tokio::test]
 async fn a_probe_that_streams_closes_it_with_its_first_token() {
     let app = opened().await;
@@ -69,7 +70,7 @@ async fn a_probe_that_streams_closes_it_with_its_first_token() {
     assert!(answer.text().await.expect("the rest").contains("[DONE]"));
 }
 
-/// With one provider there is nobody to fail over to: an open breaker does not refuse what may work.
+/// With one provider there is no failover: an open breaker does not refuse a request that may succeed.
 #[tokio::test]
 async fn a_lone_provider_is_tried_all_the_same() {
     let app = TestApp::spawn().await;
@@ -79,4 +80,29 @@ async fn a_lone_provider_is_tried_all_the_same() {
     }
     app.provider().always(Reply::text("well again"));
     assert_eq!(app.chat(MODEL).send().await.status(), 200);
+}
+
+/// The last resort is a provider with a free slot, whatever its rank.
+#[tokio::test]
+async fn a_provider_without_room_is_no_last_resort() {
+    let app = TestApp::builder()
+        .targets(vec![("first", ProviderKind::OpenAi, None), ("second", ProviderKind::OpenAi, None)])
+        .adjust(|settings| settings.declared.providers[1].max_concurrency = Some(1))
+        .spawn()
+        .await;
+    provider(&app, "first").always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    for _ in 0..5 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    }
+    app.eventually("the breaker is open", |scrape| up(scrape, 0.0)).await;
+    let gate = Gate::new();
+    provider(&app, "second").always(Reply::text("slow").held_by(&gate));
+    let waiting = tokio::spawn(app.chat(MODEL).build().send());
+    gate.reached(1).await;
+    provider(&app, "first").always(Reply::text("well again"));
+    let answer = app.chat(MODEL).send().await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["x-nexusgate-provider"], "first");
+    gate.open();
+    assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
 }

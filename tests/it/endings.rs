@@ -17,7 +17,7 @@ use crate::support::TestApp;
 use crate::support::app::{Builder, EMBEDDING_MODEL, MODEL};
 use crate::support::scrape::Scrape;
 
-/// What one ending must leave behind.
+/// The expected traces of one ending.
 struct Expected {
     status: &'static str,
     /// The outcome of the last upstream attempt; `None`: none was made.
@@ -54,11 +54,11 @@ fn call(app: &TestApp, stream: bool) -> reqwest::RequestBuilder {
     if stream { call.streamed().build() } else { call.build() }
 }
 
-/// Sends, and reads whatever comes until it ends one way or the other.
+/// Sends, and reads the answer to its end, whichever end that is.
 async fn send(app: &TestApp, stream: bool) -> Option<StatusCode> {
     let response = call(app, stream).send().await.ok()?;
     let status = response.status();
-    // A stream that breaks off ends in an error here; the gateway's counters are what is looked at.
+    // A stream that breaks off ends in an error here; the test checks the gateway's counters.
     let _ = response.bytes().await;
     Some(status)
 }
@@ -88,7 +88,7 @@ async fn upstream_errors() {
     }
 }
 
-/// What the client was told stands in the request log, whoever told it.
+/// The error that the client received is in the request log, whether the provider's or the gateway's.
 #[tokio::test]
 async fn errors_are_logged_as_the_client_got_them() {
     let app = TestApp::spawn().await;
@@ -131,7 +131,7 @@ async fn silence_in_the_middle_of_a_stream() {
         .await;
 }
 
-/// Nor is `[DONE]` said by all providers, and some do not close the connection either.
+/// Nor do all providers send `[DONE]`, and some do not close the connection either.
 #[tokio::test]
 async fn silence_after_the_finish_reason() {
     let app = TestApp::builder().setting("STREAM_IDLE_TIMEOUT", "200ms").spawn().await;
@@ -142,7 +142,7 @@ async fn silence_after_the_finish_reason() {
     check(&app, Expected { status: "completed", outcome: Some("ok"), error: None }).await;
 }
 
-/// One that says a reason in every chunk has not said the end.
+/// A stream with a finish reason in every chunk has not ended by it.
 #[tokio::test]
 async fn silence_in_a_stream_of_reasons() {
     let app = TestApp::builder().setting("STREAM_IDLE_TIMEOUT", "200ms").spawn().await;
@@ -205,7 +205,7 @@ async fn client_gone_before_the_first_byte() {
         })
         .await;
         gate.open();
-        // The provider answered all the same, and what it charges for is known.
+        // The provider answered all the same, and its charge is known.
         check(&app, Expected { status: "aborted", outcome: Some("ok"), error: None }).await;
         let scrape = app.scrape().await;
         assert!(scrape.metric("nexusgate_tokens_completion_total").value() > 0.0);
@@ -229,7 +229,7 @@ async fn client_gone_in_the_middle() {
     );
 }
 
-/// That another provider failed before is not why the client left.
+/// An earlier failure of another provider is not the reason for the client's disconnect.
 #[tokio::test]
 async fn client_gone_after_a_failover() {
     let targets = ["alpha", "beta"].map(|name| (name, ProviderKind::OpenAi, None)).to_vec();
@@ -245,7 +245,23 @@ async fn client_gone_after_a_failover() {
     assert!(app.scrape().await.metric("nexusgate_failovers_total").is(1.0));
 }
 
-/// SDKs leave as soon as they have read an error, which is not their doing.
+/// No client is left to answer, so there is no retry.
+#[tokio::test]
+async fn client_gone_before_a_retry() {
+    let app = TestApp::spawn().await;
+    app.provider().always(Reply::rate_limited(Duration::from_secs(1)));
+    let call = call(&app, false).timeout(Duration::from_millis(300));
+    assert!(call.send().await.is_err_and(|error| error.is_timeout()));
+    let scrape = app.settled().await;
+    assert!(
+        scrape.metric("nexusgate_completions_total").label("status", "aborted").is(1.0),
+        "{}",
+        scrape.text
+    );
+    assert_eq!(app.provider().calls().len(), 1);
+}
+
+/// SDKs disconnect as soon as they have read an error; that does not count as an abort.
 #[tokio::test]
 async fn client_gone_after_an_error() {
     let events = concat!(
@@ -265,7 +281,7 @@ async fn client_gone_after_an_error() {
     }
 }
 
-/// An error is the last word, also of a connection that breaks.
+/// An error event ends a stream, even if the connection breaks afterwards.
 #[tokio::test]
 async fn a_cut_after_an_error() {
     let events = "data: {\"error\":{\"message\":\"Slow down.\",\"code\":\"rate_limit_exceeded\"}}\n\n";
@@ -278,7 +294,8 @@ async fn a_cut_after_an_error() {
         .await;
 }
 
-/// A client that leaves before the end of its own format's stream has not got all of it, whatever the provider has said.
+/// A client that disconnects before the end of its own format's stream has not received all of it, whatever the
+/// provider has sent.
 #[tokio::test]
 async fn client_gone_between_the_last_word_and_the_converted_end() {
     for drain in ["0s", "100ms"] {
@@ -348,7 +365,7 @@ async fn embeddings_end_once_too() {
     assert_eq!(app.embedding_rows().await.len(), 2);
 }
 
-/// Requests that were refused are counted there, and nowhere else.
+/// Refused requests are counted as such, and nowhere else.
 #[tokio::test]
 async fn refusals() {
     let app = TestApp::builder()
@@ -413,7 +430,7 @@ async fn too_many_in_flight() {
     assert!(scrape.metric("nexusgate_requests_rejected_total").label("reason", "overloaded").is(1.0));
 }
 
-/// SIGTERM's way: running streams finish, records are written.
+/// As at SIGTERM: running streams finish, records are written.
 #[tokio::test]
 async fn shutdown_lets_streams_finish() {
     let app = TestApp::spawn().await;
@@ -437,7 +454,8 @@ async fn shutdown_lets_streams_finish() {
     assert!(reading.await.expect("joined").contains("[DONE]"));
 }
 
-/// At the end of the grace what still runs ends as failed, with what its provider has said, and is in the log.
+/// At the end of the grace period, running requests end as failed, with their provider's output so far, and are in the
+/// log.
 #[tokio::test]
 async fn what_outlasts_the_grace_is_accounted_for() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -477,7 +495,7 @@ async fn what_outlasts_the_grace_is_accounted_for() {
     assert!(waiting.await.expect("joined").is_err());
 }
 
-/// Half a request head asks nothing, and holds up nothing.
+/// Half a request head is no request, and delays nothing.
 #[tokio::test]
 async fn half_a_head_does_not_hold_up_a_shutdown() {
     let app = TestApp::builder()
@@ -495,7 +513,8 @@ async fn half_a_head_does_not_hold_up_a_shutdown() {
     assert!(ended.expect("it ends before the grace does"), "nothing was running");
 }
 
-/// A client that has `[DONE]` has its answer, however long its provider takes to close, and that is not waited for for long.
+/// A client that has received `[DONE]` has its answer, however long its provider takes to close; the gateway waits for
+/// the close only briefly.
 #[tokio::test]
 async fn what_comes_after_the_answer_is_not_the_clients_time() {
     let events = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
@@ -520,7 +539,7 @@ async fn what_comes_after_the_answer_is_not_the_clients_time() {
         );
     }
 
-    // Nor is what it waits for then a stall of the client's stream.
+    // Nor is that wait a stall of the client's stream.
     let app = TestApp::spawn().await;
     let late = Reply::raw_stream([events, ": the end\n\n"]).paused_after(1, Duration::from_millis(800));
     app.provider().always(late);

@@ -1,4 +1,4 @@
-//! Providers that bend the rules: what can be understood is, what cannot ends well.
+//! Providers that bend the rules: understood where possible, else ended cleanly.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use nexusgate::demo::provider::{Gate, Reply};
 use nexusgate::domain::label::ApiFormat;
 use nexusgate::domain::provider::ProviderKind;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::support::TestApp;
 use crate::support::app::MODEL;
@@ -21,7 +22,7 @@ async fn behind(kind: ProviderKind) -> TestApp {
     TestApp::builder().targets(vec![("alpha", kind, None)]).spawn().await
 }
 
-/// What a whole answer of any format says.
+/// The text of a whole answer in any format.
 fn text_of(format: ApiFormat, answer: &Value) -> &str {
     let at = match format {
         ApiFormat::OpenAiChat => "/choices/0/message/content",
@@ -40,7 +41,7 @@ fn ends_well(format: ApiFormat, stream: &str) -> bool {
     }
 }
 
-/// The scripted answer as a provider of `kind` gives it to a client of its own format, whole or as a stream.
+/// The scripted answer of a provider of `kind` to a client of its own format, whole or as a stream.
 async fn recorded(kind: ProviderKind, stream: bool) -> Bytes {
     let app = behind(kind).await;
     app.provider().always(Reply::text("as it is"));
@@ -51,7 +52,7 @@ async fn recorded(kind: ProviderKind, stream: bool) -> Bytes {
     call.send().await.bytes().await.expect("an answer")
 }
 
-/// A stream though a whole answer was asked for, and the other way round: the client gets what it asked for.
+/// A stream though a whole answer was requested, and vice versa: the client gets the form it requested.
 #[tokio::test]
 async fn the_other_way_than_asked() {
     for kind in KINDS {
@@ -85,7 +86,7 @@ async fn the_other_way_than_asked() {
     }
 }
 
-/// A stream that does not say that it is one goes to a client that asked for one; what is none is read as before.
+/// A stream not labelled as one reaches a client that requested a stream; other bodies are read as before.
 #[tokio::test]
 async fn streams_under_another_name() {
     let untold = |name: Option<&'static str>, body: Bytes, size: usize| {
@@ -126,8 +127,8 @@ async fn streams_under_another_name() {
     }
 }
 
-/// Everything that the standard of event streams allows and providers are known for, byte for byte to a client of the same
-/// format, understood for one of another, wherever it is cut.
+/// Everything that the event stream standard allows and providers are known to send: byte for byte to a client of the
+/// same format, converted for other formats, wherever it is cut.
 #[tokio::test]
 async fn a_stream_with_every_whim() {
     let stream = concat!(
@@ -173,8 +174,8 @@ async fn bytes_that_are_not_utf8() {
     assert!(text.contains("a\u{fffd}\u{fffd}b") && ends_well(ApiFormat::Anthropic, &text), "{text}");
 }
 
-/// A line without end is let through to a client of the same format and ended with an error for one of another; it is never
-/// gathered (the scanner keeps 16 MiB at most, see its own tests).
+/// An endless line is passed through to a client of the same format and ends with an error for other formats; it is
+/// never buffered (the scanner keeps 16 MiB at most, see its own tests).
 #[tokio::test]
 async fn an_endless_line() {
     let app = TestApp::spawn().await;
@@ -197,7 +198,7 @@ async fn an_endless_line() {
     assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "protocol").value() >= 1.0);
 }
 
-/// Bytes that come too slowly are a timeout when the whole answer is waited for, and a stream when they are one.
+/// Slow bytes time out a whole answer, but are fine in a stream.
 #[tokio::test]
 async fn drop_by_drop() {
     let app = TestApp::builder().setting("UPSTREAM_TIMEOUT", "300ms").spawn().await;
@@ -209,7 +210,7 @@ async fn drop_by_drop() {
     );
     app.provider().always(Reply::text("slowly").split(1).every(Duration::from_millis(20)));
     assert_eq!(app.chat(MODEL).send().await.status(), 504);
-    // Headers, and then nothing.
+    // Only headers.
     let gate = Gate::new();
     app.provider().always(Reply::text("never").stalled_after(0, &gate));
     for stream in [false, true] {
@@ -254,7 +255,7 @@ async fn interim_answers_are_passed_over() {
     assert!(scrape.metric("nexusgate_usage_missing_total").is(1.0));
 }
 
-/// The gateway asks for plain bytes; who sends others all the same is not understood, or only in part.
+/// The gateway requests plain bytes; a provider that sends encoded ones is not understood, or only in part.
 #[tokio::test]
 async fn compressed_answers() {
     let app = behind(ProviderKind::Anthropic).await;
@@ -273,7 +274,7 @@ async fn compressed_answers() {
     assert_eq!(told["error"]["message"], "The provider answered with status 400");
 }
 
-/// An error that is too long to be passed on, or breaks off, is still the error that its status says.
+/// An error that is too long to be passed on, or breaks off, still counts by its status.
 #[tokio::test]
 async fn errors_that_cannot_be_read() {
     let app = TestApp::spawn().await;
@@ -299,7 +300,7 @@ async fn errors_that_cannot_be_read() {
     }
 }
 
-/// Errors that come with the status of a success.
+/// Errors with a success status.
 #[tokio::test]
 async fn errors_in_disguise() {
     let app = TestApp::spawn().await;
@@ -324,7 +325,7 @@ async fn errors_in_disguise() {
     assert!(attempts.is(4.0), "each is tried once more:\n{}", scrape.text);
 }
 
-/// OpenRouter tells of an upstream that failed in the middle within the choice, and Mistral by the finish reason alone.
+/// OpenRouter reports an upstream failure in mid-stream within the choice, Mistral by the finish reason alone.
 #[tokio::test]
 async fn choices_that_failed() {
     let whole = r#"{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Half"},"finish_reason":"error","error":{"code":429,"message":"Slow down"}}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
@@ -353,7 +354,7 @@ async fn choices_that_failed() {
     }
 }
 
-/// Events of a Responses stream are numbered, and the one that tells of its end by the gateway too.
+/// Events of a Responses stream are numbered, including the gateway's own error event at the end.
 #[tokio::test]
 async fn the_last_word_on_a_responses_stream_has_a_number() {
     let app = behind(ProviderKind::OpenAiResponses).await;
@@ -370,7 +371,7 @@ async fn the_last_word_on_a_responses_stream_has_a_number() {
     assert!(numbers.iter().zip(0..).all(|(number, index)| *number == index), "{numbers:?}");
 }
 
-/// Only one choice was asked for, whatever the provider calls it.
+/// Only one choice was requested, whatever index the provider gives it.
 #[tokio::test]
 async fn a_choice_with_another_number() {
     let events = "data: {\"id\":\"c\",\"choices\":[{\"index\":1,\"delta\":{\"content\":\"Hello\"}}]}\n\ndata: {\"id\":\"c\",\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
@@ -380,7 +381,7 @@ async fn a_choice_with_another_number() {
     assert!(text.contains("Hello") && text.contains("max_tokens"), "{text}");
 }
 
-/// The same in a stream that nobody asked for.
+/// The same in a stream that was not requested.
 #[tokio::test]
 async fn errors_in_a_stream_instead_of_a_whole_answer() {
     let response = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"id\":\"r\",\"status\":\"failed\",\"error\":{\"code\":\"rate_limit_exceeded\",\"message\":\"Slow down\"},\"usage\":{\"input_tokens\":5000,\"output_tokens\":3}}}\n\n";
@@ -400,14 +401,14 @@ async fn errors_in_a_stream_instead_of_a_whole_answer() {
         assert!(attempts.value() > 0.0, "{kind:?}");
         let limited = scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_429");
         assert!(limited.is(attempts.value()), "{kind:?}:\n{}", scrape.text);
-        // Each of three calls is tried once more.
+        // Each of three calls is retried once.
         assert!(attempts.is(6.0), "{kind:?}:\n{}", scrape.text);
         let each = scrape.metric("nexusgate_tokens_prompt_total").is(30000.0);
         assert!(each, "{kind:?}:\n{}", scrape.text);
     }
 }
 
-/// Each piece of a converted stream goes on as soon as it is there.
+/// Each piece of a converted stream is sent on at once.
 #[tokio::test]
 async fn converted_streams_are_not_held_back() {
     for kind in KINDS {
@@ -435,7 +436,7 @@ async fn converted_streams_are_not_held_back() {
     }
 }
 
-/// -1 as an unsigned number is no count of tokens: it is unknown, and hurts nothing that comes after it.
+/// -1 as an unsigned number is no token count: the count is unknown, and later data is unaffected.
 #[tokio::test]
 async fn an_absurd_usage_is_unknown() {
     let app = TestApp::builder().key("sk-limited-0123456789", "limited", None, Some(1000)).spawn().await;
@@ -457,7 +458,7 @@ async fn an_absurd_usage_is_unknown() {
     assert_eq!(rows.len(), 5);
 }
 
-/// A server that closes without HTTP's last chunk, after an answer that is whole.
+/// A server that closes without HTTP's last chunk, after a complete answer.
 #[tokio::test]
 async fn a_whole_answer_is_whole_however_its_connection_ends() {
     let chat = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
@@ -479,8 +480,8 @@ async fn a_whole_answer_is_whole_however_its_connection_ends() {
     }
 }
 
-/// A server that sends neither HTTP's last chunk nor a close after the last event: the answer ends all the same, and it ends
-/// well, however often that happens.
+/// A server that neither sends HTTP's last chunk nor closes after the last event: the answer still ends, and ends well,
+/// however often that happens.
 #[tokio::test]
 async fn an_answer_ends_with_its_last_event_though_its_connection_does_not() {
     for kind in KINDS {
@@ -504,5 +505,181 @@ async fn an_answer_ends_with_its_last_event_though_its_connection_does_not() {
         assert!(scrape.metric("nexusgate_provider_up").is(1.0));
         assert!(scrape.metric("nexusgate_tokens_wasted_total").is(0.0));
         assert!(scrape.metric("nexusgate_usage_missing_total").is(0.0));
+    }
+}
+
+/// A server that closes a kept-alive connection just as the next request arrives: the request is answered over a new
+/// connection, and the provider's health does not suffer.
+#[tokio::test]
+async fn kept_connections_that_are_closed_too_soon() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let answer = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
+            answer.len()
+        );
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = raw::read_request(&mut connection).await;
+            let _ = connection.write_all(answer.as_bytes()).await;
+            let _ = raw::read_request(&mut connection).await;
+        }
+    });
+    let app = TestApp::builder().upstream(url).spawn().await;
+    for turn in 0..10 {
+        assert_eq!(app.chat(MODEL).send().await.status(), 200, "{turn}");
+    }
+    let scrape = app.settled().await;
+    let attempts =
+        |outcome| scrape.metric("nexusgate_upstream_attempts_total").label("outcome", outcome).value();
+    // The first one opens a connection, every other one meets a closing one.
+    assert_eq!((attempts("ok"), attempts("stream_cut")), (10.0, 9.0), "each call is counted");
+    assert!(scrape.metric("nexusgate_provider_up").is(1.0));
+    assert!(scrape.metric("nexusgate_failovers_total").is(0.0));
+}
+
+/// An event stream in one chunk, and the bytes after it.
+fn streamed(events: &str, then: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n{then}",
+        events.len()
+    )
+    .into_bytes()
+}
+
+/// In the middle of an event no error can be reported, but everything before it is sent.
+#[tokio::test]
+async fn what_was_forwarded_before_a_cut_arrives() {
+    let event = |text: &str| {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    };
+    let (one, two) = (event("one"), event("two"));
+    let events = format!("{one}{two}data: {{\"choi");
+    let app = TestApp::builder().upstream(raw::answering(streamed(&events, "")).await).spawn().await;
+    for turn in 0..20 {
+        // Usage is requested, so that everything is forwarded as it comes.
+        let call = app.chat(MODEL).streamed().with("stream_options", json!({ "include_usage": true }));
+        let answer = call.send().await;
+        assert_eq!(answer.status(), 200);
+        let mut chunks = answer.bytes_stream();
+        let mut seen = Vec::new();
+        let mut broke = false;
+        while let Some(chunk) = chunks.next().await {
+            match chunk {
+                Ok(bytes) => seen.extend_from_slice(&bytes),
+                Err(_) => broke = true,
+            }
+        }
+        assert!(
+            broke && seen.starts_with(format!("{one}{two}").as_bytes()),
+            "{turn}: {}",
+            String::from_utf8_lossy(&seen)
+        );
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(20.0));
+}
+
+/// Until one event is complete, another provider can answer.
+#[tokio::test]
+async fn a_stream_that_breaks_in_its_first_event_moves_on() {
+    let events = "data: {\"choices\":[{\"index\":0,\"de";
+    let first = raw::answering(streamed(events, "")).await;
+    let kind = ProviderKind::OpenAi;
+    let app =
+        TestApp::builder().targets(vec![("first", kind, Some(first)), ("second", kind, None)]).spawn().await;
+    let answer = app.chat(MODEL).streamed().send().await;
+    assert_eq!(answer.headers()["x-nexusgate-provider"], "second");
+    assert!(ends_well(ApiFormat::OpenAiChat, &answer.text().await.expect("a whole answer")));
+    assert!(app.settled().await.metric("nexusgate_failovers_total").is(1.0));
+}
+
+/// Invalid HTTP in the middle of a body is reported as such, and not retried.
+#[tokio::test]
+async fn nonsense_in_a_body() {
+    let bytes =
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}"
+            .to_vec();
+    let app = TestApp::builder().upstream(raw::answering(bytes).await).spawn().await;
+    assert_eq!(app.chat(MODEL).send().await.status(), 502);
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").is(1.0), "{}", scrape.text);
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "protocol").is(1.0));
+}
+
+/// An error whose body does not come is still reported by its status.
+#[tokio::test]
+async fn an_error_that_stalls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = raw::read_request(&mut connection).await;
+            let _ =
+                connection.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 1000\r\n\r\n{\"err").await;
+            held.push(connection);
+        }
+    });
+    let app = TestApp::builder().upstream(url).spawn().await;
+    let answer = app.chat(MODEL).send().await;
+    assert_eq!(answer.status(), 400);
+    let error: Value = answer.json().await.expect("JSON");
+    assert!(error["error"]["message"].as_str().is_some_and(|message| message.contains("could not be read")));
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "http_4xx").is(1.0));
+}
+
+/// Pings after the last event keep the provider's connection alive, not the client waiting.
+#[tokio::test]
+async fn pings_after_the_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = raw::read_request(&mut connection).await;
+            let events = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"all\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+            let mut next = streamed(events, "");
+            // Until the gateway closes the connection.
+            while connection.write_all(&next).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                next = b"8\r\n: ping\n\n\r\n".to_vec();
+            }
+        }
+    });
+    let app = TestApp::builder().upstream(url).spawn().await;
+    let text = app.chat(MODEL).streamed().send().await.text().await.expect("a whole answer");
+    assert!(text.contains("all") && text.contains("[DONE]"), "{text}");
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(1.0));
+}
+
+/// Errors in a shape that the client's SDK cannot read are rewritten into one that it can.
+#[tokio::test]
+async fn errors_in_shapes_of_their_own() {
+    for (body, kind, message) in [
+        ("<html><h1>502</h1></html>", "text/html", "status"),
+        ("slow down", "text/plain", "slow down"),
+        ("", "application/json", "status"),
+        (r#"{"error":"model not loaded"}"#, "application/json", "model not loaded"),
+        (r#"{"detail":"Field required"}"#, "application/json", "Field required"),
+        (r#"[{"error":{"code":400,"message":"gemini says"}}]"#, "application/json", "gemini says"),
+    ] {
+        let bytes = format!(
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let app = TestApp::builder().upstream(raw::answering(bytes.into_bytes()).await).spawn().await;
+        for answer in
+            [app.chat(MODEL).send().await, app.embeddings(crate::support::app::EMBEDDING_MODEL).send().await]
+        {
+            assert_eq!(answer.status(), 400);
+            assert_eq!(answer.headers()["content-type"], "application/json");
+            let error: Value = answer.json().await.expect("JSON");
+            let told = error["error"]["message"].as_str().expect("a message");
+            assert!(told.contains(message), "{body}: {error}");
+            assert_eq!(error["error"]["type"], "invalid_request_error");
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! One HTTP/1.1 connection to an upstream, one request after the other.
 //!
-//! Why not hyper's: its client hands each request over a channel to the connection's dispatcher and the answer back over a second
-//! one, is driven from outside, and writes by way of a queue. That is a tenth of what a request costs here
-//! (docs/PERFORMANCE.md). What is needed is less: the gateway sends whole bodies with `GET` and `POST`, never upgrades and does not pipeline.
-//! `httparse` reads heads and sizes of chunks, as it does for hyper; HTTP/2 is left to hyper.
+//! Why not hyper's: its client hands each request over a channel to the connection's dispatcher and the answer back
+//! over a second one, is driven from outside, and writes by way of a queue. That is a tenth of a request's cost here
+//! (docs/PERFORMANCE.md). The gateway needs less: it sends whole bodies with `GET` and `POST`, never upgrades and does
+//! not pipeline. `httparse` reads heads and chunk sizes, as it does for hyper; HTTP/2 is left to hyper.
 //!
-//! An answer may come before the request has been written (a refusal of a large body): it is passed on while the rest is
-//! written, and the connection is used again only when both are whole.
+//! An answer may come before the request has been written (a refusal of a large body): it is passed on while the rest
+//! is written, and the connection is reused only when both are complete.
 
 mod framing;
 mod head;
@@ -28,19 +28,19 @@ use self::framing::{Decoded, Framing};
 pub(super) use self::head::OutgoingHead;
 use self::head::take_head;
 
-/// What is read at once, in bytes: at first, and when answers come faster than that.
+/// Size of a read, in bytes: at first, and at most, when answers come faster.
 const READ_MIN: usize = 8 << 10;
 const READ_MAX: usize = 256 << 10;
 
-/// A body that is no longer than this is sent from behind its head: to copy it costs less than to have the kernel collect the two.
+/// A body up to this length is copied behind its head: that costs less than having the kernel gather the two.
 const JOINED: usize = 4096;
 
-/// What came is not HTTP/1.1.
+/// The received bytes are not HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is not HTTP: {0}")]
 pub(super) struct Garbled(&'static str);
 
-/// Why an answer did not come, or broke off.
+/// Why an answer did not arrive, or broke off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExchangeError {
     #[error(transparent)]
@@ -52,20 +52,25 @@ pub(super) enum ExchangeError {
     /// Before the first byte of the request was on its way.
     #[error("the connection was broken: {0}")]
     Unsent(io::Error),
+    /// Before the first byte of an answer.
+    #[error("the connection broke before the answer: {0}")]
+    Unanswered(io::Error),
 }
 
 /// A connection.
 pub(super) struct Http1<S> {
     io: TokioIo<S>,
-    /// What was received and not yet made sense of.
+    /// Received and not yet parsed.
     read: BytesMut,
     read_size: usize,
-    /// What is being sent: a head, with a short body behind it, of which so many bytes are gone, and what is left of a long body.
+    /// The head being sent, and the body if it is short.
     head: Vec<u8>,
+    /// Bytes of `head` already sent.
     head_sent: usize,
+    /// The rest of a long body.
     body: Bytes,
     sending: bool,
-    /// Of the answer that is being received.
+    /// The framing of the answer being received.
     framing: Framing,
     keep_alive: bool,
 }
@@ -85,7 +90,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
         }
     }
 
-    /// Whether the peer has closed the connection, or said something unasked. Only for one that is not in use.
+    /// Whether the peer has closed the connection, or sent unsolicited bytes. Only for an idle connection.
     pub(super) fn is_stale(&mut self) -> bool {
         !self.read.is_empty() || self.poll_read(&mut Context::from_waker(Waker::noop())).is_ready()
     }
@@ -93,7 +98,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
     /// Sends a request and waits for the head of its answer. The body then comes from [`poll_data`](Self::poll_data).
     ///
     /// # Errors
-    /// [`ExchangeError`]; the connection is of no use any more.
+    /// [`ExchangeError`]; the connection cannot be used any more.
     pub(super) async fn send(
         &mut self,
         head: &OutgoingHead<'_>,
@@ -111,7 +116,9 @@ impl<S: Read + Write + Unpin> Http1<S> {
         // Until there is an answer.
         self.framing = Framing::Done;
         self.keep_alive = false;
-        let mut broken = None;
+        let mut broken: Option<io::Error> = None;
+        // An informational answer.
+        let mut heard = false;
         poll_fn(|cx| {
             if self.sending
                 && let Poll::Ready(Err(error)) = self.poll_send(cx)
@@ -119,7 +126,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
                 if self.head_sent == 0 {
                     return Poll::Ready(Err(ExchangeError::Unsent(error)));
                 }
-                // A peer that refuses a body may close the connection behind its answer.
+                // A peer that refuses a body may close the connection after its answer.
                 broken = Some(error);
             }
             loop {
@@ -130,6 +137,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
                         return Poll::Ready(Err(Garbled("it switches protocols").into()));
                     }
                     if answer.status.is_informational() {
+                        heard = true;
                         continue;
                     }
                     self.framing = answer.framing;
@@ -139,14 +147,22 @@ impl<S: Read + Write + Unpin> Http1<S> {
                     *response.headers_mut() = answer.headers;
                     return Poll::Ready(Ok(response));
                 }
-                match ready!(self.poll_read(cx)) {
-                    Ok(0) => {
-                        return Poll::Ready(Err(broken
-                            .take()
-                            .map_or(ExchangeError::Closed, ExchangeError::Io)));
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Poll::Ready(Err(broken.take().unwrap_or(error).into())),
+                let read = match ready!(self.poll_read(cx)) {
+                    Ok(0) => Err(None),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(Some(error)),
+                };
+                if let Err(error) = read {
+                    // The first thing that went wrong says most.
+                    let error = broken.take().or(error);
+                    let silent = !heard && self.read.is_empty();
+                    return Poll::Ready(Err(match error {
+                        _ if silent => ExchangeError::Unanswered(
+                            error.unwrap_or_else(|| ErrorKind::UnexpectedEof.into()),
+                        ),
+                        Some(error) => error.into(),
+                        None => ExchangeError::Closed,
+                    }));
                 }
             }
         })
@@ -156,7 +172,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
     /// The next piece of the answer's body; `None`: it is over.
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ExchangeError>>> {
         if self.sending {
-            // That it breaks does not matter any more: the answer is here.
+            // An error here does not matter any more: the answer has arrived.
             let _ = self.poll_send(cx);
         }
         loop {
@@ -189,12 +205,12 @@ impl<S: Read + Write + Unpin> Http1<S> {
         self.framing == Framing::Done
     }
 
-    /// It may carry another request.
+    /// Whether the connection may carry another request.
     pub(super) fn is_free(&self) -> bool {
         self.is_done() && self.keep_alive && !self.sending && self.read.is_empty()
     }
 
-    /// How much of the answer's body is to come.
+    /// The remaining length of the answer's body.
     pub(super) fn size_hint(&self) -> SizeHint {
         match self.framing {
             Framing::Done => SizeHint::with_exact(0),
@@ -203,7 +219,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
         }
     }
 
-    /// The answer has been passed on: what it needed more than others is given back.
+    /// The answer has been passed on: shrinks buffers that it made grow.
     pub(super) fn rest(&mut self) {
         if self.read_size > READ_MIN || self.read.capacity() > READ_MIN {
             self.read = BytesMut::new();
@@ -233,7 +249,7 @@ impl<S: Read + Write + Unpin> Http1<S> {
         Poll::Ready(Ok(read))
     }
 
-    /// Writes what is left of the request.
+    /// Writes the rest of the request.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = ready!(self.poll_write_all(cx));
         if result.is_err() {

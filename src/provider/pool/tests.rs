@@ -13,6 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -183,6 +184,67 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced() {
         assert_eq!(server.connections(), turn);
         server.hang_up().await;
     }
+}
+
+/// A server whose connections are closed with the last of `answered` requests read and not answered.
+async fn spawn_impatient(answered: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = requests.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                for turn in 0..=answered {
+                    if read_request(&mut stream).await.is_none() {
+                        return;
+                    }
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    if turn < answered {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        stream.write_all(answer).await.expect("sent");
+                    }
+                }
+            });
+        }
+    });
+    (address, requests)
+}
+
+/// Reads the head of a `GET`.
+async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(head)
+}
+
+/// It gave up waiting while the request was on its way.
+#[tokio::test]
+async fn a_request_that_meets_the_end_of_an_idle_connection_says_so() {
+    let (address, requests) = spawn_impatient(1).await;
+    let pool = pool(tls().1);
+    let url = format!("http://{address}/");
+    // Two connections; both end with the next request.
+    let both = [pool.send(&to(&url), request()).await, pool.send(&to(&url), request()).await];
+    for response in both {
+        response.expect("an answer").into_body().collect().await.expect("a body");
+    }
+    let error = pool.send(&to(&url), request()).await.err().expect("no answer");
+    assert!(matches!(error, PoolError::Stale(_)), "{error:?}");
+    assert_eq!(text(&pool, &url).await, "ok", "over a new one");
+    assert_eq!(requests.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_request_that_a_new_connection_does_not_answer_is_sent_once() {
+    let (address, requests) = spawn_impatient(0).await;
+    let pool = pool(tls().1);
+    let error = pool.send(&to(&format!("http://{address}/")), request()).await.err().expect("no answer");
+    assert!(matches!(error, PoolError::Broken(_)), "{error:?}");
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

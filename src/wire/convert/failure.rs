@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
-use crate::domain::label::ApiFormat;
-use crate::wire::error::{TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message};
+use crate::wire::error::{ErrorFormat, TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message};
 
 /// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
 /// <https://platform.claude.com/docs/en/api/errors>.
@@ -22,7 +21,7 @@ const KINDS: &[(ErrorKind, &str, &str)] = &[
     (ErrorKind::Api, "server_error", "api_error"),
 ];
 
-/// What further words of providers mean.
+/// Other words of providers, with their kinds.
 const SYNONYMS: &[(&str, ErrorKind)] = &[
     ("invalid_api_key", ErrorKind::Authentication),
     ("model_not_found", ErrorKind::NotFound),
@@ -68,10 +67,16 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
     // Within a success the code may be the status that the error would have had.
     let number =
         || code.as_deref()?.parse().ok().filter(|code| status.is_none() && (400..600).contains(code));
-    // The code is more precise than the type, and the status than a type that nobody knows.
+    // The code is more precise than the type, and the status than a type that is unknown or used for everything.
+    let agrees = |kind: &ErrorKind| match (kind, status.map(kind_of_status)) {
+        (ErrorKind::InvalidRequest, Some(of_status)) => {
+            matches!(of_status, ErrorKind::InvalidRequest | ErrorKind::TooLarge)
+        }
+        _ => true,
+    };
     let kind = number()
         .map(kind_of_status)
-        .or_else(|| said.iter().flatten().find_map(|word| kind_of_word(word)))
+        .or_else(|| said.iter().flatten().find_map(|word| kind_of_word(word).filter(agrees)))
         .unwrap_or_else(|| status.map_or(ErrorKind::Api, kind_of_status));
     let message = error.as_str().map(str::to_owned).or_else(|| word("message")).or_else(|| word("detail"));
     let message = message.unwrap_or_else(|| match status {
@@ -89,7 +94,7 @@ fn is_too_long(message: &str) -> bool {
         || message.contains("maximum context length")
 }
 
-/// What to say of an event that is not JSON.
+/// The error for an event that is not JSON.
 pub(crate) fn garbage() -> ProviderError {
     let message = "The provider sent an event that is not valid JSON".to_owned();
     ProviderError { kind: ErrorKind::Api, message, code: None, param: None }
@@ -114,10 +119,10 @@ pub(crate) fn anthropic(error: &ProviderError) -> Value {
     json!({"type": "error", "error": {"type": kind, "message": message}})
 }
 
-/// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Any body will do, because the
-/// shapes of errors tell themselves apart, and proxies before a provider answer in whatever shape they like: what cannot be
-/// read becomes a sentence about the status.
-pub fn convert_error(to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
+/// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Accepts any body: the
+/// error formats can be told apart by shape, and proxies in front of a provider answer in any shape. An unreadable body
+/// becomes a sentence about the status.
+pub fn convert_error(to: ErrorFormat, status: u16, body: &[u8]) -> Vec<u8> {
     let value: Value = read_lossy(body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(body);
         plain_message(&text).map_or(Value::Null, |message| message.into())
@@ -128,8 +133,8 @@ pub fn convert_error(to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
     };
     let error = decode(&value, Some(status));
     let written = match to {
-        ApiFormat::OpenAiChat | ApiFormat::OpenAiResponses => json!({"error": openai(&error)}),
-        ApiFormat::Anthropic => anthropic(&error),
+        ErrorFormat::OpenAi => json!({"error": openai(&error)}),
+        ErrorFormat::Anthropic => anthropic(&error),
     };
     written.to_string().into_bytes()
 }
@@ -137,9 +142,10 @@ pub fn convert_error(to: ApiFormat, status: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::label::ApiFormat;
 
     fn converted(to: ApiFormat, status: u16, body: &str) -> Value {
-        serde_json::from_slice(&convert_error(to, status, body.as_bytes())).unwrap()
+        serde_json::from_slice(&convert_error(to.into(), status, body.as_bytes())).unwrap()
     }
 
     #[test]
@@ -176,6 +182,21 @@ mod tests {
             assert_eq!(decode(&error(code.clone()), None).kind, kind, "{code}");
         }
         assert_eq!(decode(&error(json!(429)), Some(500)).kind, ErrorKind::Api, "the answer's own status");
+    }
+
+    #[test]
+    fn the_status_says_more_than_a_type_that_is_said_of_everything() {
+        let error = r#"{"error":{"type":"invalid_request_error","message":"m"}}"#;
+        for (status, kind) in [
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (404, "not_found_error"),
+            (422, "invalid_request_error"),
+            (429, "rate_limit_error"),
+            (500, "api_error"),
+        ] {
+            assert_eq!(converted(ApiFormat::Anthropic, status, error)["error"]["type"], kind, "{status}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Nothing that arrives makes a reader panic.
+//! No input makes a reader panic.
 
 use bytes::BytesMut;
 use proptest::collection::vec;
@@ -113,7 +113,7 @@ const WORDS: &[&str] = &[
     "grammar",
 ];
 
-/// JSON made of the formats' own words, put together in any way.
+/// JSON made of the formats' own words, in any combination.
 fn plausible() -> impl Strategy<Value = Value> {
     let word = || prop::sample::select(WORDS);
     let leaf = prop_oneof![
@@ -135,7 +135,7 @@ fn plausible() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A value in `json`, found by `path`, is replaced by `other`.
+/// Replaces the value at `path` in `json` by `other`.
 fn damaged(mut json: Value, path: &[usize], other: Value) -> Value {
     damage(&mut json, path, other);
     json
@@ -163,7 +163,7 @@ fn damage(here: &mut Value, path: &[usize], other: Value) {
     damage(child.unwrap(), rest, other);
 }
 
-/// Everything that reads, reads `body`.
+/// Feeds `body` to every reader.
 fn read_everything(body: &[u8]) {
     let options =
         RequestOptions { model: "claude-opus-4-8", stream: true, ask_usage: true, default_max_tokens: 1 };
@@ -171,7 +171,7 @@ fn read_everything(body: &[u8]) {
         for to in ApiFormat::ALL.iter().copied() {
             let _ = convert_request(from, to, body, &options);
             let _ = convert_answer(from, to, body, &context(to));
-            let _ = convert_error(to, 500, body);
+            let _ = convert_error(to.into(), 500, body);
         }
         let mut out = BytesMut::new();
         if answer_to_stream(from, body, true, &mut out).is_err() {

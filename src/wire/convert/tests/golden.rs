@@ -1,4 +1,4 @@
-//! The documents of `tests/golden`: each conversion compared with what was reviewed and checked in.
+//! The documents of `tests/golden`: each conversion compared with the reviewed, checked-in result.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn read(path: &Path) -> Option<Value> {
     Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
 
-/// Compares with the file, or writes it when `UPDATE_GOLDEN` is set; adds to `wrong` what differs.
+/// Compares with the file, or writes it when `UPDATE_GOLDEN` is set; adds differences to `wrong`.
 fn compare(path: &Path, actual: &str, wrong: &mut String) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, actual).unwrap();
@@ -150,7 +150,7 @@ fn answers() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
-/// The converted stream, with a comment before what each event of the provider yielded at once.
+/// The converted stream, with a comment before the immediate output of each provider event.
 fn converted_stream(provider: ApiFormat, client: ApiFormat, stream: &[u8]) -> String {
     let mut converter = StreamConverter::new(provider, client, asked(client));
     let mut scanner = SseScanner::new();
@@ -196,7 +196,7 @@ fn errors() {
             let status = u16::try_from(given["status"].as_u64().unwrap()).unwrap();
             let body = given["body"].to_string();
             for client in ApiFormat::ALL.iter().copied().filter(|client| *client != provider) {
-                let converted = convert_error(client, status, body.as_bytes());
+                let converted = convert_error(client.into(), status, body.as_bytes());
                 let converted: Value = serde_json::from_slice(&converted).unwrap();
                 compare(&case.join(format!("to-{}.json", client.as_str())), &pretty(&converted), &mut wrong);
             }
