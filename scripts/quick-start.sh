@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a clone to a running gateway. Asks for a port, monitoring and a password, or runs unattended with --yes.
-# Uses Docker Compose where it works, else runs natively. Run again, it changes nothing that is there already.
+# Uses Docker Compose where it works, else runs natively. A second run changes nothing that exists already.
 set -euo pipefail
 
 usage() {
@@ -76,7 +76,7 @@ answer() { # question, default
   printf '%s' "${reply:-$2}"
 }
 
-alive() { # pid file, program: does that program still run?
+alive() { # pid file, program: whether the program still runs
   local pid
   pid=$(cat "$1" 2>/dev/null) || return 1
   [ -n "$pid" ] && [ "$(basename "$(readlink "/proc/$pid/exe" 2>/dev/null)" | sed 's/ (deleted)$//')" = "$2" ]
@@ -144,10 +144,10 @@ write_env() {
   port=${port:-3000}
   admin_secret=${admin_secret:-$(random_hex 24)}
   grafana_password=$(random_hex 12)
-  # noclobber: were another run to write it first, this one would fail rather than change the passwords.
+  # noclobber: if another run writes the file first, this one fails rather than change the passwords.
   set -o noclobber
   cat >"$env_file" <<TEXT
-# Written by scripts/quick-start.sh. It will not change this file; you may.
+# Written by scripts/quick-start.sh. It will not change this file; you may, and add settings of docs/SETTINGS.md.
 PORT=$port
 ADMIN_SUPER_SECRET=$admin_secret
 ENCRYPTION_KEY=$(random_hex 32)
@@ -199,7 +199,7 @@ install_prometheus() { # Debian's packages, where they are missing
   [ "$(id -u)" = 0 ] || sudo=(sudo)
   command -v apt-get >/dev/null || die "please install prometheus and alertmanager (there is no apt-get to do it with)"
   say "installing prometheus and prometheus-alertmanager"
-  # The packages would start servers of their own, on the ports that ours are about to take.
+  # The packages would start their own servers, on the ports that ours need.
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
     "${sudo[@]}" chmod 755 $policy
@@ -221,7 +221,11 @@ start_gateway() {
   fi
   port_taken "$port" && die "port $port is taken; choose another with PORT in $env_file"
   (
-    # In a subshell, so that the secrets are in the gateway's environment alone.
+    # In a subshell, so that the secrets are only in the gateway's environment.
+    local name
+    for name in $("$binary" settings-reference | sed -n 's/^| `\([A-Z_]*\)`.*/\1/p') RUST_LOG; do
+      [ -n "${!name:-}" ] || [ -z "$(from_env "$name")" ] || export "$name=$(from_env "$name")"
+    done
     export PORT=$port DATABASE_URL="${DATABASE_URL:-sqlite://$data/nexusgate.db}" DATA_DIR="$data/journal"
     export INSTANCE_ID=${INSTANCE_ID:-nexusgate-1}
     ADMIN_SUPER_SECRET=$(from_env ADMIN_SUPER_SECRET)

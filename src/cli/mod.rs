@@ -34,12 +34,12 @@ pub(crate) enum CliError {
     Other(String),
 }
 
-/// Runs the command that the arguments name; what went wrong is one line on stderr.
+/// Runs the command that the arguments name; an error is one line on stderr.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = match command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
-            // clap writes help to stdout and mistakes to stderr; a closed pipe is nobody's fault.
+            // clap writes help to stdout and errors to stderr; a closed pipe is not an error.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
@@ -77,21 +77,21 @@ fn command() -> Command {
         .about("Check the settings without starting anything");
     let migrate = Settings::add_flags(
         Command::new("migrate")
-            .about("Change the schema of the database, or show where it stands")
+            .about("Change the schema of the database, or show its state")
             .subcommand_required(true)
-            .subcommand(Command::new("up").about("Apply what is missing"))
+            .subcommand(Command::new("up").about("Apply the missing migrations"))
             .subcommand(
                 Command::new("down")
-                    .about("Take migrations back; tables that they made are lost with their rows")
+                    .about("Revert migrations; tables that they created are lost with their rows")
                     .arg(
                         Arg::new("steps")
                             .long("steps")
                             .value_parser(clap::value_parser!(u32).range(1..))
                             .default_value("1")
-                            .help("How many"),
+                            .help("Number of migrations to revert"),
                     ),
             )
-            .subcommand(Command::new("status").about("Show which are applied")),
+            .subcommand(Command::new("status").about("Show which migrations are applied")),
     );
     let healthcheck = Command::new("healthcheck")
         .about("Ask a running gateway whether it is ready; for containers")
@@ -99,7 +99,7 @@ fn command() -> Command {
             Arg::new("url")
                 .long("url")
                 .env("NEXUSGATE_URL")
-                .help("Where the gateway listens [default: http://127.0.0.1:$PORT]"),
+                .help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
         )
         .arg(Arg::new("port").long("port").env("PORT").default_value("3000").hide(true));
     let rotate = Settings::add_flags(Command::new("rotate-encryption-key"))
@@ -110,7 +110,7 @@ fn command() -> Command {
                 .env("NEW_ENCRYPTION_KEY")
                 .hide_env_values(true)
                 .value_name("VALUE")
-                .help("The new key, like ENCRYPTION_KEY; without either the key file is replaced"),
+                .help("The new key, like ENCRYPTION_KEY; without either, the key file is replaced"),
         );
     let settings =
         Command::new("settings-reference").about("Print every setting: the source of docs/SETTINGS.md");
@@ -127,7 +127,7 @@ fn command() -> Command {
         .subcommands(admin::commands())
 }
 
-/// A runtime with one worker for each core that the process may use (affinity and cgroup quota are looked at). With one
+/// A runtime with one worker for each core that the process may use (respecting affinity and cgroup quota). With one
 /// core it needs no workers: tasks are then never handed from thread to thread.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -142,4 +142,15 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 fn say(text: impl std::fmt::Display) -> Result<(), CliError> {
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
+}
+
+/// An error with its causes, which say what is wrong. hyper's errors name no URL, so none shows a key.
+fn failed(error: &(dyn std::error::Error + 'static)) -> CliError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    CliError::Other(text)
 }

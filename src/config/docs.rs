@@ -46,28 +46,28 @@ const FILE: &str = r#"
 ## The settings file
 
 `--config nexusgate.toml` (or `NEXUSGATE_CONFIG`) names a TOML file. It may hold every setting above, in lower case, and
-declare providers, models and API keys. They are applied at each start, idempotently: what is declared is made or brought
-up to date by its name (a key by its text), what is not declared is left alone. `${VAR}` and `${VAR:-default}` stand for
-environment variables anywhere in a string; write secrets that way. Unknown keys are mistakes, and are named.
+declare providers, models and API keys. They are applied at each start, idempotently: a declared entry is created or
+updated by its name (a key by its text), all other entries are left alone. `${VAR}` and `${VAR:-default}` stand for
+environment variables anywhere in a string; write secrets that way. An unknown key is an error, and is named.
 
 ```toml
 port = 3000
 gauge_refresh_interval = "15s"
 
 [[providers]]
-name = "openai"                        # the label of metrics, and what `model@openai` selects
+name = "openai"                        # the label of metrics, and the provider of `model@openai`
 type = "openai"                        # openai, openai-responses, anthropic, azure, ollama
-base_url = "https://api.openai.com/v1" # what the provider's SDK calls a base URL
+base_url = "https://api.openai.com/v1" # the base URL as the provider's SDK takes it
 api_key = "${OPENAI_API_KEY}"
 # api_version = "2024-10-21"           # azure with deployments
 # proxy_url = "http://proxy:3128"      # an HTTP proxy for this provider alone
 # ask_stream_usage = false             # for providers that refuse stream_options
-# max_concurrency = 100                # calls at one time; more go to the next provider
+# max_concurrency = 100                # concurrent calls; further ones go to the next provider
 
 [[models]]
-name = "gpt-4o"                        # what callers ask for
+name = "gpt-4o"                        # the name that callers use
 provider = "openai"
-# remote_id = "gpt-4o-2024-11-20"      # what the provider calls it
+# remote_id = "gpt-4o-2024-11-20"      # the name that the provider uses
 # type = "embedding"                   # chat when left out
 input_price = 2.5                      # USD per million tokens
 output_price = 10.0

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{ALL, ConfigError, Declared};
 
-/// What a file may declare beside settings.
+/// The sections that a file may have beside settings.
 const SECTIONS: [&str; 3] = ["providers", "models", "api_keys"];
 
 /// The parts of the file.
@@ -23,7 +23,7 @@ impl ConfigFile {
         Self::parse(&text, |name| std::env::var(name).ok()).map_err(fail)
     }
 
-    /// `variable` finds what `${VAR}` stands for.
+    /// `variable` looks up the value of `${VAR}`.
     fn parse(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
         let mut table: Table = text.parse().map_err(|error: toml::de::Error| {
             let line =
@@ -89,7 +89,9 @@ fn expand_text(text: &str, variable: &impl Fn(&str) -> Option<String>) -> Result
             Some((name, default)) => (name, Some(default)),
             None => (&inner[..end], None),
         };
-        match variable(name).or_else(|| default.map(str::to_owned)) {
+        // As in a shell, `:-` also replaces an empty value.
+        let found = variable(name).filter(|found| default.is_none() || !found.is_empty());
+        match found.or_else(|| default.map(str::to_owned)) {
             Some(found) => out.push_str(&found),
             None => return Err(format!("the environment variable {name} is not set")),
         }

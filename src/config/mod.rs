@@ -29,7 +29,7 @@ pub enum ConfigError {
     File { path: String, message: String },
 }
 
-/// What is known of a setting before it has a value.
+/// A setting's declaration.
 #[derive(Debug, Clone, Copy)]
 pub struct SettingInfo {
     /// The name in the environment.
@@ -80,11 +80,11 @@ macro_rules! settings {
         }),+];
 
         impl Settings {
-            /// Builds the settings from whatever `lookup` finds; what it does not find has its default.
-            fn build(lookup: impl Fn(&SettingInfo) -> Option<String>, declared: Declared) -> Result<Self, ConfigError> {
+            /// Builds each setting from the first of `sources` that has a value, else from its default.
+            fn build(sources: &[&dyn Fn(&SettingInfo) -> Option<String>], declared: Declared) -> Result<Self, ConfigError> {
                 let mut infos = ALL.iter();
                 Ok(Self {
-                    $($field: parse::<$type>(infos.next(), &lookup)?,)+
+                    $($field: parse::<$type>(infos.next(), sources)?,)+
                     declared,
                 })
             }
@@ -99,11 +99,11 @@ settings! {
     port: u16 = "PORT", "3000";
     /// IP address to listen on.
     listen_addr: IpAddr = "LISTEN_ADDR", "0.0.0.0";
-    /// Where things are kept: `sqlite://PATH` or `postgres://…`.
+    /// URL of the database: `sqlite://PATH` or `postgres://…`.
     database_url: Secret = "DATABASE_URL", "sqlite://nexusgate.db";
-    /// Connections to the database at one time.
+    /// Maximum number of connections to the database.
     database_max_connections: Connections = "DATABASE_MAX_CONNECTIONS", "10";
-    /// Directory of the request log's journal; made when it is missing.
+    /// Directory of the request log's journal; created when missing.
     data_dir: PathBuf = "DATA_DIR", "nexusgate-data";
     /// Size of the journal past which payloads are dropped, then rows.
     journal_max_size: ByteSize = "JOURNAL_MAX_SIZE", "1GiB";
@@ -111,53 +111,53 @@ settings! {
     redis_url: Option<Secret> = "REDIS_URL";
     /// How long one Redis answer may take before the limits fall back to memory.
     redis_timeout: Span = "REDIS_TIMEOUT", "50ms";
-    /// Bearer secret of the admin API; without it a random one is made and printed once.
+    /// Bearer secret of the admin API; without it a random one is generated and printed once.
     admin_super_secret: Option<Secret> = "ADMIN_SUPER_SECRET";
-    /// Key for the secrets in the database: 32 bytes in base64 or hex. PostgreSQL needs it; with SQLite a key file is made when it is missing.
+    /// Key for the secrets in the database: 32 bytes in base64 or hex. Required with PostgreSQL; without it SQLite uses a key file, created when missing.
     encryption_key: Option<Secret> = "ENCRYPTION_KEY";
     /// Origins that browsers may call from, separated by commas; `*` for all.
     allowed_origins: Origins = "ALLOWED_ORIGINS", "";
     /// Commit the binary was built from, for `nexusgate_info` and `/api/admin/rev`.
     commit_sha: Option<String> = "COMMIT_SHA";
-    /// Name of this instance among its replicas; the host name when not set.
+    /// Name of this instance among its replicas; the host name by default.
     instance_id: Option<String> = "INSTANCE_ID";
-    /// Serve `/metrics` on this address and port alone, instead of the main listener.
+    /// Serve `/metrics` on this address and port instead of the main listener.
     metrics_addr: Option<SocketAddr> = "METRICS_ADDR";
-    /// Bearer token that `/metrics` asks for; without it anybody who reaches it may read it.
+    /// Bearer token that `/metrics` requires; without it anybody who reaches `/metrics` may read it.
     metrics_bearer_token: Option<Secret> = "METRICS_BEARER_TOKEN";
-    /// Series past this number are counted under `_overflow`.
+    /// Maximum number of series; further ones are counted under `_overflow`.
     metrics_max_series: usize = "METRICS_MAX_SERIES", "50000";
-    /// Upper bounds of the latency histograms in seconds, ascending, separated by commas; the defaults stand in docs/METRICS.md.
+    /// Upper bounds of the latency histograms in seconds, ascending, separated by commas; docs/METRICS.md lists the defaults.
     metrics_latency_buckets: Option<LatencyBuckets> = "METRICS_LATENCY_BUCKETS";
     /// How often the gauges of keys, providers and models are refreshed.
     gauge_refresh_interval: Span = "GAUGE_REFRESH_INTERVAL", "15s";
-    /// How often keys and routes are read again from the database.
+    /// How often keys and routes are re-read from the database.
     snapshot_refresh_interval: Span = "SNAPSHOT_REFRESH_INTERVAL", "30s";
-    /// How long a provider may take: to the first bytes of a stream, to the end of any other answer.
+    /// How long a provider may take to the first bytes of a stream, or to the end of any other answer.
     upstream_timeout: Span = "UPSTREAM_TIMEOUT", "10m";
-    /// How long a connection to a provider may take: name, TCP, a proxy's tunnel and TLS together.
+    /// How long connecting to a provider may take: DNS, TCP, a proxy's tunnel and TLS together.
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
-    /// PEM file of authorities that may vouch for providers besides Mozilla's, which are built in.
+    /// PEM file of certificate authorities to trust for providers, in addition to Mozilla's, which are built in.
     upstream_ca_file: Option<PathBuf> = "UPSTREAM_CA_FILE";
     /// How long a provider may stay silent in the middle of a stream.
     stream_idle_timeout: Span = "STREAM_IDLE_TIMEOUT", "2m";
-    /// How long a client may pause while it sends a request's body, or take nothing of its answer.
+    /// How long a client may pause while sending a request's body, or while receiving the answer.
     client_timeout: Span = "CLIENT_TIMEOUT", "60s";
-    /// How long to go on reading an answer whose client has left, to learn its usage; `0s` cancels at once.
+    /// How long to go on reading an answer after its client has disconnected, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";
     /// How long running requests may take to finish after SIGTERM.
     shutdown_grace: Duration = "SHUTDOWN_GRACE", "30s";
-    /// Largest request body.
+    /// Maximum size of a request body.
     max_body_size: ByteSize = "MAX_BODY_SIZE", "32MiB";
-    /// Inference requests and token counts at one time; more are answered 503.
+    /// Maximum number of concurrent inference requests and token counts; further ones are answered 503.
     max_in_flight: usize = "MAX_IN_FLIGHT", "10000";
     /// How long the listener stays open after SIGTERM, with `/readyz` at 503, so that load balancers notice first.
     shutdown_delay: Duration = "SHUTDOWN_DELAY", "0s";
     /// How many minutes' worth of a key's limit may be used at once.
     rate_limit_burst: f64 = "RATE_LIMIT_BURST", "3";
-    /// What the request log keeps of requests and answers: `full` (the bodies too, as they came) or `metadata`. Only what is kept whole, up to 4 MiB, can be given again for an `X-NexusGate-ReqId`.
+    /// Whether the request log keeps the bodies of requests and answers, unmodified (`full`), or not (`metadata`). Only an answer kept whole, up to 4 MiB, can be replayed for an `X-NexusGate-ReqId`.
     log_payloads: LogPayloads = "LOG_PAYLOADS", "full";
-    /// Age at which rows of the request log are deleted; `0s` keeps them for ever.
+    /// Age at which rows of the request log are deleted; `0s` keeps them forever.
     request_log_retention: Duration = "REQUEST_LOG_RETENTION", "30d";
     /// Log lines for people (`text`) or for collectors (`json`).
     log_format: LogFormat = "LOG_FORMAT", "text";
@@ -165,12 +165,14 @@ settings! {
 
 fn parse<T: Setting>(
     info: Option<&SettingInfo>,
-    lookup: impl Fn(&SettingInfo) -> Option<String>,
+    sources: &[&dyn Fn(&SettingInfo) -> Option<String>],
 ) -> Result<T, ConfigError> {
     // The table and the fields come from one list, so there is always a next one.
     let Some(info) = info else { return T::missing().ok_or_else(|| wrong("?", "", T::TAKES, false)) };
-    // What a file of a secret holds often ends with a line feed, and may be nothing else.
-    let given = lookup(info).filter(|text| !text.trim().is_empty() || T::EMPTY_IS_A_VALUE);
+    // A variable that is set but empty, as Compose and Helm leave them, counts as unset, so the file's value applies. A
+    // secret's file often ends with a line feed.
+    let has_value = |text: &String| !text.trim().is_empty() || T::EMPTY_IS_A_VALUE;
+    let given = sources.iter().find_map(|source| source(info).filter(has_value));
     match given.as_deref().or(info.default) {
         Some(text) => T::parse(text.trim()).ok_or_else(|| wrong(info.name, text, T::TAKES, T::SECRET)),
         None => T::missing().ok_or_else(|| wrong(info.name, "", T::TAKES, T::SECRET)),
@@ -186,13 +188,16 @@ impl Settings {
     /// Reads the file, if any, and lays `overrides` (environment and flags, by environment name) over it.
     ///
     /// # Errors
-    /// The first setting that is wrong, or the file that cannot be read.
+    /// The first invalid setting, or an unreadable file.
     pub fn load(
         file: Option<&std::path::Path>,
         overrides: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let file = file.map(file::ConfigFile::read).transpose()?.unwrap_or_default();
-        Self::build(|info| overrides(info.name).or_else(|| file.get(&info.file_key())), file.declared.clone())
+        Self::build(
+            &[&|info| overrides(info.name), &|info| file.get(&info.file_key())],
+            file.declared.clone(),
+        )
     }
 
     /// The defaults, with some settings replaced: for tests and the demo.
@@ -205,7 +210,7 @@ impl Settings {
         })
     }
 
-    /// The settings a command line asks for; flags win over the environment, both over the file.
+    /// The settings of a command line; flags win over the environment, both over the file.
     ///
     /// # Errors
     /// As [`Settings::load`].
@@ -300,6 +305,20 @@ mod tests {
         let settings =
             Settings::with(&[("METRICS_BEARER_TOKEN", "\n"), ("ADMIN_SUPER_SECRET", " ")]).expect("valid");
         assert!(settings.metrics_bearer_token.is_none() && settings.admin_super_secret.is_none());
+    }
+
+    #[test]
+    fn an_empty_variable_hides_nothing_in_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "port = 4000\nallowed_origins = \"https://a.example\"\n";
+        std::fs::write(file.path(), text).expect("written");
+        let settings = Settings::load(Some(file.path()), |_| Some(String::new())).expect("valid");
+        assert_eq!(settings.port, 4000);
+        // Here an empty value is valid: no origin.
+        assert_eq!(
+            format!("{:?}", settings.allowed_origins),
+            format!("{:?}", Settings::with(&[]).expect("valid").allowed_origins)
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What settings take: one type for each kind of value.
+//! The values of settings: one type for each kind.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use crate::domain::key::Secret;
 
 /// A type that a setting's text is read into.
 pub trait Setting: Sized {
-    /// What it takes, as the end of the sentence "expected …".
+    /// The accepted values, as the end of the sentence "expected …".
     const TAKES: &'static str;
     /// Its text must not be printed.
     const SECRET: bool = false;
     /// An empty text is a value, not an absence.
     const EMPTY_IS_A_VALUE: bool = false;
 
-    /// The value that `text` means, if it means one.
+    /// The value of `text`, if it is valid.
     fn parse(text: &str) -> Option<Self>;
 
     /// The value when there is neither text nor default.
@@ -45,7 +45,7 @@ impl Setting for u16 {
     }
 }
 
-/// Connections at one time.
+/// A maximum number of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Connections(pub u32);
 
@@ -124,7 +124,7 @@ impl Setting for Duration {
     }
 }
 
-/// The longest duration that a setting may have, so that no sum of a point in time and one overflows.
+/// The longest duration that a setting may have, so that adding one to a point in time never overflows.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A duration above zero, of at least a millisecond.
@@ -202,15 +202,17 @@ impl Setting for Origins {
         }
         let origins: Vec<String> =
             text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        // Compared with what a browser sends, letter by letter: lower case, and no port where it is the scheme's own.
         let valid = origins.iter().all(|origin| {
-            url::Url::parse(origin)
-                .is_ok_and(|url| url.host().is_some() && url.path() == "/" && !origin.ends_with('/'))
+            url::Url::parse(origin).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == *origin
+            })
         });
         valid.then_some(Self::List(origins))
     }
 }
 
-/// What the request log keeps of requests and answers.
+/// Whether the request log keeps bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogPayloads {
     Full,
@@ -229,7 +231,7 @@ impl Setting for LogPayloads {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::label::{LabelValue, ModelType};
 use super::provider::Provider;
 use super::usage::Price;
@@ -23,6 +25,7 @@ pub struct Target {
     /// In tokens.
     pub context_length: Option<u32>,
     pub slo: Slo,
+    pub created_at: DateTime<Utc>,
     pub provider: Arc<Provider>,
 }
 

@@ -1,7 +1,8 @@
 //! Idempotent requests: one answer for each `X-NexusGate-ReqId` of a key.
 //!
-//! While the first request with an id runs, a second is told to come again; when it has completed, the second is answered
-//! from what was kept of the first, in the way it asks. A request that failed or was aborted may be tried again.
+//! While the first request with an id runs, a second is told to retry later; when the first has completed, the second
+//! is answered from its kept answer, in the format and way it asks for. A request that failed or was aborted may be
+//! retried.
 //!
 //! An answer is found in three places, so that there is no gap: here, from the moment it is finished until its row is in the
 //! database; in the database after that; and with Redis the id stays locked for the other replicas in between.
@@ -34,13 +35,13 @@ use super::reading::fold;
 use super::refusal::Refusal;
 
 const HEADER: &str = "x-nexusgate-reqid";
-/// The longest id: what fits the reference system's column.
+/// The longest id: it must fit the reference system's column.
 const MAX_LENGTH: usize = 127;
-/// How soon it is worth asking again for a running request.
+/// The `Retry-After` while the first request runs.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long a request waits for a database that says nothing, before it runs without having been looked up.
+/// How long a request waits for a database that does not answer, before it runs without a look-up.
 const LOOK_UP: Duration = Duration::from_secs(2);
-/// How long a finished answer is kept here at least, and how many at most, with how many bytes together.
+/// How long a finished answer is kept here at least, and the most answers, and bytes of them, that are kept.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 const MAX_KEPT: usize = 10_000;
 const MAX_KEPT_BYTES: usize = 64 << 20;
@@ -48,7 +49,7 @@ const MAX_KEPT_BYTES: usize = 64 << 20;
 /// The id of the request, if it carries one.
 ///
 /// # Errors
-/// A refusal when it is too long or has characters it must not have.
+/// A refusal when it is empty, too long or has invalid characters.
 pub(super) fn request_id(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(byte);
@@ -63,7 +64,7 @@ pub(super) fn request_id(headers: &HeaderMap) -> Result<Option<String>, Refusal>
 
 type IdKey = (i64, Call, String);
 
-/// Which ids are taken, and the answers that are not in the database yet.
+/// The ids that are taken, and the answers that are not in the database yet.
 #[derive(Default)]
 pub(super) struct Ids(Mutex<HashMap<IdKey, State>>);
 
@@ -73,7 +74,7 @@ enum State {
 }
 
 impl State {
-    /// What a repeated request gets.
+    /// The answer for a repeated request.
     fn answer(&self) -> Result<Kept, Refusal> {
         match self {
             Self::Running => Err(busy()),
@@ -85,27 +86,27 @@ impl State {
 struct Finished {
     answer: Kept,
     at: Instant,
-    /// Keeps the other replicas away until the row is where they can see it.
+    /// Keeps the id locked for other replicas until they can see the row.
     _lock: Option<LockGuard>,
 }
 
-/// Nobody can say what is in the database.
+/// The database did not answer.
 struct DatabaseAway;
 
-/// What was kept of an answer.
+/// A kept answer.
 #[derive(Clone)]
 struct Kept {
     id: Uuid,
     format: Option<ApiFormat>,
     stream: bool,
     body: Option<Bytes>,
-    /// What the provider reported. The body need not tell it: a chat stream does so only when its client asks.
+    /// The usage that the provider reported. The body may lack it: a chat stream has it only when its client asks.
     usage: Usage,
 }
 
-/// What an id stands for.
+/// The result of claiming an id.
 pub(super) enum Found {
-    /// Nobody has it: the request may run, and holds it meanwhile.
+    /// The id is free: the request may run, and holds it meanwhile.
     Free(Claim),
     Answered(Stored),
 }
@@ -129,8 +130,8 @@ impl Ids {
         self.lock().get(key).map(State::answer).transpose()
     }
 
-    /// Forgets answers that are in the database, that is those older than the oldest row which is not (`unwritten`), and the
-    /// oldest past the maximum.
+    /// Forgets answers that are already in the database (older than `unwritten`, the age of the oldest row that is
+    /// not), and the oldest past the maximum.
     pub(super) fn sweep(&self, unwritten: Option<Duration>) {
         let mut ids = self.lock();
         let written = unwritten.unwrap_or_default() + KEPT_FOR;
@@ -142,7 +143,7 @@ impl Ids {
                 State::Running => None,
             })
             .collect();
-        // The newest first; the first one that is too much, and all that are older, go.
+        // The newest first; the first one past a maximum, and all older ones, are dropped.
         kept.sort_unstable_by(|a, b| b.cmp(a));
         let mut bytes = 0;
         let surplus = kept.iter().enumerate().find(|(before, (_, size))| {
@@ -177,7 +178,7 @@ impl Claim {
             Call::Embedding => None,
         };
         let body = record.response_body.clone();
-        let answer = Kept { id: record.id, format, stream: record.stream, body, usage: record.usage };
+        let answer = Kept { id: record.id, format, stream: record.stream, body, usage: record.total_usage() };
         let finished = Finished { answer, at: Instant::now(), _lock: self.lock.take() };
         self.ids.lock().insert(key, State::Finished(finished));
     }
@@ -192,19 +193,19 @@ impl Drop for Claim {
 }
 
 impl Gateway {
-    /// Finds out what `request_id` stands for, and takes it when it is free.
+    /// Looks `request_id` up, and claims it when it is free.
     ///
     /// # Errors
     /// A refusal with 409 while a request with this id runs, here or in another replica.
     pub(super) async fn claim(&self, call: Call, key: &ApiKey, request_id: String) -> Result<Found, Refusal> {
-        // Formats share their ids: the same request may be repeated in another one.
+        // Formats share their ids: a request may be repeated in another format.
         let family = if call == Call::Embedding { call } else { Call::Completion(ApiFormat::OpenAiChat) };
         let id_key = (key.id, family, request_id);
         let looking = Instant::now();
         if let Some(kept) = self.ids().known(&id_key)? {
             return Ok(Found::Answered(Stored(kept)));
         }
-        // Before the id is taken, so that repeats which come together do not stand in each other's way.
+        // Before the id is taken, so that concurrent repeats do not block each other.
         let looked = self.stored(call, key.id, &id_key.2).await;
         if let Ok(Some(row)) = looked {
             return Ok(Found::Answered(Stored(row.into())));
@@ -217,34 +218,35 @@ impl Gateway {
             ids.insert(id_key.clone(), State::Running);
             Claim { ids: self.ids().clone(), key: Some(id_key.clone()), lock: None }
         };
-        // A request that ended since is known here for this long; in another replica it may have come and gone.
-        // A database that has just failed would only take its time again.
+        // A request that ended here since then is known for this long; one in another replica may have come and gone. A
+        // database that has just failed would only take its time again.
         let look_again = looked.is_ok() && (self.coordination().is_some() || looking.elapsed() >= KEPT_FOR);
         let mut elsewhere = false;
         if let Some(coordination) = self.coordination() {
             match coordination.lock(call.table(), key.id, &id_key.2).await {
                 Lock::Held(guard) => claim.lock = Some(guard),
                 Lock::Busy => elsewhere = true,
-                // Without Redis the lock within this process has to do.
+                // Without Redis the lock within this process has to suffice.
                 Lock::Unavailable => {}
             }
         }
         if look_again && let Ok(Some(row)) = self.stored(call, key.id, &id_key.2).await {
             return Ok(Found::Answered(Stored(row.into())));
         }
-        // A request that has completed elsewhere keeps its lock until its row is there, so this one runs.
+        // Still locked and no row found: the other request is running, because a completed one keeps its lock until its
+        // row is there.
         if elsewhere { Err(busy()) } else { Ok(Found::Free(claim)) }
     }
 
     /// The log row that completed this id. When the database does not answer, the request runs: its answer matters more
-    /// than the chance that it was given before.
+    /// than the risk of answering twice.
     async fn stored(
         &self,
         call: Call,
         key_id: i64,
         request_id: &str,
     ) -> Result<Option<LogRow>, DatabaseAway> {
-        // What an earlier process left in the journal may be the very row.
+        // The row may still be in the journal of an earlier process.
         self.replayed().await;
         let found = request_log::find_by_request_id(self.database(), call.table(), key_id, request_id);
         let away = |error: &dyn fmt::Display| {
@@ -257,7 +259,7 @@ impl Gateway {
         }
     }
 
-    /// Answers from what was kept, as if the provider had just given it.
+    /// Answers from a kept answer, as if the provider had just given it.
     pub(super) fn answer_again(
         &self,
         job: &Job,
@@ -273,7 +275,7 @@ impl Gateway {
             let mut refusal = Refusal::new(RejectReason::InFlightDuplicate, message);
             refusal.error = refusal.error.with_code("answer_not_kept");
             let mut response = refusal.into_response(job.call);
-            // It was accepted, so it is counted as such.
+            // The request was accepted, so it must not be counted as a refusal.
             response.extensions_mut().clear();
             name_answer(response.headers_mut(), id, None);
             if let Some(bytes) = response.body().bytes() {
@@ -320,11 +322,11 @@ fn busy() -> Refusal {
     Refusal::new(RejectReason::InFlightDuplicate, message).with_retry_after(RETRY_AFTER)
 }
 
-/// The kept answer in the format, and in the way, that is asked for now.
+/// The kept answer in the format, whole or streamed, that is requested now.
 fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
     let body = kept.body.clone()?;
     let (Call::Completion(asked), Some(format)) = (job.call, kept.format) else { return Some(body) };
-    // What a stream left behind begins with an event; a whole answer with a brace.
+    // A kept stream begins with an event; a whole answer with a brace.
     let streamed = kept.stream && !body.trim_ascii_start().starts_with(b"{");
     let include_usage = job.head.include_usage;
     if asked == format && streamed == job.stream && (!streamed || asked != ApiFormat::OpenAiChat) {
@@ -333,7 +335,9 @@ fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
     let mut answer =
         if streamed { add_usage(format, &fold(format, &body)?, &kept.usage).ok()?.into() } else { body };
     if asked != format {
-        let context = AnswerContext::new(asked, &job.body, &job.head.model, &kept.id.simple().to_string(), 0);
+        let created = kept.id.get_timestamp().map_or(0, |timestamp| timestamp.to_unix().0.cast_signed());
+        let context =
+            AnswerContext::new(asked, &job.body, &job.head.model, &kept.id.simple().to_string(), created);
         answer = convert_answer(format, asked, &answer, &context).ok()?.into();
     }
     if !job.stream {
@@ -348,7 +352,7 @@ fn render(job: &Job, kept: &Kept) -> Option<Bytes> {
 mod tests {
     use super::*;
 
-    /// Ids that finished so many seconds ago, each with an answer of so many bytes.
+    /// Ids with their age in seconds and the size of their answer in bytes.
     fn finished(all: impl IntoIterator<Item = (u64, usize)>) -> Ids {
         let ids = Ids::default();
         for (age, size) in all {

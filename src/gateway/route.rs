@@ -1,4 +1,4 @@
-//! Where a request may be sent.
+//! Routing: the targets a request may be sent to.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 /// Providers tried for one request, at most (DESIGN § 7).
 const MAX_PROVIDERS: usize = 3;
 
-/// Names one provider, beside `model@provider`.
+/// Selects one provider, as `model@provider` does.
 const PROVIDER_HEADER: &str = "x-nexusgate-provider";
 
 impl Gateway {
@@ -36,7 +36,7 @@ impl Gateway {
         let snapshot = self.snapshot();
         let header = headers.get(PROVIDER_HEADER).and_then(|value| value.to_str().ok()).map(str::trim);
         let header = header.filter(|name| !name.is_empty());
-        // A name that is configured as a whole wins over one with a provider behind the last `@`.
+        // A model configured under the whole name wins over `model@provider`.
         let (name, provider) = match (snapshot.resolve(model), model.rsplit_once('@')) {
             (None, Some((name, provider))) => (name, header.or(Some(provider))),
             _ => (model, header),
@@ -91,7 +91,7 @@ fn not_found(model: &str, provider: Option<&str>) -> Refusal {
     Refusal::new(RejectReason::ModelNotFound, message).with_param(Some("model"))
 }
 
-/// Draws targets one by one, each with a chance in proportion to its weight; those of weight 0 come last.
+/// Draws targets one by one, each with a chance in proportion to its weight; targets of weight 0 come last.
 /// `draw(total)` is a number below `total`.
 fn weighted_order(mut targets: Vec<Arc<Target>>, draw: impl Fn(u64) -> u64) -> Vec<Arc<Target>> {
     if targets.len() < 2 {
@@ -135,6 +135,7 @@ mod tests {
             weight,
             context_length: None,
             slo: Slo::default(),
+            created_at: chrono::DateTime::UNIX_EPOCH,
             provider: Arc::new(Provider {
                 id: 1,
                 name: LabelValue::new(name),

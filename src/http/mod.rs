@@ -1,4 +1,4 @@
-//! The HTTP surface: which paths there are, and in which order layers wrap them.
+//! The HTTP surface: the paths, and the order of the layers around them.
 
 mod admin;
 mod client_body;
@@ -21,6 +21,7 @@ use crate::domain::key::Secret;
 use crate::domain::label::ApiFormat;
 use crate::domain::record::Call;
 use crate::gateway::Gateway;
+use crate::limit::header_names;
 
 pub use admin::{Admin, AdminParts};
 pub use client_body::ClientBody;
@@ -30,7 +31,7 @@ use instrument::InstrumentLayer;
 
 pub use surface::{Surface, SurfaceBody};
 
-/// What the handlers lean on.
+/// The handlers' dependencies.
 #[derive(Clone)]
 pub struct HttpState {
     pub gateway: Gateway,
@@ -47,7 +48,7 @@ const INFERENCE: [(&str, Call); 4] = [
     ("/v1/embeddings", Call::Embedding),
 ];
 
-/// Everything the main listener routes. From the outside in: count, CORS if there is any, then the route's own layers:
+/// The main listener's routes. From the outside in: count, CORS if there is any, then the route's own layers:
 /// `instrument` on inference, `auth` on administration.
 pub fn router(state: &HttpState, origins: &Origins, with_metrics: bool) -> Router {
     let mut router = Router::new()
@@ -71,7 +72,7 @@ pub fn router(state: &HttpState, origins: &Origins, with_metrics: bool) -> Route
     router.layer(CountLayer::new(state.gateway.telemetry().clone()))
 }
 
-/// What the listener of `METRICS_ADDR` serves.
+/// The routes of the listener at `METRICS_ADDR`.
 pub fn metrics_router(state: &HttpState) -> Router {
     health().merge(metrics()).fallback(error::not_found).with_state(state.clone())
 }
@@ -96,7 +97,7 @@ fn metrics() -> Router<HttpState> {
     Router::new().route("/metrics", get(ops::metrics)).route("/metrics/", get(ops::metrics))
 }
 
-/// `None`: no browser may call from anywhere.
+/// `None`: no browser may call from another origin.
 fn cors(origins: &Origins) -> Option<CorsLayer> {
     let layer = CorsLayer::new();
     let layer = match origins {
@@ -106,10 +107,19 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
             list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect::<Vec<_>>(),
         ),
     };
+    let own = [
+        "retry-after",
+        "x-cache",
+        "x-nexusgate-dropped",
+        "x-nexusgate-id",
+        "x-nexusgate-provider",
+        "x-nexusgate-source",
+    ]
+    .map(HeaderName::from_static);
     let layer = layer
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        // `*` does not cover Authorization (Fetch § 3.3.4), so what the client asks for is allowed by name.
+        // `*` does not cover Authorization (Fetch § 3.3.4), so the requested headers are allowed by name.
         .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-nexusgate-id"), http::header::RETRY_AFTER]);
+        .expose_headers(own.into_iter().chain(header_names()).collect::<Vec<_>>());
     Some(layer)
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/models`: what a key may call.
+//! `GET /v1/models`: the models a key may call.
 
 use axum::Json;
 use axum::body::Body;
@@ -15,10 +15,10 @@ use crate::gateway::{Refusal, Snapshot};
 
 use super::HttpState;
 
-/// Anthropic's SDK asks for the same path, with this header.
+/// Anthropic's SDK requests the same path, with this header.
 const ANTHROPIC_HEADER: &str = "anthropic-version";
 
-/// What may this key call? In Anthropic's shape when `anthropic-version` is given, else in OpenAI's.
+/// List the models that this key may call, in Anthropic's shape when `anthropic-version` is given, else in OpenAI's.
 #[utoipa::path(
     get, path = "/v1/models", tag = "Inference", security(("apiKey" = []), ("xApiKey" = [])),
     params(("anthropic-version" = Option<String>, Header, description = "Asks for Anthropic's shape")),
@@ -47,11 +47,11 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
     Json(body).into_response()
 }
 
-/// Is there this model, and may this key call it?
+/// Show one model, if this key may call it.
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "Inference", security(("apiKey" = []), ("xApiKey" = [])),
     params(
-        ("id" = String, Path, description = "A system name; slashes may stand as they are"),
+        ("id" = String, Path, description = "A system name; slashes need no escaping"),
         ("anthropic-version" = Option<String>, Header, description = "Asks for Anthropic's shape"),
     ),
     responses(
@@ -81,17 +81,18 @@ pub(super) async fn show(
 }
 
 fn describe(snapshot: &Snapshot, name: &str, format: ApiFormat) -> Value {
-    let loaded = snapshot.loaded_at();
     let targets = snapshot.resolve(name).unwrap_or_default();
     let owner = targets.first().map_or("nexusgate", |target| target.provider.name.as_str());
+    // Several providers may offer it: the earliest time counts.
+    let created = targets.iter().map(|target| target.created_at).min().unwrap_or_default();
     match format {
         ApiFormat::Anthropic => json!({
             "type": "model",
             "id": name,
             "display_name": name,
-            "created_at": loaded.to_rfc3339_opts(SecondsFormat::Secs, true),
+            "created_at": created.to_rfc3339_opts(SecondsFormat::Secs, true),
         }),
-        _ => json!({ "id": name, "object": "model", "created": loaded.timestamp(), "owned_by": owner }),
+        _ => json!({ "id": name, "object": "model", "created": created.timestamp(), "owned_by": owner }),
     }
 }
 

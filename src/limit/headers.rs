@@ -1,4 +1,4 @@
-//! What a caller is told about its limits.
+//! Rate-limit headers for the caller.
 //!
 //! Two families, both on every answer: OpenAI's (`x-ratelimit-limit-requests`, … with durations such as `6m0s`; see
 //! "Rate limits in headers" in OpenAI's documentation) and the reference system's (`X-RateLimit-Limit-RPM`, …).
@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{BucketState, Decision, LimitState};
 
-/// The headers of an answer that refuses: those of the state, and `Retry-After`.
+/// The headers of a refusal: the state's, and `Retry-After`.
 pub fn headers(decision: &Decision) -> HeaderMap {
     let mut headers = HeaderMap::new();
     add_state(&decision.state, &mut headers);
@@ -20,28 +20,35 @@ pub fn headers(decision: &Decision) -> HeaderMap {
     headers
 }
 
-/// Adds the headers that stand on every answer, refused or not: up to ten.
+/// Of the requests' limit, and of the tokens'.
+static NAMES: [[HeaderName; 5]; 2] = families([
+    [
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-limit-rpm",
+        "x-ratelimit-remaining-rpm",
+    ],
+    [
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
+        "x-ratelimit-limit-tpm",
+        "x-ratelimit-remaining-tpm",
+    ],
+]);
+
+/// The names of the headers that [`add_state`] adds.
+pub fn names() -> impl Iterator<Item = HeaderName> {
+    NAMES.iter().flatten().cloned()
+}
+
+/// Adds the headers of every answer, refusals included: up to ten.
 ///
-/// `limit` is the configured limit per minute; `remaining` is what the bucket holds now, and thus up to `burst` times as
-/// much; `reset` is the time until the bucket is full again.
+/// `limit` is the configured limit per minute; `remaining` is the bucket's present content, and thus up to `burst`
+/// times as much; `reset` is the time until the bucket is full again.
 pub fn add_state(state: &LimitState, headers: &mut HeaderMap) {
-    static NAMES: [[HeaderName; 5]; 2] = names([
-        [
-            "x-ratelimit-limit-requests",
-            "x-ratelimit-remaining-requests",
-            "x-ratelimit-reset-requests",
-            "x-ratelimit-limit-rpm",
-            "x-ratelimit-remaining-rpm",
-        ],
-        [
-            "x-ratelimit-limit-tokens",
-            "x-ratelimit-remaining-tokens",
-            "x-ratelimit-reset-tokens",
-            "x-ratelimit-limit-tpm",
-            "x-ratelimit-remaining-tpm",
-        ],
-    ]);
-    // All values lie in one piece of memory, one after the other.
+    // All values share one allocation, one after the other.
     let mut text = Vec::with_capacity(128);
     let mut ends = [[0; 3]; 2];
     for (ends, bucket) in ends.iter_mut().zip([state.rpm, state.tpm]) {
@@ -54,7 +61,7 @@ pub fn add_state(state: &LimitState, headers: &mut HeaderMap) {
         ends[2] = text.len();
     }
     let text = Bytes::from(text);
-    // Digits and letters may stand in a header.
+    // Digits and letters are valid in a header.
     let value = |from: usize, to: usize| {
         HeaderValue::from_maybe_shared(text.slice(from..to)).unwrap_or(HeaderValue::from_static(""))
     };
@@ -80,7 +87,7 @@ fn write_number(text: &mut Vec<u8>, number: u64) {
 }
 
 /// Names made once: parsing ten of them would cost each answer half a microsecond.
-const fn names(texts: [[&'static str; 5]; 2]) -> [[HeaderName; 5]; 2] {
+const fn families(texts: [[&'static str; 5]; 2]) -> [[HeaderName; 5]; 2] {
     const fn family(texts: [&'static str; 5]) -> [HeaderName; 5] {
         let [a, b, c, d, e] = texts;
         [

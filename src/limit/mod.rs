@@ -3,7 +3,7 @@
 //!
 //! Both are token buckets that hold `limit × burst` and refill at `limit / 60` per second. They live in this process
 //! ([`MemoryLimiter`]) or, when several replicas share them, in Redis ([`RedisLimiter`]), with this process standing in
-//! while Redis is away. The same link to Redis carries what else replicas share: rejection counts that outlive the
+//! while Redis is away. The same link to Redis carries the other shared state: rejection counts that outlive the
 //! process ([`Rejections`]), announcements, locks and leases ([`Coordination`]).
 
 mod bucket;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 pub use self::redis::RedisLimiter;
 pub use coordination::{Coordination, Lease, Lock, LockGuard, Subscription};
-pub use headers::{add_state, headers, retry_after_seconds};
+pub use headers::{add_state, headers, names as header_names, retry_after_seconds};
 pub use link::RedisLink;
 pub use memory::MemoryLimiter;
 pub use rejections::Rejections;
@@ -32,17 +32,17 @@ pub use rejections::Rejections;
 use crate::domain::key::{ApiKey, Secret};
 use crate::domain::label::{LabelValue, LimitType};
 
-/// What this room is told at start-up.
+/// Settings of this module.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How many minutes' worth a bucket holds.
+    /// A bucket's capacity in minutes of refill.
     pub burst: Burst,
     /// `REDIS_URL`; `None`: everything stays in this process.
     pub redis_url: Option<Secret>,
-    /// The longest a request waits for Redis. 50 ms is a hundred times a healthy round trip, and little beside a model's
-    /// first token.
+    /// The longest time a request waits for Redis. 50 ms is a hundred times a healthy round trip, and little beside a
+    /// model's first token.
     pub redis_timeout: Duration,
-    /// Names this replica's rejection counts: the same after a restart, different from every other replica's.
+    /// Identifies this replica's rejection counts: the same after a restart, different from every other replica's.
     pub instance_id: String,
 }
 
@@ -54,17 +54,15 @@ impl Settings {
 /// Adds rejections to the exposed counter of a type and a comment.
 pub type ExposeRejections = Arc<dyn Fn(LimitType, &LabelValue, u64) + Send + Sync>;
 
-/// What happened, for whoever keeps metrics. Called from request paths and from background tasks: must neither block nor
-/// panic.
+/// Callbacks for metrics. Called from request paths and from background tasks: they must neither block nor panic.
 #[derive(Clone)]
 pub struct Observer {
-    /// So many more rejections of this type and comment are to be exposed; the comment's other type may begin, at 0, beside
-    /// it. The first call for a comment may be a seed from before the restart: its series must not have been exposed, at 0,
-    /// before it.
+    /// Expose this many more rejections. The first call for a comment may carry a count from before a restart, so the
+    /// series must not have been exposed at 0 before it; the comment's other limit type may start at 0.
     pub rejections_exposed: ExposeRejections,
-    /// No seed will come any more: what is exposed from now on may begin at 0.
+    /// No more seeds will come: series that are exposed from now on may start at 0.
     pub rejections_seeded: Arc<dyn Fn() + Send + Sync>,
-    /// Another process keeps its rejections under our `instance_id`, at this time. Told each time it is noticed.
+    /// Another running process keeps its rejections under our `instance_id`. Called each time that is noticed.
     pub instance_shared: Arc<dyn Fn() + Send + Sync>,
     /// Redis came (true) or went.
     pub redis_up: Arc<dyn Fn(bool) + Send + Sync>,
@@ -73,7 +71,7 @@ pub struct Observer {
 }
 
 impl Default for Observer {
-    /// Nobody is watching.
+    /// An observer that does nothing.
     fn default() -> Self {
         Self {
             rejections_exposed: Arc::new(|_, _, _| {}),
@@ -91,12 +89,12 @@ impl fmt::Debug for Observer {
     }
 }
 
-/// What was asked of Redis: label `op` of `nexusgate_redis_errors_total`.
+/// A kind of Redis operation: label `op` of `nexusgate_redis_errors_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// Making a connection that works.
+    /// Connecting, and proving that the connection works.
     Connect,
-    /// Looking whether an idle connection still works.
+    /// Probing an idle connection.
     Probe,
     /// Deciding on a request.
     Admit,
@@ -106,9 +104,9 @@ pub enum Op {
     Usage,
     /// Reading, adding or moving rejection counts.
     Rejections,
-    /// Telling the other replicas of a change.
+    /// Announcing a change to the other replicas.
     Announce,
-    /// Listening to them.
+    /// Listening for announcements.
     Subscribe,
     /// Locks on requests in flight.
     Lock,
@@ -167,14 +165,14 @@ pub fn check_url(url: &Secret) -> Result<(), InvalidRedisUrl> {
     target::Target::parse(url.expose()).map(drop)
 }
 
-/// Everything in this room, started.
+/// All services of this module, started.
 #[derive(Debug)]
 pub struct LimitServices {
     /// Decides on requests.
     pub limiter: Limiter,
-    /// Counts those that were refused.
+    /// Counts refused requests.
     pub rejections: Rejections,
-    /// What replicas agree on; `None` without Redis.
+    /// Coordination with other replicas; `None` without Redis.
     pub coordination: Option<Coordination>,
 }
 
@@ -201,8 +199,8 @@ impl LimitServices {
         })
     }
 
-    /// Sends what has not been sent: charges, rejections, releases of locks. Waits for Redis as long as one operation may
-    /// take, not for its return. Call it after the last request has ended.
+    /// Sends pending charges, rejections and releases of locks. Waits for Redis as long as one operation may take, but
+    /// not for its return. Call it after the last request has ended.
     pub async fn flush(&self) {
         self.limiter.flush().await;
         self.rejections.flush().await;
@@ -232,7 +230,7 @@ impl Limiter {
     pub async fn admit(&self, key: &ApiKey) -> Decision {
         match self {
             Self::Memory(memory) => memory.admit(key.id, key.limits),
-            // Boxed, so that requests do not carry room for it where there is no Redis.
+            // Boxed, so that requests do not reserve space for it where there is no Redis.
             Self::Redis(redis) => Box::pin(redis.admit(key.id, key.limits)).await,
         }
     }
@@ -245,7 +243,7 @@ impl Limiter {
         }
     }
 
-    /// What one key has used, for the admin API.
+    /// The usage of one key, for the admin API.
     pub async fn usage(&self, key: &ApiKey) -> KeyUsage {
         match self {
             Self::Memory(memory) => memory.usage(key.id, key.limits),
@@ -253,7 +251,7 @@ impl Limiter {
         }
     }
 
-    /// The usage of every limited key that was used here since the last call, and of those that still showed usage then:
+    /// The usage of every limited key that was used here since the last call, and of keys that still showed usage then:
     /// for the gauges. A key that has been deleted meanwhile may be among them. With Redis it is the usage over all
     /// replicas, so every replica that serves a key reports the same.
     pub async fn recent_usage(&self) -> Vec<KeyUsage> {
@@ -272,7 +270,7 @@ impl Limiter {
     }
 }
 
-/// How many minutes' worth a bucket holds: 0.001 to 1000. The reference system's 3 is the default.
+/// A bucket's capacity in minutes of refill: 0.001 to 1000. The reference system's 3 is the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Burst(u32);
 
@@ -301,9 +299,9 @@ impl Default for Burst {
 /// The answer to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// Which limit said no; `rpm` when both did. `None`: allowed.
+    /// The limit that refused; `rpm` when both did. `None`: allowed.
     pub refused_by: Option<LimitType>,
-    /// How long until the same request would be allowed, if nothing else comes; zero when it was allowed.
+    /// Time until the same request would be allowed, if no other comes; zero when it was allowed.
     pub retry_after: Duration,
     /// The buckets after this decision.
     pub state: LimitState,
@@ -334,15 +332,15 @@ pub struct LimitState {
 pub struct BucketState {
     /// The configured limit, per minute.
     pub limit: u32,
-    /// Whole requests or tokens that are there to take, up to `limit × burst`; 0 in debt.
+    /// Whole requests or tokens available, up to `limit × burst`; 0 in debt.
     pub remaining: u64,
-    /// What is missing from a full bucket, rounded up; more than the bucket holds when in debt.
+    /// The amount missing from a full bucket, rounded up; more than the capacity when in debt.
     pub used: u64,
     /// The time until the bucket is full again.
     pub reset: Duration,
 }
 
-/// What one key has used: the shape of the admin API and of the usage gauges.
+/// One key's usage, in the shape of the admin API and of the usage gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyUsage {
     /// The key's id.
@@ -356,12 +354,13 @@ pub struct KeyUsage {
 /// One limit's usage, as the reference system's admin API gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Consumed and not yet refilled: what is missing from a full bucket. Thus 0 for a key that was idle long enough, up
-    /// to `limit × burst`, and beyond that when tokens are owed. A steady caller at the limit holds it where it is.
+    /// Consumed and not yet refilled: the amount missing from a full bucket. Thus 0 for a key that was idle long
+    /// enough, up to `limit × burst`, and beyond that when tokens are owed. A steady caller at the limit holds it where
+    /// it is.
     pub current: u64,
     /// The configured limit, per minute.
     pub limit: u32,
-    /// What may be taken now, at most `limit` (the burst is not shown here, as in the reference).
+    /// The amount available now, at most `limit` (the burst is not shown here, as in the reference).
     pub remaining: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Which headers cross the gateway.
+//! Headers that cross the gateway.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -10,6 +10,36 @@ const ANTHROPIC_VERSION: &str = "2023-06-01";
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 static API_KEY: HeaderName = HeaderName::from_static("api-key");
 static ANTHROPIC_VERSION_HEADER: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// Headers about the answering host, or for a browser that shows the answer: a provider must not set them for the
+/// gateway's host.
+fn is_of_the_host(name: &str) -> bool {
+    matches!(
+        name,
+        "alt-svc"
+            | "clear-site-data"
+            | "expect-ct"
+            | "location"
+            | "nel"
+            | "origin-agent-cluster"
+            | "permissions-policy"
+            | "public-key-pins"
+            | "referrer-policy"
+            | "refresh"
+            | "report-to"
+            | "reporting-endpoints"
+            | "server"
+            | "service-worker-allowed"
+            | "set-cookie"
+            | "strict-transport-security"
+            | "timing-allow-origin"
+            | "www-authenticate"
+            | "x-frame-options"
+            | "x-xss-protection"
+    ) || name.starts_with("access-control-")
+        || name.starts_with("content-security-policy")
+        || name.starts_with("cross-origin-")
+}
 
 /// Headers that belong to one connection (RFC 9110 § 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
@@ -27,11 +57,11 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// The headers of an upstream request: the client's, less what must not travel, and the gateway's own. The client's stay where
-/// they are until they are written.
+/// The headers of an upstream request: the client's, without those that must not be forwarded, and the gateway's own.
+/// The client's headers are not copied until they are written.
 pub struct UpstreamHeaders<'a> {
     client: &'a HeaderMap,
-    /// Names that belong to the client's connection because it said so.
+    /// Names that the client's `Connection` header declares hop-by-hop.
     private: Vec<String>,
     kind: ProviderKind,
     own: Vec<(HeaderName, HeaderValue)>,
@@ -47,19 +77,19 @@ impl<'a> UpstreamHeaders<'a> {
             own: Vec::with_capacity(4),
         };
         headers.add(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // The answer is read on its way, so it must come plain.
+        // The gateway reads the answer while it forwards it, so it must be uncompressed.
         headers.add(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.authorize(provider);
         headers
     }
 
-    /// The client's alone.
+    /// The client's headers alone.
     #[cfg(test)]
     pub(super) fn of_client(client: &'a HeaderMap) -> Self {
         Self { client, private: Vec::new(), kind: ProviderKind::OpenAi, own: Vec::new() }
     }
 
-    /// Adds a header. It must be one that no client's header of the same name travels beside.
+    /// Adds a header. No client header of the same name may be forwarded beside it.
     pub fn add(&mut self, name: HeaderName, value: HeaderValue) {
         debug_assert!(self.iter().all(|(sent, _)| *sent != name), "{name} would be sent twice");
         self.own.push((name, value));
@@ -87,7 +117,7 @@ impl<'a> UpstreamHeaders<'a> {
         }
     }
 
-    /// All of them, in the order in which they are sent.
+    /// All headers, in the order in which they are sent.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let travels = |name: &HeaderName| {
             goes_upstream(name.as_str(), self.kind)
@@ -105,7 +135,7 @@ fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
             "host" | "content-length" | "content-type" | "accept-encoding" | "expect" | "cookie" | "forwarded" | "via"
                 // Credentials of the caller.
                 | "authorization" | "x-api-key" | "api-key"
-                // A browser's: providers take them for a page that calls them without a gateway, and refuse it.
+                // Headers of a browser: providers would assume a page that calls them without a gateway, and refuse it.
                 | "origin" | "referer" | "x-real-ip"
         )
         || name.starts_with("sec-")
@@ -120,19 +150,20 @@ fn goes_upstream(name: &str, kind: ProviderKind) -> bool {
     !private && !foreign
 }
 
-/// Leaves the headers of an upstream answer that the client gets: all but what belongs to the connection or to the account,
-/// and what the gateway says itself.
+/// Keeps the headers of an upstream answer that are for the client: all but those of the connection, the host or the
+/// account, and those that the gateway sets itself.
 pub fn keep_for_client(upstream: &mut HeaderMap) {
     let named = connection_options(upstream);
     let private = |name: &&HeaderName| {
         let text = name.as_str();
         is_hop_by_hop(text)
+            || is_of_the_host(text)
             || matches!(
                 text,
-                "content-length" | "set-cookie" | "alt-svc" | "server" | "x-cache"
+                "content-length" | "x-cache"
                     | "openai-organization" | "openai-project" | "anthropic-organization-id"
             )
-            // The account's limits; the caller is told its key's.
+            // The account's limits; the caller gets its key's instead.
             || text.starts_with("x-ratelimit-")
             || text.starts_with("anthropic-ratelimit-")
             || text.starts_with("x-nexusgate-")
@@ -242,7 +273,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_the_accounts_stays_here() {
+    fn what_is_the_accounts_or_the_hosts_stays_here() {
         let names = [
             "content-type",
             "x-request-id",
@@ -256,6 +287,11 @@ pub(super) mod tests {
             "x-nexusgate-provider",
             "x-cache",
             "set-cookie",
+            "strict-transport-security",
+            "access-control-allow-origin",
+            "content-security-policy-report-only",
+            "nel",
+            "www-authenticate",
             "transfer-encoding",
         ];
         let mut answer: HeaderMap = names

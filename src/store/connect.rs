@@ -14,12 +14,12 @@ use url::Url;
 use super::error::{StoreError, StoreResult};
 use super::request_log::LogWriter;
 
-/// How long a SQLite writer waits for another one. Batches of the request log take milliseconds; retention and a
+/// How long a SQLite writer waits for another writer. Batches of the request log take milliseconds; retention and a
 /// backup may take longer.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The size of a SQLite page, in bytes; a file keeps the one it was made with. A row of the request log takes about two
-/// kilobytes with its bodies: on pages of four, half of each is often left empty, and every page is a system call
+/// kilobytes with its bodies: on pages of four, half of each is often left empty, and every page costs a system call
 /// when it is written to the write-ahead log and two when it is moved from there.
 const SQLITE_PAGE_SIZE: u32 = 16 << 10;
 
@@ -27,12 +27,12 @@ const SQLITE_PAGE_SIZE: u32 = 16 << 10;
 /// were written often meanwhile (of indexes, mostly) are moved once.
 const SQLITE_CHECKPOINT_PAGES: u32 = 1024;
 
-/// What the connection of the request log may keep in memory, in KiB: the pages that one batch changes (8 MiB of bodies at most,
-/// their rows and index entries, and the sums by day of many keys), so that none is written to the write-ahead log before
-/// the batch is whole, and again after.
+/// The page cache of the request log's connection, in KiB: enough for the pages that one batch changes (8 MiB of bodies
+/// at most, their rows and index entries, and the sums by day of many keys), so that no page is written to the
+/// write-ahead log before the batch is complete and then again.
 const SQLITE_WRITER_CACHE_KIB: u32 = 12 << 10;
 
-/// Which database, and how many connections to it.
+/// Settings of the database and its connection pool.
 #[derive(Clone)]
 pub struct Settings {
     /// `sqlite://path`, `sqlite::memory:` or `postgres://user:password@host/database?sslmode=…`.
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// Where a database URL leads.
+/// The kind and place of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// A file, created when it is missing.
@@ -89,7 +89,7 @@ impl Location {
     /// Reads a database URL.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when the URL is of neither kind; the text holds no password.
+    /// [`StoreError::Open`] when the URL is neither SQLite nor PostgreSQL; the text holds no password.
     pub fn of(database_url: &str) -> StoreResult<Self> {
         if database_url.starts_with("postgres://") || database_url.starts_with("postgresql://") {
             return Ok(Self::Postgres);
@@ -97,11 +97,11 @@ impl Location {
         if !database_url.starts_with("sqlite:") {
             let url = redact_url(database_url);
             return Err(StoreError::Open(format!(
-                "the database URL {url} must begin with sqlite:// or postgres://"
+                "DATABASE_URL: {url} must begin with sqlite:// or postgres://"
             )));
         }
         let options = sqlite_options(database_url)?;
-        // sqlx keeps to itself what it made of the URL, so the two spellings it knows are read again here.
+        // sqlx does not expose whether the URL means memory, so the two spellings it knows are checked again here.
         let (path, parameters) = database_url.split_once('?').unwrap_or((database_url, ""));
         let in_memory = path.ends_with(":memory:") || parameters.split('&').any(|part| part == "mode=memory");
         Ok(if in_memory {
@@ -135,7 +135,8 @@ pub async fn connect(settings: &Settings) -> StoreResult<DatabaseConnection> {
     }
 }
 
-/// What the request log writes through: a connection of its own where that pays, to a SQLite file.
+/// The request log's writer. A SQLite file gets a dedicated connection, unless its URL has parameters that only sqlx
+/// understands; otherwise the pool is used.
 ///
 /// # Errors
 /// [`StoreError::Open`]: the URL is wrong.
@@ -143,8 +144,8 @@ pub fn log_writer(settings: &Settings, shared: &DatabaseConnection) -> StoreResu
     let location = Location::of(&settings.database_url)?;
     Ok(match location {
         Location::SqliteFile(path) if is_plain(&settings.database_url) => {
-            // FULL: when a batch is in, the journal forgets it, so it must be on the disk. That is one sync for each batch, and
-            // no request waits for it.
+            // FULL: once a batch is committed, the journal forgets it, so it must be on the disk. That is one sync for
+            // each batch, and no request waits for it.
             let pragmas = format!(
                 "PRAGMA busy_timeout = {}; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {}; \
                  PRAGMA cache_size = -{SQLITE_WRITER_CACHE_KIB};",
@@ -162,7 +163,7 @@ fn is_plain(database_url: &str) -> bool {
     !database_url.contains('?') || database_url.ends_with("?mode=rwc")
 }
 
-/// One trivial query: is the database there?
+/// Checks with a trivial query that the database answers.
 ///
 /// # Errors
 /// [`StoreError::Database`] when it is not, or no connection is free in time.
@@ -183,7 +184,7 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                 path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
             {
                 return Err(StoreError::Open(format!(
-                    "cannot open the SQLite database {}: the folder {} does not exist",
+                    "DATABASE_URL: cannot open the SQLite database {}: the folder {} does not exist",
                     path.display(),
                     folder.display()
                 )));
@@ -202,7 +203,7 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                 .journal_mode(SqliteJournalMode::Wal)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string())
                 .synchronous(synchronous);
-            // A full disk may make SQLite end a transaction by itself. The driver goes on believing that it is in one, and
+            // A full disk may make SQLite end a transaction by itself. The driver still believes that it is in one, and
             // would never begin another.
             pool = pool
                 .max_connections(settings.max_connections.unwrap_or(5).max(1))
@@ -213,10 +214,10 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
     }
     let fail = |error: &sqlx::Error| {
         let name = file.map_or_else(|| "in memory".to_owned(), |path| path.display().to_string());
-        StoreError::Open(format!("cannot open the SQLite database {name}: {}", reason(error)))
+        StoreError::Open(format!("DATABASE_URL: cannot open the SQLite database {name}: {}", reason(error)))
     };
     if file.is_some() {
-        // The pool would swallow the cause in a timeout; one connection of our own tells it.
+        // The pool would hide the cause behind a timeout; a connection of our own reports it.
         let connection = first_sqlite_connection(&options).await.map_err(|error| fail(&error))?;
         connection.close().await.map_err(|error| fail(&error))?;
     }
@@ -224,8 +225,8 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
     Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
 }
 
-/// Opens the file, which makes it a WAL database if it was none. SQLite lets nobody wait for the lock that this takes, so
-/// whoever starts beside another replica on a new file has to come again.
+/// Opens the file, which makes it a WAL database if it was none. SQLite has no waiting for the lock that this takes, so
+/// a process that starts beside another one on a new file has to retry.
 async fn first_sqlite_connection(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
     let start = Instant::now();
     loop {
@@ -246,10 +247,10 @@ fn is_busy(error: &sqlx::Error) -> bool {
 
 fn sqlite_options(database_url: &str) -> StoreResult<SqliteConnectOptions> {
     let options: SqliteConnectOptions = database_url.parse().map_err(|error| {
-        StoreError::Open(format!("the database URL {database_url} is wrong: {}", reason(&error)))
+        StoreError::Open(format!("DATABASE_URL: {database_url} is wrong: {}", reason(&error)))
     })?;
     if options.get_filename().as_os_str().is_empty() {
-        return Err(StoreError::Open(format!("the database URL {database_url} names no file")));
+        return Err(StoreError::Open(format!("DATABASE_URL: {database_url} names no file")));
     }
     Ok(options)
 }
@@ -259,7 +260,10 @@ fn postgres_options(database_url: &str) -> StoreResult<PgConnectOptions> {
 }
 
 fn no_postgres(database_url: &str, why: &str) -> StoreError {
-    StoreError::Open(format!("cannot connect to the database {}: {why}", redact_url(database_url)))
+    StoreError::Open(format!(
+        "DATABASE_URL: cannot connect to the database {}: {why}",
+        redact_url(database_url)
+    ))
 }
 
 async fn connect_postgres(settings: &Settings) -> StoreResult<DatabaseConnection> {
@@ -361,7 +365,7 @@ mod tests {
         assert_eq!(Location::of("sqlite://x?mode=memory").unwrap(), Location::SqliteMemory);
         assert_eq!(Location::of("postgresql://h/db").unwrap(), Location::Postgres);
         let error = Location::of("mysql://me:secret@h/db").unwrap_err().to_string();
-        assert_eq!(error, "the database URL mysql://me:***@h/db must begin with sqlite:// or postgres://");
+        assert_eq!(error, "DATABASE_URL: mysql://me:***@h/db must begin with sqlite:// or postgres://");
         assert!(Location::of("sqlite://").unwrap_err().to_string().contains("names no file"));
         assert!(Location::of("sqlite://a.db?mode=odd").unwrap_err().to_string().contains("unknown value"));
     }

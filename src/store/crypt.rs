@@ -47,7 +47,7 @@ impl Column {
         }
     }
 
-    /// What a ciphertext is bound to.
+    /// The table and column that a ciphertext is bound to.
     const fn associated_data(self) -> &'static [u8] {
         match self {
             Self::ApiKey => b"nexusgate:api_keys.key_encrypted",
@@ -97,7 +97,11 @@ impl fmt::Debug for EncryptionKey {
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes()
         .chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .map(|pair| {
+            // `from_str_radix` takes a sign.
+            let digits = std::str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit))?;
+            u8::from_str_radix(digits, 16).ok()
+        })
         .collect()
 }
 
@@ -142,7 +146,7 @@ impl Cipher {
         Ok(format!("{VERSION}.{}.{body}", self.key_id))
     }
 
-    /// Decrypts what [`encrypt`](Self::encrypt) made for the same column.
+    /// Decrypts a result of [`encrypt`](Self::encrypt) for the same column.
     ///
     /// # Errors
     /// [`StoreError::Secret`] when it was made under another key, for another column, by a newer version, or was
@@ -179,8 +183,8 @@ impl Cipher {
 }
 
 /// The cipher for this database: under `encryption_key` (the setting `ENCRYPTION_KEY`; empty counts as unset), or else
-/// under the key file beside a SQLite file, made now if the database holds no secrets yet. Makes sure that the key is
-/// the one the secrets in the database need.
+/// under the key file beside a SQLite file, made now if the database holds no secrets yet. Checks that the database's
+/// secrets were made under this key.
 ///
 /// # Errors
 /// [`StoreError::Secret`], one line that names what to set or restore.
@@ -203,7 +207,7 @@ pub async fn open(
     }
 }
 
-/// Whether `encryption_key` can be a key, and is there if it has to be; no database is asked.
+/// Checks that `encryption_key` is valid, and set if it is required; opens no database.
 ///
 /// # Errors
 /// As [`open`].
@@ -257,7 +261,7 @@ fn wrong_key(column: Column, what: &str) -> StoreError {
     StoreError::Secret(format!("{what} that the secrets in {table} were encrypted under"))
 }
 
-/// A column that holds a secret of another key.
+/// A column that holds a secret under another key.
 async fn foreign_secret(db: &DatabaseConnection, cipher: &Cipher) -> StoreResult<Option<Column>> {
     let ours = format!("{VERSION}.{}.%", cipher.key_id);
     for column in Column::ALL {
@@ -285,9 +289,9 @@ fn secrets(column: Column) -> SelectStatement {
     Query::select().column("id").column(name).from(table).and_where(Expr::col(name).is_not_null()).to_owned()
 }
 
-/// Re-encrypts every secret from `old` to `new`, all or none, and answers how many it changed. Secrets that `new` made
-/// already are left alone, so repeating it is harmless. Writers wait meanwhile; a running gateway keeps the old key
-/// and must be restarted with the new one.
+/// Re-encrypts every secret from `old` to `new`, all or none, and returns how many it changed. Secrets already under
+/// `new` are left alone, so repeating it is harmless. Writers wait meanwhile; a running gateway keeps the old key and
+/// must be restarted with the new one.
 ///
 /// # Errors
 /// [`StoreError::Secret`] when a secret is neither under `old` nor under `new`: nothing is changed then.
@@ -335,8 +339,8 @@ pub async fn rotate(db: &DatabaseConnection, old: &Cipher, new: &Cipher) -> Stor
     Ok(changed)
 }
 
-/// Replaces the key file beside a SQLite database by a new random key and re-encrypts everything. Cut off at any
-/// point, the next [`open`] finds a key that fits.
+/// Replaces the key file beside a SQLite database by a new random key and re-encrypts everything. If it is interrupted
+/// at any point, the next [`open`] finds a key that fits.
 ///
 /// # Errors
 /// As [`rotate`]; [`StoreError::Secret`] when there is no key file.

@@ -1,7 +1,7 @@
-//! The copy in memory that the request path reads: who may call, and where a model is offered.
+//! The in-memory copy that the request path reads: keys, models and providers.
 //!
 //! A [`Snapshot`] never changes. [`SnapshotStore`] holds the current one and swaps in a new one after an
-//! administrator's change and on a timer; whoever is in the middle of a request keeps the one it began with.
+//! administrator's change and on a timer; a request in flight keeps the one it began with.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -29,7 +29,7 @@ use crate::domain::label::{LabelValue, ModelType};
 use crate::domain::model::Target;
 use crate::domain::provider::Provider;
 
-/// How long a reading may take. A connection whose server has vanished would wait for a quarter of an hour.
+/// The timeout of a load. A connection whose server has vanished would wait for a quarter of an hour.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Hashes a [`KeyHash`] by taking eight of its bytes: it is a SHA-256 already.
@@ -53,7 +53,7 @@ impl Hasher for TakeBytes {
 
 type KeyMap = HashMap<KeyHash, Arc<ApiKey>, BuildHasherDefault<TakeBytes>>;
 
-/// What was configured at one moment.
+/// The configuration at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
     keys: KeyMap,
@@ -119,12 +119,12 @@ impl Snapshot {
         }
     }
 
-    /// The key with this hash, revoked and expired ones included, so that the caller can say which it is.
+    /// The key with this hash. Includes revoked and expired keys, so that the caller can report which it is.
     pub fn find_key(&self, hash: &KeyHash) -> Option<&Arc<ApiKey>> {
         self.keys.get(hash)
     }
 
-    /// Where this model is offered, in the order in which it was configured; never empty.
+    /// The targets of this model, in the order in which they were configured; never empty.
     pub fn resolve(&self, system_name: &str) -> Option<&[Arc<Target>]> {
         self.targets.get(system_name).map(Vec::as_slice)
     }
@@ -150,12 +150,12 @@ impl Snapshot {
     }
 
     /// One line for each entry that was left out because it cannot be used: a secret under another key, a base URL or a
-    /// kind that only a hand in the database or a newer version writes.
+    /// kind that only a manual edit of the database or a newer version writes.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// How much of what is configured is in use, as [`counts`] would answer for this snapshot.
+    /// The result of [`counts`] for this snapshot.
     #[cfg(test)]
     pub(super) fn active_counts(&self, now: DateTime<Utc>) -> ActiveCounts {
         let of_type =
@@ -202,6 +202,7 @@ impl Snapshot {
                 weight: stored.weight,
                 context_length: stored.context_length,
                 slo: stored.slo,
+                created_at: stored.created_at,
                 provider: Arc::clone(provider),
             });
             self.targets.entry(stored.system_name.into_boxed_str()).or_default().push(target);
@@ -220,7 +221,7 @@ impl Snapshot {
             };
             let key = ApiKey {
                 id,
-                // A key without a comment is `unknown`, which is what sanitising nothing gives.
+                // A key without a comment becomes `unknown`, the label of an empty text.
                 comment: intern(&mut comments, comment.as_deref().unwrap_or_default()),
                 limits: Limits { rpm: rpm.map(check::count), tpm: tpm.map(check::count) },
                 expires_at,
@@ -254,7 +255,7 @@ type KeyRow = (
     bool,
 );
 
-/// Only what [`KeyRow`] holds, not the ciphertexts.
+/// Only the columns of [`KeyRow`], not the ciphertexts.
 fn keys_query() -> SelectStatement {
     use api_keys::Column;
     api_keys::Entity::find()
@@ -278,10 +279,10 @@ fn keys_query() -> SelectStatement {
 pub struct SnapshotStore {
     current: ArcSwap<Snapshot>,
     cipher: Arc<Cipher>,
-    /// Refreshes that were asked for.
+    /// Refreshes requested.
     asked: AtomicU64,
-    /// How many of them the current snapshot answers. Refreshes are one at a time, so that an older reading never replaces
-    /// a newer one.
+    /// The number of requests that the current snapshot answers. Refreshes run one at a time, so that an older load
+    /// never replaces a newer one.
     answered: tokio::sync::Mutex<u64>,
     /// Whether the last refresh failed, or was given up.
     behind: AtomicBool,
@@ -310,8 +311,9 @@ impl SnapshotStore {
         self.current.load_full()
     }
 
-    /// Reads the database and swaps the new snapshot in. What was committed before this call is in it. Callers that waited
-    /// for another's reading share the next one: fifty changes at once are read twice, not fifty times.
+    /// Reads the database and swaps the new snapshot in. It includes everything committed before this call. Callers
+    /// that waited for another caller's load share the next one: fifty changes at once are loaded twice, not fifty
+    /// times.
     ///
     /// # Errors
     /// As [`Snapshot::load`], and when the database does not answer within [`LOAD_TIMEOUT`]; the current snapshot stays.
@@ -321,9 +323,9 @@ impl SnapshotStore {
         if *answered >= mine {
             return Ok(self.load_full());
         }
-        // Whoever asked until now had committed before.
+        // Every caller counted in `asked` had committed before this load.
         let asked = self.asked.load(Ordering::SeqCst);
-        // Everybody else waits for this one.
+        // All other callers wait for this load.
         let loading = tokio::time::timeout(LOAD_TIMEOUT, Snapshot::load(db, &self.cipher));
         let late = || format!("no answer within {}", humantime::format_duration(LOAD_TIMEOUT));
         let mut owed = Owed { behind: &self.behind, read: false };
@@ -335,17 +337,17 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// Whether the last reading failed, or was given up: what is in use may lack what was committed before it.
+    /// Whether the last load failed, or was given up: the snapshot in use may lack earlier changes.
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::SeqCst)
     }
 
-    /// Puts a snapshot in: the first one, and those of tests.
+    /// Sets a snapshot: the first one, or a test's.
     pub fn replace(&self, snapshot: Snapshot) {
         self.put(Arc::new(snapshot));
     }
 
-    /// Swaps `snapshot` in, and tells of what it leaves out that the one before did not.
+    /// Swaps `snapshot` in, and logs problems that the previous one did not have.
     fn put(&self, snapshot: Arc<Snapshot>) {
         let before = self.current.swap(Arc::clone(&snapshot));
         for problem in snapshot.problems().iter().filter(|problem| !before.problems.contains(problem)) {
@@ -354,7 +356,7 @@ impl SnapshotStore {
     }
 }
 
-/// A reading that is owed unless it succeeds: it may fail, and whoever asked for it may leave.
+/// Marks the store as behind unless the load succeeds: it may fail, or its caller may leave.
 struct Owed<'a> {
     behind: &'a AtomicBool,
     read: bool,
@@ -377,7 +379,7 @@ pub struct ActiveCounts {
     pub embedding_models: u64,
 }
 
-/// Counts what is in use, in one query.
+/// Counts active keys, providers and models, in one query.
 ///
 /// # Errors
 /// [`StoreError::Database`].

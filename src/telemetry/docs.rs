@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use super::catalog::{ALL, Kind, Metric};
 
-/// `docs/METRICS.md`, whole.
+/// The text of `docs/METRICS.md`.
 pub fn markdown() -> String {
     let mut out = String::from(
         "# Metrics\n\n\
          Generated from `src/telemetry/catalog.rs` by `cargo run -- metrics-catalog > docs/METRICS.md`; do not edit.\n\n\
-         Counters of money and seconds are fractional. Labels without listed values take configured names, at most 128\n\
-         characters, with backslashes and control characters replaced; past `METRICS_MAX_SERIES` they read `_overflow`.\n\n\
+         Counters of money and seconds are fractional. `model`, `provider` and `api_key_comment` take configured names, at most\n\
+         128 characters, with backslashes and control characters replaced; `route`, `method`, `code`, `op`, `metric` and\n\
+         `version` the gateway's own words. Past `METRICS_MAX_SERIES` labels without listed values read `_overflow`.\n\n\
          | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n",
     );
     for metric in ALL {

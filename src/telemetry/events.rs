@@ -21,11 +21,10 @@ impl CompletionFinished<'_> {
     pub fn emit(self) {
         let Self { record, series } = self;
         series.finished[record.status as usize].increment(1);
-        if record.status == Status::CacheHit {
-            return;
-        }
-        self.count();
         log_finished("completion", record);
+        if record.status != Status::CacheHit {
+            self.count();
+        }
     }
 
     fn count(&self) {
@@ -64,6 +63,7 @@ impl EmbeddingFinished<'_> {
         let Self { record, series } = self;
         let model = &*series.model;
         series.finished[record.status as usize].increment(1);
+        log_finished("embedding", record);
         if record.status == Status::CacheHit {
             return;
         }
@@ -82,11 +82,10 @@ impl EmbeddingFinished<'_> {
                 model.usage_missing.increment(1);
             }
         }
-        log_finished("embedding", record);
     }
 }
 
-/// The counters have what all attempts used, the histograms how large the last one was.
+/// The counters sum the usage of all attempts; the histograms get the size of the last one.
 fn count_tokens(model: &ModelSeries, record: &RequestRecord) {
     let usage = record.total_usage();
     if let Some(tokens) = usage.prompt {
@@ -177,17 +176,17 @@ fn as_f64(count: u64) -> f64 {
 pub struct RequestFinished<'a> {
     pub telemetry: &'a Telemetry,
     pub record: &'a RequestRecord,
-    /// What was looked up when the request was routed.
+    /// The series looked up when the request was routed.
     pub series: &'a CallSeries,
-    /// The provider those series belong to.
+    /// The provider that `series` belong to.
     pub provider: &'a LabelValue,
 }
 
 impl RequestFinished<'_> {
     pub fn emit(self) {
         let Self { telemetry, record, series, provider } = self;
-        // Each of up to seven histograms pins the epoch of its samples, which is a memory fence; while it is pinned already,
-        // it is an addition.
+        // Each of up to seven histograms pins the epoch of its samples, which is a memory fence; when it is already
+        // pinned, that is only an addition.
         let _pinned = crossbeam_epoch::pin();
         telemetry.audit.counted(record.call.table());
         telemetry.surfaces.overhead(record.call).record(record.overhead.as_secs_f64());
@@ -216,7 +215,7 @@ impl RequestRejected<'_> {
     }
 }
 
-/// Refusals for being over a limit became part of the exposed count.
+/// Rate-limit rejections were added to the exposed count.
 pub struct RateLimitRejectionsExposed<'a> {
     pub telemetry: &'a Telemetry,
     pub comment: &'a LabelValue,
@@ -258,14 +257,17 @@ impl AttemptFinished<'_> {
     pub fn emit(self) {
         self.series.attempts[self.outcome as usize].increment(1);
         self.series.duration.record(self.duration.as_secs_f64());
-        if self.outcome != Outcome::Ok {
-            tracing::info!(
-                provider = %self.target.provider.name,
-                model = %self.target.system_name,
-                outcome = self.outcome.as_str(),
-                duration_ms = self.duration.as_millis(),
-                "upstream attempt failed"
-            );
+        let (provider, model) = (&self.target.provider.name, &self.target.system_name);
+        let duration_ms = self.duration.as_millis();
+        match self.outcome {
+            Outcome::Ok => {}
+            Outcome::Cancelled => {
+                tracing::debug!(%provider, %model, duration_ms, "upstream attempt cancelled")
+            }
+            outcome => {
+                let outcome = outcome.as_str();
+                tracing::info!(%provider, %model, outcome, duration_ms, "upstream attempt failed");
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Log output. (The module is not called `tracing` so that the crate of that name stays in reach.)
+//! Log output. (The module is not called `tracing`, because that would shadow the crate.)
 
 use std::io::IsTerminal as _;
 
@@ -11,9 +11,14 @@ pub fn init(json: bool) {
     init_with_default(json, "warn,nexusgate=info");
 }
 
-/// As [`init`], with another filter for when `RUST_LOG` says nothing.
+/// As [`init`], with another default filter for when `RUST_LOG` is not set.
 pub fn init_with_default(json: bool, filter: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    let given = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|given| !given.trim().is_empty());
+    let (filter, wrong) = match given.as_deref().map(EnvFilter::try_new) {
+        Some(Ok(given)) => (given, None),
+        Some(Err(wrong)) => (EnvFilter::new(filter), Some(wrong)),
+        None => (EnvFilter::new(filter), None),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // The first subscriber wins; tests may have set one.
     let _ = if json {
@@ -21,4 +26,7 @@ pub fn init_with_default(json: bool, filter: &str) {
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).finish().try_init()
     };
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "RUST_LOG is no filter and is ignored");
+    }
 }

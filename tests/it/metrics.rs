@@ -1,10 +1,11 @@
-//! What `/metrics` says, and how it is served.
+//! The content of `/metrics`, and how it is served.
 
 use std::io::Read as _;
 
 use nexusgate::domain::label::Status;
 use nexusgate::store::keys;
 use nexusgate::telemetry::{catalog, docs};
+use sea_orm::EntityTrait as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::TestApp;
@@ -104,7 +105,7 @@ async fn comments_become_labels_safely() {
     );
 }
 
-/// They are what an administrator set last, and of all keys with a comment, used or not.
+/// They show the limits that an administrator set last, of all keys with a comment, used or not.
 #[tokio::test]
 async fn the_gauges_of_limits_are_the_limits() {
     let app = TestApp::builder()
@@ -164,7 +165,7 @@ async fn a_revoked_keys_gauges_disappear() {
     assert!(scrape.metric("nexusgate_active_api_keys").is(2.0));
 }
 
-/// What clients make up never becomes a series, however much of it there is.
+/// Names that clients make up never become a series, however many there are.
 #[tokio::test(flavor = "multi_thread")]
 async fn made_up_names_and_keys_add_no_series() {
     let app = TestApp::spawn().await;
@@ -292,6 +293,12 @@ async fn models_are_listed() {
     let ids: Vec<&str> =
         list["data"].as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
     assert_eq!(ids, [EMBEDDING_MODEL, MODEL]);
+    // The time since when it is offered, at every request, not the time of the last refresh.
+    let models = entity::models::Entity::find().all(app.running().database()).await.expect("rows");
+    for model in list["data"].as_array().expect("a list") {
+        let row = models.iter().find(|row| model["id"] == *row.system_name).expect("its row");
+        assert_eq!(model["created"], row.created_at.timestamp());
+    }
     assert_eq!(app.get("/v1/models/gpt-4o").await.status(), 200);
     assert_eq!(app.get("/v1/models/no-such").await.status(), 404);
     let few = app

@@ -1,4 +1,4 @@
-//! Talking to a gateway's admin API.
+//! The client of a gateway's admin API.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use url::Url;
 
-use super::super::CliError;
+use super::super::{CliError, failed};
 
 /// `providers test` waits for a provider; everything else answers at once.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -43,11 +43,11 @@ impl AdminClient {
             CliError::Other("ADMIN_SUPER_SECRET is not set: the secret of the gateway's admin API".to_owned())
         })?;
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // The system's certificates, as the gateway may stand behind a company's own authority.
+        // The system's certificates, because the gateway may have a certificate of a company's own authority.
         let tls = HttpsConnectorBuilder::new();
         let tls = match base.scheme() {
             "https" => tls.with_native_roots()?,
-            // Without TLS none are asked for, and a small image may have none.
+            // Without TLS no certificates are needed, and a small image may have none.
             _ => tls.with_tls_config(no_roots()),
         };
         let tls = tls.https_or_http().enable_http1().build();
@@ -62,7 +62,7 @@ impl AdminClient {
         self.call(Method::POST, path, &[], Some(body)).await
     }
 
-    /// Asks for a report, which is one whether it is good news (200) or not (502).
+    /// Requests a report, which comes with a success (200) and with a failure (502).
     pub(super) async fn report(&self, path: &[&str]) -> Result<Value, CliError> {
         let (status, answer) = self.send(Method::POST, path, &[], None).await?;
         let is_report = answer["success"].is_boolean();
@@ -84,7 +84,7 @@ impl AdminClient {
         if status.is_success() { Ok(answer) } else { Err(refused(status, &answer)) }
     }
 
-    /// `path` are segments below `/api/admin`, not yet escaped. What is not JSON is answered as null.
+    /// `path` are segments below `/api/admin`, not yet escaped. An answer that is not JSON is returned as null.
     async fn send(
         &self,
         method: Method,
@@ -121,7 +121,7 @@ impl AdminClient {
     }
 }
 
-/// The gateway's own words, if it had any.
+/// The gateway's own error message, if it sent one.
 fn refused(status: StatusCode, answer: &Value) -> CliError {
     let error = &answer["error"];
     let message = error["message"].as_str().or_else(|| error.as_str()).or_else(|| answer["message"].as_str());
@@ -129,15 +129,4 @@ fn refused(status: StatusCode, answer: &Value) -> CliError {
         Some(message) => format!("{message} ({status})"),
         None => format!("the gateway answered {status}"),
     })
-}
-
-/// An error with its causes, which say what is wrong. hyper's errors name no URL, so none shows a key.
-fn failed(error: &(dyn std::error::Error + 'static)) -> CliError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    CliError::Other(text)
 }

@@ -23,27 +23,27 @@ const COLUMNS: &[(&str, &str)] = &[
 
 pub(super) fn command() -> Command {
     let create = Command::new("create")
-        .about("Make a key and print it")
-        .arg(flag("comment", "What it is called in lists, logs and metrics"))
+        .about("Create a key and print it")
+        .arg(flag("comment", "Its name in lists, logs and metrics"))
         .arg(limit("rpm", "Requests per minute, or `unlimited` [default: the gateway's]"))
         .arg(limit("tpm", "Tokens per minute, or `unlimited` [default: the gateway's]"))
         .arg(
-            flag("expires", "When it ends: a time (RFC 3339) or a duration from now, like `90d`")
+            flag("expires", "When it expires: a time (RFC 3339) or a duration from now, like `90d`")
                 .value_parser(expiry),
         )
         .arg(
-            flag("model", "A model it may call; give it again for more [default: all]")
+            flag("model", "A model it may call; repeat the flag for more [default: all]")
                 .action(ArgAction::Append),
         )
-        .arg(flag("external-id", "The name that another system knows it by"));
+        .arg(flag("external-id", "Its name in another system"));
     let list = Command::new("list").about("List the keys, masked").arg(
         Arg::new("include-revoked")
             .long("include-revoked")
             .action(ArgAction::SetTrue)
-            .help("Also those that were revoked"),
+            .help("Include revoked keys"),
     );
     let revoke = Command::new("revoke")
-        .about("Take a key out of use")
+        .about("Revoke a key")
         .arg(Arg::new("key").required(true).value_name("ID").help("Its id (or the key itself)"));
     Command::new("keys").about("API keys of a running gateway").subcommands([create, list, revoke])
 }
@@ -83,7 +83,7 @@ pub(super) async fn run(
     }
 }
 
-/// A limit as the API takes it: a number, or null for none.
+/// A limit as the API takes it: a number, or null for unlimited.
 fn limit(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("NUMBER").help(help).value_parser(|text: &str| match text {
         "unlimited" => Ok(Value::Null),

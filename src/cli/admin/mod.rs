@@ -77,7 +77,7 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// The flags by which every action finds its gateway.
+/// Adds the flags that select the gateway to every action.
 fn with_connection(command: Command) -> Command {
     let actions: Vec<String> = command.get_subcommands().map(|action| action.get_name().to_owned()).collect();
     actions.into_iter().fold(
@@ -90,7 +90,7 @@ fn with_connection(command: Command) -> Command {
                             .long("url")
                             .env("NEXUSGATE_URL")
                             .default_value("http://127.0.0.1:3000")
-                            .help("Where the gateway listens"),
+                            .help("URL of the gateway"),
                     )
                     .arg(
                         Arg::new("admin-secret")

@@ -23,8 +23,8 @@ pub(super) fn command() -> Command {
     let add = Command::new("add")
         .about("Offer a model through a provider")
         .arg(flag("provider", "The provider's name or id").required(true))
-        .arg(flag("name", "The name callers use").required(true))
-        .arg(flag("remote-id", "The name the provider uses [default: the same]"))
+        .arg(flag("name", "The name that callers use").required(true))
+        .arg(flag("remote-id", "The name that the provider uses [default: the same]"))
         .arg(flag("type", "chat or embedding").default_value("chat"))
         .arg(number("input-price", "USD per million input tokens"))
         .arg(number("output-price", "USD per million output tokens"))
@@ -35,7 +35,7 @@ pub(super) fn command() -> Command {
                 .value_parser(clap::value_parser!(u32))
                 .help("Share of the traffic among the providers of this name; 0: only when the others fail"),
         )
-        .arg(count("context-length", "In tokens"))
+        .arg(count("context-length", "Context length in tokens"))
         .arg(number("slo-ttft-ms", "Target for the first token, in milliseconds"))
         .arg(number("slo-tpot-ms", "Target for each further token, in milliseconds"))
         .arg(flag("comment", "A note"));

@@ -23,9 +23,9 @@ const COLUMNS: &[(&str, &str)] = &[
 pub(super) fn command() -> Command {
     let add = Command::new("add")
         .about("Add a provider")
-        .arg(flag("name", "Its name: the label of metrics, and what `model@name` selects").required(true))
+        .arg(flag("name", "Its name: the label of metrics, and the provider of `model@name`").required(true))
         .arg(flag("type", "openai, openai-responses, anthropic, azure or ollama").default_value("openai"))
-        .arg(flag("base-url", "What the provider's SDK calls a base URL").required(true))
+        .arg(flag("base-url", "The base URL as the provider's SDK takes it").required(true))
         .arg(
             Arg::new("api-key-stdin")
                 .long("api-key-stdin")
@@ -39,17 +39,17 @@ pub(super) fn command() -> Command {
         )
         .arg(flag("api-version", "`api-version` of Azure, `anthropic-version` of Anthropic"))
         .arg(flag("proxy-url", "An HTTP proxy for this provider alone"))
-        .arg(count("max-concurrency", "Calls at one time; more go to the next provider"))
+        .arg(count("max-concurrency", "Concurrent calls; further ones go to the next provider"))
         .arg(
             Arg::new("no-stream-usage")
                 .long("no-stream-usage")
                 .action(ArgAction::SetTrue)
-                .help("Do not ask for the usage of streams: for providers that refuse `stream_options`"),
+                .help("Do not request the usage of streams: for providers that refuse `stream_options`"),
         )
         .arg(flag("comment", "A note"));
     let list = Command::new("list").about("List the providers, without their secrets");
     let test = Command::new("test")
-        .about("Make a minimal call to a provider; exit code 1 when it does not answer well")
+        .about("Make a minimal call to a provider; exit code 1 when it fails")
         .arg(Arg::new("provider").required(true).value_name("NAME").help("Its name or id"));
     Command::new("providers").about("Providers of a running gateway").subcommands([add, list, test])
 }

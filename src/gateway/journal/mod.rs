@@ -1,4 +1,4 @@
-//! The journal: what finished requests left behind, safe on disk until the database has it.
+//! The journal: records of finished requests, safe on disk until the database has them.
 //!
 //! ```text
 //! request path ── append ──► segment file (one write) ──┐
@@ -7,26 +7,26 @@
 //! keeper thread: counts what an earlier process left, syncs every second, keeps the size below its bound
 //! ```
 //!
-//! **What it promises.** When [`Journal::append`] returns, the record is in the kernel's page cache: `kill -9`, a panic
-//! or an out-of-memory kill loses nothing. A power cut or a kernel crash loses at most what was appended within
-//! [`JournalConfig::sync_interval`] (1 s). Replaying is harmless, because ids are UUIDv7 and the insert says
-//! `ON CONFLICT DO NOTHING`; so the mark of what has been acknowledged needs no sync.
+//! **Guarantees.** When [`Journal::append`] returns, the record is in the kernel's page cache: `kill -9`, a panic or an
+//! out-of-memory kill loses nothing. A power cut or a kernel crash loses at most the records of the last
+//! [`JournalConfig::sync_interval`] (1 s). Replaying is harmless, because ids are UUIDv7 and the insert says `ON
+//! CONFLICT DO NOTHING`; so the watermark of acknowledged rows needs no sync.
 //!
 //! **Why the request's own thread writes.** A client that has received its answer completely must find it in the log
-//! after `kill -9`, so the write must come before the last byte is handed to the connection. A channel to a writing
-//! thread would need the last byte to wait for the answer of that thread: two context switches instead of one system
-//! call of one or two microseconds. The price is that a file system that hangs holds the one thread which is writing; all
-//! others go past it after [`JournalConfig::patience`] and keep their rows in memory.
+//! after `kill -9`, so the write must come before the last byte is handed to the connection. With a channel to a
+//! writing thread the last byte would have to wait for that thread's reply: two context switches instead of one system
+//! call of one or two microseconds. The price is that a hanging file system holds the one thread that is writing; all
+//! others give up after [`JournalConfig::patience`] and keep their rows in memory.
 //!
-//! **Bounds.** Rows wait in memory up to [`JournalConfig::memory_rows`] and [`JournalConfig::memory_bytes`]; beyond that they
-//! stay on disk and are read back, in order. Beyond [`JournalConfig::max_size`] on disk the oldest request and
-//! response bodies are dropped, then, only if the rows alone are too many, the oldest rows; both are counted.
-//! When the disk fails, rows wait in memory only, and when that is full as well, new ones are dropped and counted.
+//! **Bounds.** Rows wait in memory up to [`JournalConfig::memory_rows`] and [`JournalConfig::memory_bytes`]; beyond
+//! that they stay on disk and are read back, in order. Beyond [`JournalConfig::max_size`] on disk the oldest request
+//! and response bodies are dropped, then, only if the rows alone are too many, the oldest rows; both are counted. When
+//! the disk fails, rows wait in memory only, and when the memory is full as well, new rows are dropped and counted.
 //!
-//! **Why no crate.** Looked at in November 2026: `okaywal` calls itself unfit for production, syncs every commit
-//! (a millisecond) and calls back to checkpoint; `yaque` sends asynchronously and has no checksums; `walogs` and `open-wal`
-//! sync every append or stop at the first damaged record. None reads on behind damage, drops bodies but
-//! keeps rows, or bounds its size without losing the oldest entries.
+//! **Why no crate.** `okaywal` calls itself unfit for production, syncs every commit (a millisecond) and calls back to
+//! checkpoint; `yaque` sends asynchronously and has no checksums; `walogs` and `open-wal` sync every append or stop at
+//! the first damaged record. None continues reading after damage, drops bodies but keeps rows, or bounds its size
+//! without losing the oldest entries.
 
 mod active;
 mod backlog;
@@ -63,19 +63,19 @@ pub trait Row: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn table(&self) -> LogTable;
     /// The bodies.
     fn payloads(&self) -> Payloads;
-    /// Puts other bodies in their place.
+    /// Replaces the bodies.
     fn set_payloads(&mut self, payloads: Payloads);
-    /// Appends the row without its bodies as JSON; it must read back as [`Deserialize`](serde::Deserialize) says. This is done in the middle of a
-    /// request, so a row that knows a faster way than serde takes it.
+    /// Appends the row without its bodies as JSON that [`Deserialize`](serde::Deserialize) can read back. It runs in
+    /// the middle of a request, so a row may override it with a faster way than serde.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The row cannot be written as JSON.
     fn write_json(&self, out: &mut Vec<u8>) -> serde_json::Result<()> {
         serde_json::to_writer(out, self)
     }
 }
 
-/// The big parts of a row. They are stored beside it, and are the first to go when space is short.
+/// The bodies of a row, its big parts. They are stored beside it, and are dropped first when space is short.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payloads {
     pub request: Option<Bytes>,
@@ -93,24 +93,24 @@ impl Payloads {
     }
 }
 
-/// What the request log tells about itself. The receiver must be quick and must not call back.
+/// Events of the request log. The receiver must be quick and must not call back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogEvent {
     /// The database has these rows (now, or already before a replay).
     RowsWritten { table: LogTable, rows: u64 },
-    /// One insert answered.
+    /// The database answered an insert.
     Flushed { table: LogTable, took: Duration },
     /// An insert failed and will be tried again.
     Retried { table: LogTable },
-    /// The database answered, or stopped answering. Told only when it changes.
+    /// The database answered, or stopped answering. Emitted only on a change.
     DatabaseUp(bool),
     /// Rows go into the database without their bodies, because space was short.
     PayloadsDropped { table: LogTable, rows: u64 },
     /// Rows are lost, because neither memory nor disk had room.
     RowsDropped { table: LogTable, rows: u64 },
-    /// The database refuses rows for what they contain; they are in `rejected.jsonl`.
+    /// The database refuses rows for their contents; they are in `rejected.jsonl`.
     RowsRejected { table: LogTable, rows: u64 },
-    /// Damaged or torn stretches of the journal were passed over.
+    /// Damaged or torn stretches of the journal were skipped.
     RecordsDamaged { records: u64 },
     /// The file system failed or hung; the row waits in memory only.
     JournalFailed,
@@ -119,27 +119,29 @@ pub enum LogEvent {
 /// Receives [`LogEvent`]s.
 pub type Observer = Box<dyn Fn(LogEvent) + Send + Sync>;
 
-/// Where the journal lies and what it may take.
+/// The journal's location and limits.
 #[derive(Debug, Clone)]
 pub struct JournalConfig {
     /// `DATA_DIR/journal`; `None` keeps everything in memory (tests, benches).
     pub dir: Option<PathBuf>,
     /// `JOURNAL_MAX_SIZE`, in bytes.
     pub max_size: u64,
-    /// A segment ends beyond this many bytes; at most an eighth of `max_size`, so that there is something to drop.
+    /// A segment ends beyond this many bytes; at most an eighth of `max_size`, so that there is always a sealed one to
+    /// drop.
     pub segment_size: u64,
-    /// Between two syncs: what a power cut may take.
+    /// Time between two syncs: a power cut may take the records of this long.
     pub sync_interval: Duration,
-    /// How long a request waits for another one's write.
+    /// How long a request waits for another request's write.
     pub patience: Duration,
     /// Rows waiting in memory.
     pub memory_rows: usize,
     /// Bytes of bodies waiting in memory.
     pub memory_bytes: usize,
-    /// Rows of one insert. Each insert is a transaction, and a sync of the disk, and writes the ends of all indexes anew, so it
-    /// should be many; they wait in memory meanwhile. A power of two is fewest statements (`store/request_log/write.rs`).
+    /// Rows of one insert. Each insert is a transaction and a sync of the disk, and rewrites the ends of all indexes,
+    /// so it should be many; they wait in memory meanwhile. A power of two takes the fewest statements
+    /// (`store/request_log/write.rs`).
     pub batch_rows: usize,
-    /// Bytes of bodies of one insert: keeps an insert's time, and the memory for it, in bounds.
+    /// Bytes of bodies of one insert: bounds its time and memory.
     pub batch_bytes: usize,
 }
 
@@ -151,8 +153,9 @@ impl Default for JournalConfig {
             // Small, so that the files in use stay near the processor; see `directory`.
             segment_size: 4 << 20,
             sync_interval: Duration::from_secs(1),
-            // Longer than a container has to pause for its CPU limit (a tenth of a second): whoever writes may be paused too. Shorter
-            // than the kernel lets a writer wait for a disk that cannot keep up (a fifth), for which nobody else should wait.
+            // Longer than a container has to pause for its CPU limit (a tenth of a second), because the thread that
+            // writes may be paused too. Shorter than the kernel lets a writer wait for a disk that cannot keep up (a
+            // fifth): no other thread should wait for that.
             patience: Duration::from_millis(150),
             memory_rows: 10_000,
             memory_bytes: 64 << 20,
@@ -165,15 +168,15 @@ impl Default for JournalConfig {
 /// Why the journal cannot be used; one line for standard error.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cannot create the journal directory {}: {source}", path.display())]
+    #[error("DATA_DIR: cannot create the journal directory {}: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },
-    #[error("the journal directory {} is in use by another process", path.display())]
+    #[error("DATA_DIR: the journal directory {} is in use by another process", path.display())]
     InUse { path: PathBuf },
-    #[error("cannot use the journal directory {}: {source}", path.display())]
+    #[error("DATA_DIR: cannot use the journal directory {}: {source}", path.display())]
     Unusable { path: PathBuf, source: io::Error },
 }
 
-/// How the backlog stands.
+/// The state of the backlog.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
     pending: backlog::PerTable<u64>,
@@ -186,7 +189,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// Rows that are not in the database, those left by an earlier process included.
+    /// Rows that are not in the database, including rows left by an earlier process.
     pub fn pending(&self, table: LogTable) -> u64 {
         self.pending[table as usize]
     }
@@ -203,9 +206,9 @@ struct Shared<R> {
     backlog: Mutex<Backlog<R>>,
     batch_rows: usize,
     batch_bytes: usize,
-    /// Rows have come for the writer.
+    /// Signals rows for the writer.
     work: Notify,
-    /// Nothing is pending any more.
+    /// Signals that nothing is pending any more.
     drained: Notify,
     keeper: Arc<keeper::Signal>,
     /// The last append could not be written.
@@ -214,10 +217,10 @@ struct Shared<R> {
 }
 
 impl<R: Row> Journal<R> {
-    /// Opens the journal. What an earlier process left is found here and counted and replayed in the background.
+    /// Opens the journal. Rows that an earlier process left are found here, and counted and replayed in the background.
     ///
     /// # Errors
-    /// The directory cannot be created or written to, or another process has it.
+    /// The directory cannot be created or written to, or another process uses it.
     pub fn open(config: JournalConfig, observer: Observer) -> Result<Self, OpenError> {
         let limits =
             MemoryLimits { rows: config.memory_rows, bytes: config.memory_bytes, batch: config.batch_rows };
@@ -254,8 +257,8 @@ impl<R: Row> Journal<R> {
         Ok(Self { shared, _keeper: keeper })
     }
 
-    /// Takes a row over. When this returns it survives the death of the process, unless the file system failed
-    /// (then [`LogEvent::JournalFailed`] has been told). Never waits for the database.
+    /// Takes over a row. When this returns, the row survives the death of the process, unless the file system failed
+    /// (then [`LogEvent::JournalFailed`] was emitted). Never waits for the database.
     pub fn append(&self, row: R) {
         let shared = &*self.shared;
         let (table, time_ms) = (row.table(), now_ms());
@@ -295,7 +298,7 @@ impl<R: Row> Journal<R> {
         }
     }
 
-    /// How the backlog stands: read at a scrape, costs a lock and no I/O.
+    /// The state of the backlog: read at a scrape, costs a lock and no I/O.
     pub fn status(&self) -> Status {
         let backlog = self.shared.backlog.lock();
         let pending = |table: usize| backlog.own[table].pending + backlog.replayed[table].pending;
@@ -307,12 +310,12 @@ impl<R: Row> Journal<R> {
         }
     }
 
-    /// Where the rows went that this process appended.
+    /// The tally of rows that this process appended.
     pub fn tally(&self, table: LogTable) -> Tally {
         self.shared.backlog.lock().own[table as usize]
     }
 
-    /// Where the rows went that an earlier process had left.
+    /// The tally of rows that an earlier process left.
     pub fn replay_tally(&self, table: LogTable) -> Tally {
         self.shared.backlog.lock().replayed[table as usize]
     }
@@ -322,7 +325,7 @@ impl<R: Row> Journal<R> {
         self.shared.backlog.lock().is_drained()
     }
 
-    /// Waits until rows come for the writer. May return for nothing.
+    /// Waits until rows come for the writer. May return spuriously.
     pub(super) async fn wait_for_work(&self) {
         self.shared.work.notified().await;
     }
@@ -332,7 +335,7 @@ impl<R: Row> Journal<R> {
         self.shared.work.notify_one();
     }
 
-    /// Nothing that an earlier process left is still on its way to the database.
+    /// No row of an earlier process is still on its way to the database.
     pub(super) fn is_replayed(&self) -> bool {
         self.shared.backlog.lock().is_replayed()
     }
@@ -342,7 +345,7 @@ impl<R: Row> Journal<R> {
         self.wait_until(Self::is_drained).await;
     }
 
-    /// Waits until nothing that an earlier process left is still on its way to the database.
+    /// Waits until no row of an earlier process is still on its way to the database.
     pub(super) async fn wait_until_replayed(&self) {
         self.wait_until(Self::is_replayed).await;
     }
@@ -371,7 +374,7 @@ impl<R: Row> Journal<R> {
         self.shared.batch_rows
     }
 
-    /// Rows that only this process' memory holds.
+    /// Rows that are in this process' memory only.
     pub(super) fn only_in_memory(&self) -> usize {
         self.shared.backlog.lock().only_in_memory()
     }
@@ -420,9 +423,9 @@ impl<R: Row> Shared<R> {
     }
 }
 
-/// Milliseconds since 1970, the unit of the records' times, by a clock that nobody sets while the process runs: the machine's
-/// when this was first asked, and what has passed since. Were rows dated by one that is set back, they would seem to be in the
-/// database before they are, and an answer would be forgotten that a repeated request needs.
+/// Unix milliseconds, the unit of the records' times, from a clock that never goes back: wall time at the first call
+/// plus monotonic time since. A clock that was set back would make unwritten rows look written, and answers that
+/// repeated requests need would be forgotten too early.
 fn now_ms() -> u64 {
     static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -432,7 +435,7 @@ fn now_ms() -> u64 {
     u64::try_from((*since_1970 + start.elapsed()).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long ago that was; nothing for what an earlier process dated later than now.
+/// The time since `then_ms`; zero when an earlier process dated it later than now.
 pub(super) fn age(then_ms: u64) -> Duration {
     Duration::from_millis(now_ms().saturating_sub(then_ms))
 }

@@ -1,4 +1,4 @@
-//! Who may administer, and what every admin request goes through.
+//! Authentication of administrators, and the layer around every admin request.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,16 +13,17 @@ use subtle::ConstantTimeEq as _;
 use super::Admin;
 use super::error::{AdminError, AdminResult};
 
-/// How long an administrator waits before he is told that the database does not answer. Longer than the pool's wait for a
-/// connection (10 s) and than a test of a provider.
+/// How long an administrator waits for a database that does not answer. Longer than the pool's wait for a connection
+/// (10 s) and than a test of a provider.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Asks for the secret, then sees the request through: also when its client leaves half way, so that a change is never
+/// Checks the secret, then sees the request through, even when its client leaves half way, so that a change is never
 /// made without taking effect. Answers are never cached.
 pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let mut response = match check(&admin, &request) {
         Err(error) => error.into_response(),
         Ok(()) => {
+            let changes = !request.method().is_safe();
             let work = admin.0.tasks.spawn(next.run(request));
             match tokio::time::timeout(PATIENCE, work).await {
                 Ok(Ok(response)) => response,
@@ -30,6 +31,7 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
                     tracing::error!(%error, "an admin handler panicked");
                     AdminError::Internal.into_response()
                 }
+                Err(_) if changes => AdminError::Unfinished.into_response(),
                 Err(_) => AdminError::DatabaseAway.into_response(),
             }
         }

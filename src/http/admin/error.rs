@@ -1,4 +1,4 @@
-//! What an administrator is told when something does not work.
+//! Error answers of the admin API.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::store::StoreError;
 /// Short for a result with an [`AdminError`].
 pub(super) type AdminResult<T> = Result<T, AdminError>;
 
-/// Why a request was not carried out.
+/// Why a request failed.
 #[derive(Debug)]
 pub(in crate::http) enum AdminError {
-    /// 400: a value that cannot be taken; `field` is its name in the request.
+    /// 400: a value that cannot be accepted; `field` is its name in the request.
     Invalid { field: Option<Cow<'static, str>>, message: Cow<'static, str> },
     /// 401.
     Unauthorized,
     /// 404: there is no such thing.
     NotFound(&'static str),
-    /// 404: the body names something that is not there.
+    /// 404: the body names something that does not exist.
     Dangling { field: &'static str, noun: &'static str },
     /// 405.
     MethodNotAllowed,
@@ -33,7 +33,7 @@ pub(in crate::http) enum AdminError {
     TooLarge(usize),
     /// 415.
     NotJson,
-    /// 429: too many wrong secrets; how long to wait.
+    /// 429: too many wrong secrets; the value is the time to wait.
     TooManyGuesses(Duration),
     /// 500: the cause is in the log.
     Internal,
@@ -41,6 +41,8 @@ pub(in crate::http) enum AdminError {
     Upstream(String),
     /// 503.
     DatabaseAway,
+    /// 503: a change that the database has not finished in time goes on, and may succeed.
+    Unfinished,
 }
 
 impl AdminError {
@@ -51,7 +53,7 @@ impl AdminError {
         Self::Invalid { field: Some(field.into()), message: message.into() }
     }
 
-    /// What the store says, in words about a `noun`.
+    /// Maps a store error to one about a `noun`.
     pub(super) fn about(noun: &'static str) -> impl Fn(StoreError) -> Self {
         move |error| match error {
             StoreError::NotFound => Self::NotFound(noun),
@@ -85,7 +87,7 @@ impl AdminError {
             Self::TooManyGuesses(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Upstream(_) => StatusCode::BAD_GATEWAY,
-            Self::DatabaseAway => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DatabaseAway | Self::Unfinished => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -101,7 +103,7 @@ impl AdminError {
             Self::TooManyGuesses(_) => ErrorCode::TooManyAttempts,
             Self::Internal => ErrorCode::InternalError,
             Self::Upstream(_) => ErrorCode::UpstreamFailed,
-            Self::DatabaseAway => ErrorCode::DatabaseUnavailable,
+            Self::DatabaseAway | Self::Unfinished => ErrorCode::DatabaseUnavailable,
         }
     }
 
@@ -123,6 +125,10 @@ impl AdminError {
             Self::Internal => "The gateway failed to handle the request. Its log says why.".into(),
             Self::Upstream(message) => message.clone().into(),
             Self::DatabaseAway => "The database does not answer. Try again.".into(),
+            Self::Unfinished => {
+                "The database has not answered yet; the change may still be made. Look before you repeat it."
+                    .into()
+            }
         }
     }
 
@@ -146,7 +152,7 @@ impl IntoResponse for AdminError {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::TooManyGuesses(wait) => {
-                // Rounded up: who waits exactly that long must succeed.
+                // Rounded up: a client that waits exactly this long must succeed.
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 headers.insert(header::RETRY_AFTER, seconds.max(1).into());
             }
@@ -163,17 +169,17 @@ impl IntoResponse for AdminError {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AdminError)]
 pub(super) struct ErrorBody {
-    /// What is wrong, for people.
+    /// The error in words.
     #[schema(value_type = String)]
     error: Cow<'static, str>,
     code: ErrorCode,
-    /// The field of the body, or the parameter, that is wrong.
+    /// The invalid field of the body, or parameter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     field: Option<Cow<'static, str>>,
 }
 
-/// What is wrong, for programs.
+/// The error as a code for programs.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ErrorCode {

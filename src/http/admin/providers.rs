@@ -19,9 +19,9 @@ use crate::store::{Cipher, Source};
 
 pub(super) const NOUN: &str = "provider";
 
-/// What stands for the parts of a secret that are not shown.
+/// Placeholder for the hidden parts of a secret.
 const HIDDEN: &str = "…";
-/// What stands for the password in a URL.
+/// Placeholder for the password in a URL.
 const HIDDEN_PASSWORD: &str = "***";
 /// A key shorter than this is not shown in part: too little of it would be left.
 const SHOWN_MIN_CHARS: usize = 16;
@@ -48,11 +48,11 @@ pub(super) struct ProviderView {
     /// Without its password.
     proxy_url: Option<String>,
     proxy_enabled: bool,
-    /// Whether streams are asked for their usage when the client did not.
+    /// Whether to request the usage of streams when the client did not.
     ask_stream_usage: bool,
-    /// Calls at one time; null: unlimited.
+    /// Maximum number of concurrent calls; null: unlimited.
     max_concurrency: Option<u32>,
-    /// Who made it: `manual` or `config`.
+    /// Its origin: `manual` or `config`.
     source: String,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -81,7 +81,7 @@ impl ProviderView {
     }
 }
 
-/// A secret under another `ENCRYPTION_KEY` is there, but cannot be read: a list is no place to fail for it.
+/// A secret under another `ENCRYPTION_KEY` cannot be read, but a list must not fail for it.
 fn shown_key(stored: &StoredProvider, cipher: &Cipher) -> Option<String> {
     stored.api_key(cipher).map_or_else(|_| Some(HIDDEN.to_owned()), |key| key.as_ref().map(mask_key))
 }
@@ -112,7 +112,7 @@ fn mask_url(url: &Secret) -> String {
     }
 }
 
-/// A proxy's URL with its password: if it was made of the one that was shown, that is the stored one's.
+/// A proxy's URL with its password: a masked password stands for the stored one.
 fn unmasked(given: String, stored: Option<&Secret>) -> AdminResult<String> {
     let mut url = match Url::parse(&given) {
         Ok(url) if url.password() == Some(HIDDEN_PASSWORD) => url,
@@ -120,7 +120,14 @@ fn unmasked(given: String, stored: Option<&Secret>) -> AdminResult<String> {
     };
     let unknown = || AdminError::invalid("proxyUrl", "must have its password: the one shown is not it");
     let stored = stored.and_then(|stored| Url::parse(stored.expose()).ok());
-    let stored = stored.filter(|stored| stored.username() == url.username()).ok_or_else(unknown)?;
+    // On another host, a typing error would send the password to a stranger.
+    let same = |stored: &Url| {
+        let who = |url: &Url| {
+            (url.scheme().to_owned(), url.host_str().map(str::to_owned), url.username().to_owned())
+        };
+        who(stored) == who(&url)
+    };
+    let stored = stored.filter(same).ok_or_else(unknown)?;
     url.set_password(stored.password()).map_err(|()| unknown())?;
     Ok(url.into())
 }
@@ -149,7 +156,7 @@ pub(super) async fn show(State(admin): State<Admin>, Id(id): Id) -> AdminResult<
     Ok(Json(ProviderView::new(stored, admin.cipher())))
 }
 
-/// A provider to be made.
+/// A new provider.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = NewProvider)]
@@ -161,7 +168,7 @@ pub(super) struct ProviderBody {
     #[serde(rename = "type")]
     #[schema(default = "openai")]
     kind: Option<ProviderType>,
-    /// What the provider's SDK calls a base URL, without user and password.
+    /// The base URL as the provider's SDK takes it, without user and password.
     #[schema(min_length = 1, max_length = 2000, example = "https://api.openai.com/v1")]
     base_url: String,
     #[schema(max_length = 4000)]
@@ -171,15 +178,15 @@ pub(super) struct ProviderBody {
     api_version: Option<String>,
     #[schema(max_length = 1000)]
     comment: Option<String>,
-    /// An HTTP proxy for this provider alone, perhaps with user and password.
+    /// An HTTP proxy for this provider alone; the URL may have user and password.
     #[schema(max_length = 2000, example = "http://user:password@proxy:3128")]
     proxy_url: Option<String>,
-    /// Whether the proxy is used; it is, unless this says otherwise.
+    /// Whether to use the proxy; true when left out.
     proxy_enabled: Option<bool>,
-    /// Whether streams are asked for their usage when the client did not; they are, unless this says otherwise.
+    /// Whether to request the usage of streams when the client did not; true when left out.
     #[schema(default = true)]
     ask_stream_usage: Option<bool>,
-    /// Calls at one time; unlimited when left out.
+    /// Maximum number of concurrent calls; unlimited when left out.
     #[schema(minimum = 1)]
     max_concurrency: Option<u32>,
 }
@@ -229,7 +236,7 @@ fn check_texts(texts: &[(&'static str, Option<&String>, usize)]) -> AdminResult<
     texts.iter().try_for_each(|(field, text, max)| at_most(field, text.map(String::as_str), *max))
 }
 
-/// What to change of a provider; what is left out stays, what is null or empty is cleared.
+/// Changes of a provider; fields left out stay, null or an empty text clears.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProviderChange)]
@@ -240,7 +247,7 @@ pub(super) struct ChangeBody {
     kind: Option<ProviderType>,
     #[schema(min_length = 1, max_length = 2000)]
     base_url: Option<String>,
-    /// The masked key that an answer showed leaves the key as it is.
+    /// The masked key of an answer keeps the stored key.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 4000)]
     api_key: Option<Option<String>>,
@@ -250,7 +257,8 @@ pub(super) struct ChangeBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 1000)]
     comment: Option<Option<String>>,
-    /// The masked URL that an answer showed leaves the URL as it is, and a changed one with its masked password keeps the password.
+    /// The masked URL of an answer keeps the stored URL. A changed URL with the masked password keeps the stored
+    /// password, if scheme, host and user are the same.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 2000)]
     proxy_url: Option<Option<String>>,
@@ -317,12 +325,12 @@ pub(super) async fn change(
     Ok(Json(ProviderView::new(stored, admin.cipher())))
 }
 
-/// Remove a provider and its models. The request log keeps their names.
+/// Delete a provider and its models. The request log keeps their names.
 #[utoipa::path(
     delete, path = "/api/admin/providers/{id}", tag = "Providers",
     params(("id" = i64, Path, description = "Its id")),
     responses(
-        (status = 200, description = "It is gone", body = Deleted),
+        (status = 200, description = "Deleted", body = Deleted),
         (status = 404, description = "There is no such provider", body = ErrorBody),
     ),
 )]
@@ -332,7 +340,7 @@ pub(super) async fn delete(State(admin): State<Admin>, Id(id): Id) -> AdminResul
     Ok(Json(Deleted::new()))
 }
 
-/// List the models that are offered through a provider.
+/// List the models offered through a provider.
 #[utoipa::path(
     get, path = "/api/admin/providers/{id}/models", tag = "Providers",
     params(("id" = i64, Path, description = "Its id")),

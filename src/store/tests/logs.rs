@@ -16,7 +16,7 @@ use crate::domain::usage::{Cost, Price, Usage};
 use crate::store::StoreError;
 use crate::store::request_log::{self as log, Cursor, LogFilter, LogRow, Page, UsageFilter};
 
-/// A time with no fraction that either database could lose.
+/// A time without a fraction that either database could lose.
 pub(super) fn noon() -> DateTime<Utc> {
     "2026-03-04T12:00:00.123456Z".parse().unwrap()
 }
@@ -42,6 +42,7 @@ fn record() -> RequestRecord {
         weight: 1,
         context_length: None,
         slo: Slo::default(),
+        created_at: chrono::DateTime::UNIX_EPOCH,
         provider: Arc::new(provider),
     };
     let key = ApiKey {
@@ -158,7 +159,7 @@ fn a_row_survives_the_journal_to_the_last_bit() {
 #[tokio::test]
 async fn a_row_reads_back_as_it_was_written_and_a_second_time_is_harmless() {
     on_each(async |t| {
-        // Each of its values another one, so that none can stand in another's place.
+        // All values differ, so that none can pass for another.
         let full = LogRow {
             model_id: Some(101),
             provider_id: Some(102),

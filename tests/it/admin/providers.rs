@@ -81,11 +81,13 @@ async fn proxies_are_shown_without_their_password() {
     };
     admin.put(&path, json!({ "proxyUrl": made["proxyUrl"], "proxyEnabled": false })).await.ok();
     assert_eq!(proxy().await.as_deref(), Some("http://me:hush@proxy:3128"));
-    // What was shown, with another port: the password is not what stands for it.
+    // The shown URL with another port: the placeholder stands for the stored password.
     admin.put(&path, json!({ "proxyUrl": "http://me:***@proxy:3129/" })).await.ok();
     assert_eq!(proxy().await.as_deref(), Some("http://me:hush@proxy:3129/"));
-    let stranger = json!({ "proxyUrl": "http://you:***@proxy:3129/" });
-    admin.put(&path, stranger).await.refused(400, "invalid_request", Some("proxyUrl"));
+    for stranger in ["http://you:***@proxy:3129/", "http://me:***@prox:3129/", "https://me:***@proxy:3129/"] {
+        let body = json!({ "proxyUrl": stranger });
+        admin.put(&path, body).await.refused(400, "invalid_request", Some("proxyUrl"));
+    }
     admin.put(&path, json!({ "proxyUrl": null })).await.ok();
     assert_eq!(proxy().await, None);
     let unknown =
@@ -152,7 +154,7 @@ async fn what_is_wrong_is_named() {
     admin.put("/providers/999", json!({ "name": "x" })).await.refused(404, "not_found", None);
 }
 
-/// Whoever deletes a provider that is down does not want to be told that it is down.
+/// Deleting a provider that is down must not report that it is down.
 #[tokio::test]
 async fn what_is_shown_of_a_provider_goes_with_it() {
     let app = TestApp::spawn().await;

@@ -1,4 +1,4 @@
-"""scripts/quick-start.sh, unattended and native: a working gateway from nothing, and nothing new from a second run."""
+"""scripts/quick-start.sh, unattended and native: a working gateway from nothing, and no change by a second run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import stack  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "quick-start.sh"
 SECRETS = ("ADMIN_SUPER_SECRET", "ENCRYPTION_KEY", "METRICS_BEARER_TOKEN", "POSTGRES_PASSWORD", "REDIS_PASSWORD")
-# What the script reads of the caller's environment would change what it does.
+# Variables of the caller's environment that would change the script's behaviour.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Home:
-    """A folder that quick-start keeps everything in."""
+    """The folder in which quick-start keeps everything."""
 
     path: Path
     port: int
@@ -57,7 +57,7 @@ class Home:
         return {path.stem: int(path.read_text()) for path in (self.path / "data").glob("*.pid")}
 
     def kept(self) -> dict[str, tuple[int, bytes]]:
-        """What a second run must leave alone, with modes and contents: not what the running servers write."""
+        """The files that a second run must not change, with modes and contents; not those the running servers write."""
         data = self.path / "data"
         files = [self.path / ".env", *data.glob("*.pid"), *data.glob("prometheus/*.yml"), *data.glob("prometheus/secrets/*")]
         return {str(path): (path.stat().st_mode, path.read_bytes()) for path in files}
@@ -65,7 +65,7 @@ class Home:
 
 def runs(pid: int) -> bool:
     try:
-        # Ended, and nobody asked how: in a container the first process may not.
+        # A zombie: in a container the first process may not reap it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -98,7 +98,7 @@ def test_a_gateway_from_nothing_and_nothing_new_from_a_second_run(home: Home) ->
     assert stat.S_IMODE((home.path / ".env").stat().st_mode) == 0o600
     assert all(re.fullmatch(r"[0-9a-f]{24,}", settings[name]) for name in SECRETS)
     assert len({settings[name] for name in SECRETS}) == len(SECRETS), "no password is used twice"
-    # It says where the passwords are, not what they are; and no other program can read them from the command line.
+    # It prints the passwords' file, not the passwords; and no other program can read them from the command line.
     arguments = Path(f"/proc/{home.pids()['nexusgate']}/cmdline").read_text()
     log = (home.path / "data" / "nexusgate.log").read_text()
     assert not any(settings[name] in text for name in SECRETS for text in (said, arguments, log))
@@ -112,7 +112,7 @@ def test_a_gateway_from_nothing_and_nothing_new_from_a_second_run(home: Home) ->
     again = home.run()
     assert "runs already" in again
     assert home.kept() == before
-    # Not even by asking for another port.
+    # Not even when given another port.
     assert "is ignored" in home.run("--port", "1")
     assert home.kept() == before
 
@@ -123,6 +123,27 @@ def test_a_gateway_from_nothing_and_nothing_new_from_a_second_run(home: Home) ->
     home.run()
     assert home.settings() == settings
     assert status_of(f"{home.url()}/readyz") == 200
+
+    # An added setting is read.
+    home.run("--stop")
+    with (home.path / ".env").open("a") as file:
+        file.write("LOG_FORMAT=json\n")
+    written = len((home.path / "data" / "nexusgate.log").read_text())
+    home.run()
+    first = (home.path / "data" / "nexusgate.log").read_text()[written:].splitlines()[0]
+    assert json.loads(first)["level"] == "INFO"
+
+
+def test_compose_passes_the_settings_on() -> None:
+    """All settings that need only a line in .env: no address inside the container, mounted file or build."""
+    command = [str(stack.find_binary()), "settings-reference"]
+    reference = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    settings = set(re.findall(r"^\| `([A-Z_]+)` \|", reference, re.MULTILINE))
+    compose = (ROOT / "monitoring" / "docker-compose.yaml").read_text()
+    gateway = compose.partition("\n  postgres:\n")[0]
+    passed = set(re.findall(r"^      ([A-Z_]+): ", gateway, re.MULTILINE))
+    assert settings - passed == {"LISTEN_ADDR", "METRICS_ADDR", "UPSTREAM_CA_FILE"}
+    assert passed - settings == {"RUST_LOG"}
 
 
 def test_what_it_serves_passes_the_metrics_test(home: Home) -> None:
@@ -136,7 +157,7 @@ def test_what_it_serves_passes_the_metrics_test(home: Home) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/python/test_metrics.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 0, done.stdout
-    # At least what every instance can be asked, token included.
+    # At least the tests that suit every instance, token included.
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 11, done.stdout
 
 
@@ -159,7 +180,7 @@ def test_prometheus_and_alertmanager_beside_it(home: Home) -> None:
     receivers = json.loads(stack.get(f"http://127.0.0.1:{settings['ALERTMANAGER_PORT']}/api/v2/receivers"))
     assert {receiver["name"] for receiver in receivers} == {"page", "ticket", "digest"}
 
-    # The choice is remembered, and a second run starts nothing twice.
+    # The choice is stored, and a second run starts nothing twice.
     before = home.kept()
     assert home.run().count("runs already") == 3
     assert home.kept() == before
