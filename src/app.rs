@@ -167,7 +167,7 @@ impl RunningApp {
         if let Some(retention) =
             Retention::new(database.clone(), settings.request_log_retention, coordination)
         {
-            tasks.spawn(retention.run(stop_tasks.clone()));
+            tasks.spawn(retention.run(log.clone(), stop_tasks.clone()));
         }
         background.spawn(&tasks, settings);
 

@@ -1,5 +1,6 @@
 //! Deleting old rows of the request log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{Datelike as _, TimeDelta, Utc};
@@ -7,8 +8,9 @@ use sea_orm::DatabaseConnection;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::label::LogTable;
+use crate::gateway::request_log::RequestLog;
 use crate::limit::{Coordination, Lease};
-use crate::store::request_log;
+use crate::store::request_log::{self, LogRow};
 
 /// How often old rows are looked for. Retention is counted in days, so minutes do not matter.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -37,8 +39,15 @@ impl Retention {
         Some(Self { database, keep, lease })
     }
 
-    /// Runs until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    /// Runs until `stop`. Waits for the rows of an earlier process first: one that is in the database already, deleted and
+    /// then replayed, would count twice in the sums by day.
+    pub(super) async fn run(self, log: Arc<RequestLog<LogRow>>, stop: CancellationToken) {
+        let replayed = async { while !log.replayed(INTERVAL).await {} };
+        tokio::select! {
+            () = replayed => {}
+            () = stop.cancelled() => return,
+        }
+        drop(log);
         loop {
             tokio::select! {
                 () = self.prune() => {}

@@ -125,7 +125,7 @@ impl Setting for Duration {
 }
 
 /// The longest duration that a setting may have, so that adding one to a point in time never overflows.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// A duration above zero, of at least a millisecond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use sha2::{Digest, Sha256};
 
 use super::connect::Location;
@@ -353,8 +353,25 @@ pub async fn rotate_key_file(db: &DatabaseConnection, database_url: &str) -> Sto
     let old = open_with_key_file(db, &path).await?;
     let new = key_file::prepare_next(&path)?;
     let changed = rotate(db, &old, &Cipher::new(&new)).await?;
+    make_durable(db).await?;
     key_file::promote(&path)?;
     Ok(changed)
+}
+
+/// Syncs what was committed. Connections leave that to later (`synchronous = NORMAL`), but a power cut must not bring back
+/// rows under a key that is gone.
+async fn make_durable(db: &DatabaseConnection) -> StoreResult<()> {
+    let checkpoint =
+        Statement::from_string(db.get_database_backend(), "PRAGMA wal_checkpoint(TRUNCATE)".to_owned());
+    let busy = match db.query_one_raw(checkpoint).await? {
+        Some(row) => row.try_get_by_index::<i64>(0)? != 0,
+        None => true,
+    };
+    if busy {
+        let text = "another process uses the database: stop it and repeat the rotation, which has not ended";
+        return Err(StoreError::Open(text.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use entity::models::{ActiveModel, Column as Field, Entity, Model};
 use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::sea_query::Query;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, TransactionTrait,
 };
 
 use super::error::{StoreError, StoreResult};
@@ -128,6 +129,16 @@ pub async fn create(db: &impl ConnectionTrait, provider_id: i64, new: &NewModel)
     Ok(row.insert(db).await?.into())
 }
 
+/// The entry lives, and so does its provider: one that was created while its provider was being deleted is nobody's.
+fn is_offered() -> Condition {
+    let living = Query::select()
+        .column(entity::providers::Column::Id)
+        .from(entity::providers::Entity)
+        .and_where(entity::providers::Column::DeletedAt.is_null())
+        .to_owned();
+    Condition::all().add(Field::DeletedAt.is_null()).add(Field::ProviderId.in_subquery(living))
+}
+
 /// The living models by system name, then id.
 ///
 /// # Errors
@@ -138,7 +149,7 @@ pub async fn list(db: &impl ConnectionTrait, filter: &ModelFilter) -> StoreResul
         return Ok(Vec::new());
     }
     let rows = Entity::find()
-        .filter(Field::DeletedAt.is_null())
+        .filter(is_offered())
         .apply_if(filter.provider_id, |query, id| query.filter(Field::ProviderId.eq(id)))
         .apply_if(filter.model_type, |query, kind| query.filter(Field::ModelType.eq(kind.as_str())))
         .apply_if(filter.system_name.as_deref(), |query, name| query.filter(Field::SystemName.eq(name)))
@@ -158,7 +169,7 @@ pub async fn system_names(db: &impl ConnectionTrait, kind: Option<ModelType>) ->
         .select_only()
         .column(Field::SystemName)
         .distinct()
-        .filter(Field::DeletedAt.is_null())
+        .filter(is_offered())
         .apply_if(kind, |query, kind| query.filter(Field::ModelType.eq(kind.as_str())))
         .order_by_asc(Field::SystemName)
         .into_tuple()

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -205,6 +206,17 @@ impl Active {
         self.cut();
         self.file = None;
         current
+    }
+
+    /// Ends the segment if somebody has deleted its file, so that the next row gets another one.
+    pub(super) fn give_up_if_deleted(&mut self) -> bool {
+        // Best effort: a file whose links cannot be counted is taken to be there.
+        let deleted = (self.file.as_ref())
+            .is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
+        if deleted {
+            self.file = None;
+        }
+        deleted
     }
 
     /// Removes old records behind the last one.

@@ -285,7 +285,10 @@ impl<R: Row> Backlog<R> {
             segment.unacknowledged += all;
             segment.len = end;
         }
-        self.runs.retain(|run| !matches!(run, Run::Disk(run) if run.counted && run.from >= run.to));
+        // A stretch without rows is damaged, and has been reported.
+        self.runs.retain(
+            |run| !matches!(run, Run::Disk(run) if run.counted && run.rows.iter().all(|rows| *rows == 0)),
+        );
     }
 
     /// Rows that the writer can take now. None while the first run still has to be counted.
@@ -398,6 +401,36 @@ impl<R: Row> Backlog<R> {
             self.segments.remove(&id.seq);
         }
         finished
+    }
+
+    /// Forgets a segment whose file is to be removed, and gives up its rows that are nowhere else. Those in memory, or on
+    /// their way into the database, are in memory only from now on.
+    pub(super) fn drop_segment(&mut self, seq: u64) -> PerTable<u64> {
+        let mut lost = PerTable::<u64>::default();
+        let mut in_memory = 0;
+        for mut run in std::mem::take(&mut self.runs) {
+            match &mut run {
+                Run::Disk(gone) if gone.seq == seq => {
+                    self.lose(gone);
+                    lost.iter_mut().zip(gone.rows).for_each(|(lost, rows)| *lost += rows);
+                    continue;
+                }
+                Run::Disk(_) => {}
+                Run::Memory(entries) => {
+                    let of_segment =
+                        |entry: &&mut Entry<R>| entry.tag.position.is_some_and(|at| at.seq == seq);
+                    for entry in entries.iter_mut().filter(of_segment) {
+                        entry.tag.position = None;
+                        in_memory += 1;
+                    }
+                }
+            }
+            self.runs.push_back(run);
+        }
+        let unacknowledged = self.segments.remove(&seq).map_or(0, |segment| segment.unacknowledged);
+        let in_flight = usize::try_from(unacknowledged).unwrap_or(usize::MAX).saturating_sub(in_memory);
+        self.in_flight_unwritten += in_flight;
+        lost
     }
 
     /// Gives up `rows` of a run that cannot be read.

@@ -192,7 +192,16 @@ impl<R: Row> Shared<R> {
     }
 
     fn sync(&self, disk: &Disk) {
-        let unsynced = disk.active.lock().take_unsynced();
+        let (unsynced, vanished) = {
+            let mut active = disk.active.lock();
+            (active.take_unsynced(), active.give_up_if_deleted())
+        };
+        if vanished {
+            tracing::error!(
+                "the journal's segment was deleted: its rows are in memory alone, the next go into a new one"
+            );
+            (self.observer)(LogEvent::JournalFailed);
+        }
         // Syncs each file, even if another one fails.
         let files = unsynced.files.iter().map(|file| file.sync_data()).fold(Ok(()), Result::and);
         let names = if unsynced.names { disk.directory.sync() } else { Ok(()) };
@@ -335,21 +344,10 @@ impl<R: Row> Shared<R> {
 
     /// Drops a whole segment. Rows of it that are in memory still reach the database.
     fn drop_rows(&self, disk: &Disk, segment: &Segment) {
-        let mut lost = PerTable::<u64>::default();
+        let lost;
         {
             let mut backlog = self.backlog.lock();
-            let (gone, kept) = std::mem::take(&mut backlog.runs)
-                .into_iter()
-                .partition(|run| matches!(run, Run::Disk(run) if run.seq == segment.id.seq));
-            backlog.runs = kept;
-            let gone: std::collections::VecDeque<Run<R>> = gone;
-            for run in &gone {
-                if let Run::Disk(run) = run {
-                    backlog.lose(run);
-                    lost.iter_mut().zip(run.rows).for_each(|(lost, rows)| *lost += rows);
-                }
-            }
-            backlog.segments.remove(&segment.id.seq);
+            lost = backlog.drop_segment(segment.id.seq);
             self.note_size(&backlog);
         }
         self.remove(disk, &[segment.id]);

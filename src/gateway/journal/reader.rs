@@ -199,8 +199,9 @@ impl<R: Row> Shared<R> {
                 *rows = rows.saturating_sub(1);
                 run.oldest_ms = tag.time_ms;
             }
-            // A run of this process may have grown since it was read.
-            if run.from >= run.to {
+            // A run of this process may have grown since it was read. What follows the last row of an earlier one is damaged.
+            let is_empty = run.replayed && run.rows.iter().all(|rows| *rows == 0);
+            if run.from >= run.to || is_empty {
                 gone = Some(run.clone());
                 backlog.runs.pop_front();
             }

@@ -269,6 +269,27 @@ fn a_torn_end_and_damage_in_the_middle_are_passed_over_and_counted() {
     assert!(journal.is_drained());
 }
 
+/// What a file ends with after a power cut. Nothing waits for rows that are not there, and the file goes.
+#[test]
+fn a_segment_whose_end_was_lost_is_done_with_its_rows() {
+    for whole in [0, 4] {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(config(dir.path()));
+        (0..10).for_each(|n| journal.append(TestRow::new(n)));
+        drop(journal);
+        let path = segments(dir.path()).remove(0);
+        let mut bytes = fs::read(&path).unwrap();
+        let record = (bytes.len() - frame::END) / 10;
+        bytes[whole * record..].fill(0);
+        fs::write(&path, bytes).unwrap();
+        let (journal, told) = open(config(dir.path()));
+        assert_eq!((pending(&journal), told.damaged()), (whole as u64, 1));
+        assert_eq!(drain(&journal).len(), whole);
+        wait_until("nothing is left", || journal.is_drained());
+        wait_until("the segment is gone", || segments(dir.path()).is_empty());
+    }
+}
+
 #[test]
 fn a_segment_that_vanishes_is_lost_loudly_and_blocks_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -5,6 +5,7 @@
 //! Here one statement is prepared and executed again and again, with values bound from where they are, on the calling
 //! thread.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -33,7 +34,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(in crate::store) struct LogFile {
     path: PathBuf,
     pragmas: String,
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Connection,
+    /// The file's device and inode.
+    file: (u64, u64),
 }
 
 impl LogFile {
@@ -52,27 +60,38 @@ impl LogFile {
             if all_new { Ok(write::to_u64(rows.len())) } else { insert_some_new(connection, rows) }
         });
         if result.is_err() {
-            // A full disk ends a transaction in SQLite itself, a deleted file leaves a connection to nothing: whatever
-            // the cause, the next batch gets a new connection.
+            // A full disk ends a transaction in SQLite itself: whatever the cause, the next batch gets a new connection.
             *place = None;
         }
         Ok(result?)
     }
 
     /// The connection, opened if it is not.
-    fn open<'a>(&self, place: &'a mut Option<Connection>) -> rusqlite::Result<&'a mut Connection> {
-        match place {
-            Some(connection) => Ok(connection),
-            None => Ok(place.insert(self.connect()?)),
+    fn open<'a>(&self, place: &'a mut Option<Open>) -> rusqlite::Result<&'a mut Connection> {
+        // SQLite would go on writing to a file that has been deleted, or replaced, without an error.
+        if place.as_ref().is_some_and(|open| self.identity() != Some(open.file)) {
+            *place = None;
         }
+        let open = match place {
+            Some(open) => open,
+            None => place.insert(self.connect()?),
+        };
+        Ok(&mut open.connection)
     }
 
-    fn connect(&self) -> rusqlite::Result<Connection> {
+    fn identity(&self) -> Option<(u64, u64)> {
+        let file = std::fs::metadata(&self.path).ok()?;
+        Some((file.dev(), file.ino()))
+    }
+
+    fn connect(&self) -> rusqlite::Result<Open> {
         // The file exists: opening the database has created it. No mutex: the connection is behind one.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.execute_batch(&self.pragmas)?;
-        Ok(connection)
+        // Without a file, opening has failed. If it has been replaced since, the next batch finds out.
+        let file = self.identity().unwrap_or_default();
+        Ok(Open { connection, file })
     }
 
     /// Executes something on the connection that the next batch will use.

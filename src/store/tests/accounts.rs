@@ -283,6 +283,19 @@ async fn providers_and_models_are_kept_and_changed() {
     .await;
 }
 
+/// As when it was created while its provider was being deleted.
+#[tokio::test]
+async fn a_model_without_a_provider_is_in_no_list() {
+    on_each(async |t| {
+        let provider = create(t, "alpha").await;
+        models::create(&t.db, provider.id, &model("ghost")).await.unwrap();
+        t.sql("UPDATE providers SET deleted_at = created_at").await;
+        assert!(models::list(&t.db, &ModelFilter::default()).await.unwrap().is_empty());
+        assert!(models::system_names(&t.db, None).await.unwrap().is_empty());
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_that_ask_for_an_external_id_all_get_one_key() {
     on_each(async |t| {

@@ -113,6 +113,23 @@ async fn what_the_database_refuses_is_told_from_what_it_cannot_do_now() {
     .await;
 }
 
+/// SQLite itself would go on writing to the file that is gone.
+#[tokio::test]
+async fn rows_are_not_written_to_a_file_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, away) = (folder.path().join("gate.db"), folder.path().join("away.db"));
+    let settings = Settings::new(format!("sqlite://{}", path.display()));
+    let db = connect::connect(&settings).await.unwrap();
+    migrate::up(&db).await.unwrap();
+    let log = connect::log_writer(&settings, &db).unwrap();
+    assert_eq!(log::insert_batch(&log, &[row()]).await.unwrap(), 1);
+    std::fs::rename(&path, &away).unwrap();
+    assert!(log::insert_batch(&log, &[row()]).await.unwrap_err().is_transient());
+    std::fs::rename(&away, &path).unwrap();
+    assert_eq!(log::insert_batch(&log, &[row()]).await.unwrap(), 1);
+    db.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn only_a_plain_sqlite_file_has_a_connection_of_its_own() {
     let db = connect::connect(&Settings::new("sqlite::memory:")).await.unwrap();

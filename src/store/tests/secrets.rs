@@ -124,6 +124,8 @@ async fn an_embedded_database_keeps_its_key_beside_it() {
         check(t, &crypt::open(&t.db, &t.url, None).await.unwrap(), &key).await;
 
         assert_eq!(crypt::rotate_key_file(&t.db, &t.url).await.unwrap(), 3);
+        let log = fs::metadata(t.folder.path().join("gate.db-wal")).unwrap();
+        assert_eq!(log.len(), 0, "what was committed has been synced");
         assert_ne!(fs::read_to_string(&path).unwrap(), first);
         check(t, &crypt::open(&t.db, &t.url, None).await.unwrap(), &key).await;
 

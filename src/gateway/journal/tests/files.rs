@@ -67,6 +67,20 @@ fn a_segment_that_vanished_is_not_appended_to() {
     assert_eq!(numbers(&drain(&journal)), [5, 6, 7]);
 }
 
+/// Writes to a deleted file succeed, and are of no use.
+#[test]
+fn a_deleted_segment_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, told) = open(config(dir.path()));
+    journal.append(TestRow::new(0));
+    fs::remove_file(segments(dir.path()).remove(0)).unwrap();
+    wait_until("it is told", || told.journal_failed() > 0);
+    journal.append(TestRow::new(1));
+    drop(journal);
+    let (journal, _) = open(config(dir.path()));
+    assert_eq!(numbers(&drain(&journal)), [1]);
+}
+
 #[test]
 fn a_shortage_of_the_process_is_not_the_fault_of_a_segment() {
     let dir = tempfile::tempdir().unwrap();

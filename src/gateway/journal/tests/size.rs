@@ -96,3 +96,30 @@ fn rows_are_dropped_only_when_they_alone_are_too_many() {
     let newest: Vec<_> = (2000 - (kept - 3)..2000).collect();
     assert_eq!(numbers(&rows[3..]), newest);
 }
+
+/// Whoever ends now is told about the rows that only memory has, those of dropped segments included.
+#[test]
+fn rows_of_a_dropped_segment_are_in_memory_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings =
+        JournalConfig { max_size: 20_000, segment_size: 1_000, batch_rows: 10, ..config(dir.path()) };
+    let (journal, told) = open(settings.clone());
+    let mut batch = None;
+    for n in 0..1000 {
+        journal.append(TestRow::with_bodies(n, 20));
+        if n % 20 == 0 {
+            wait_until("the keeper makes room", || journal.status().disk_bytes <= 21_000);
+        }
+        if n == 10 {
+            // On its way into the database all the while.
+            batch = Some(next(&journal).unwrap());
+        }
+    }
+    wait_until("the size is kept", || journal.status().disk_bytes <= 20_000);
+    assert_eq!((told.rows_dropped(), pending(&journal)), (0, 1000));
+    let in_memory = journal.only_in_memory();
+    assert!(batch.is_some() && in_memory > 10);
+    drop(journal);
+    let (journal, _) = open(settings);
+    assert_eq!(usize::try_from(pending(&journal)).unwrap() + in_memory, 1000);
+}
