@@ -25,7 +25,7 @@ pub(crate) fn record(label_set: usize) -> RequestRecord {
         ask_stream_usage: true,
         max_concurrency: None,
     });
-    let price = Price { input: Some(2.5), output: Some(10.0) };
+    let price = Price { input: Some(2.5), output: Some(10.0), ..Price::default() };
     let usage = Usage { prompt: Some(1200), completion: Some(350), cached: Some(1000), ..Usage::default() };
     let model = LabelValue::new(&format!("model-{label_set}"));
     RequestRecord {

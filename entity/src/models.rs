@@ -15,6 +15,8 @@ pub struct Model {
     pub context_length: Option<i64>,
     pub input_price: Option<f64>,
     pub output_price: Option<f64>,
+    pub cached_input_price: Option<f64>,
+    pub cache_write_price: Option<f64>,
     pub weight: i64,
     pub comment: Option<String>,
     pub slo_ttft_ms: Option<f64>,

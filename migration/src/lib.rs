@@ -11,6 +11,7 @@ use sea_orm_migration::prelude::*;
 mod m20261122_000001_accounts;
 mod m20261122_000002_request_log;
 mod m20261126_000003_sqlite_log_index;
+mod m20261127_000004_cache_prices;
 
 /// Every migration, oldest first.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000001_accounts::Migration),
             Box::new(m20261122_000002_request_log::Migration),
             Box::new(m20261126_000003_sqlite_log_index::Migration),
+            Box::new(m20261127_000004_cache_prices::Migration),
         ]
     }
 }

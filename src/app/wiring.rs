@@ -187,7 +187,12 @@ pub(super) fn declared(settings: &Settings) -> Declared {
                     remote_id: model.remote_id.clone(),
                     model_type: model.model_type,
                     context_length: model.context_length,
-                    price: Price { input: model.input_price, output: model.output_price },
+                    price: Price {
+                        input: model.input_price,
+                        output: model.output_price,
+                        cached_input: model.cached_input_price,
+                        cache_write: model.cache_write_price,
+                    },
                     weight: model.weight,
                     comment: model.comment.clone(),
                     slo: Slo {

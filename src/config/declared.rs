@@ -56,6 +56,10 @@ pub struct DeclaredModel {
     pub input_price: Option<f64>,
     /// USD per million output tokens.
     pub output_price: Option<f64>,
+    /// USD per million input tokens read from the provider's cache; `input_price` when left out.
+    pub cached_input_price: Option<f64>,
+    /// USD per million input tokens written to the provider's cache; `input_price` when left out.
+    pub cache_write_price: Option<f64>,
     /// Share of the traffic relative to the other providers of this model.
     #[serde(default = "one")]
     pub weight: u32,

@@ -88,6 +88,8 @@ fn declared(secrets: &Secrets, upstreams: &[Upstream]) -> Declared {
             model_type: offer.model_type,
             input_price: offer.price.input,
             output_price: offer.price.output,
+            cached_input_price: offer.price.cached_input,
+            cache_write_price: offer.price.cache_write,
             weight: offer.weight,
             context_length: None,
             slo_ttft_ms: (offer.model_type == ModelType::Chat).then_some(500),

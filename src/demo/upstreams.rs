@@ -33,7 +33,11 @@ pub(super) struct Upstream {
 }
 
 const fn price(input: f64, output: f64) -> Price {
-    Price { input: Some(input), output: Some(output) }
+    Price { output: Some(output), ..input_price(input) }
+}
+
+const fn input_price(input: f64) -> Price {
+    Price { input: Some(input), output: None, cached_input: None, cache_write: None }
 }
 
 const AURORA: &[Offer] = &[
@@ -55,7 +59,7 @@ const AURORA: &[Offer] = &[
         name: "text-embedding-3-small",
         remote: "text-embedding-3-small",
         model_type: ModelType::Embedding,
-        price: Price { input: Some(0.02), output: None },
+        price: input_price(0.02),
         weight: 1,
     },
 ];
@@ -72,7 +76,7 @@ const BOREALIS: &[Offer] = &[
         name: "text-embedding-3-small",
         remote: "embedding-north",
         model_type: ModelType::Embedding,
-        price: Price { input: Some(0.022), output: None },
+        price: input_price(0.022),
         weight: 1,
     },
 ];

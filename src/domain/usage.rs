@@ -60,22 +60,36 @@ impl AddAssign for Usage {
 pub struct Price {
     pub input: Option<f64>,
     pub output: Option<f64>,
+    /// Of input tokens read from the provider's cache; `None`: as any input token.
+    pub cached_input: Option<f64>,
+    /// Of input tokens written to the provider's cache; `None`: as any input token.
+    pub cache_write: Option<f64>,
 }
 
 impl Price {
-    /// Whether either side has a price.
+    /// Whether anything has a price.
     pub fn is_set(&self) -> bool {
-        self.input.is_some() || self.output.is_some()
+        [self.input, self.output, self.cached_input, self.cache_write].iter().any(Option::is_some)
     }
 
     /// The cost of `usage`; a part without a price or a count is zero.
     pub fn cost(&self, usage: &Usage) -> Cost {
-        let part = |tokens: Option<u64>, price: Option<f64>| match (tokens, price) {
-            #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
-            (Some(tokens), Some(price)) => tokens as f64 * price / 1_000_000.0,
-            _ => 0.0,
+        #[expect(clippy::cast_precision_loss, reason = "token counts stay far below 2^53")]
+        let part = |tokens: u64, price: Option<f64>| tokens as f64 * price.unwrap_or(0.0) / 1_000_000.0;
+        let prompt = usage.prompt.unwrap_or(0);
+        // Both are parts of the prompt, whatever a provider says.
+        let cached = usage.cached.unwrap_or(0).min(prompt);
+        let cache_write = usage.cache_write.unwrap_or(0).min(prompt - cached);
+        let mut cost = Cost {
+            prompt: part(prompt, self.input),
+            completion: part(usage.completion.unwrap_or(0), self.output),
         };
-        Cost { prompt: part(usage.prompt, self.input), completion: part(usage.completion, self.output) }
+        if self.cached_input.is_some() || self.cache_write.is_some() {
+            cost.prompt = part(prompt - cached - cache_write, self.input)
+                + part(cached, self.cached_input.or(self.input))
+                + part(cache_write, self.cache_write.or(self.input));
+        }
+        cost
     }
 }
 
@@ -127,8 +141,24 @@ mod tests {
     #[test]
     fn only_what_has_a_price_costs() {
         let usage = Usage { prompt: Some(2_000_000), completion: Some(500_000), ..Usage::default() };
-        let price = Price { input: Some(1.5), output: None };
+        let price = Price { input: Some(1.5), ..Price::default() };
         assert_eq!(price.cost(&usage), Cost { prompt: 3.0, completion: 0.0 });
         assert_eq!(price.cost(&Usage::default()).total(), 0.0);
+    }
+
+    #[test]
+    fn what_a_cache_saves_is_not_charged() {
+        let million = |tokens: u64| Some(tokens * 1_000_000);
+        let usage =
+            Usage { prompt: million(10), cached: million(6), cache_write: million(1), ..Usage::default() };
+        let input = Price { input: Some(2.0), ..Price::default() };
+        assert_eq!(input.cost(&usage).prompt, 20.0, "without prices of their own they cost the same");
+        let read = Price { cached_input: Some(0.5), ..input };
+        assert_eq!(read.cost(&usage).prompt, 4.0 * 2.0 + 6.0 * 0.5);
+        let both = Price { cache_write: Some(3.0), ..read };
+        assert_eq!(both.cost(&usage).prompt, 3.0 * 2.0 + 6.0 * 0.5 + 3.0);
+        // More than there was: the whole prompt at most.
+        let odd = Usage { cached: million(12), ..usage };
+        assert_eq!(both.cost(&odd).prompt, 10.0 * 0.5);
     }
 }

@@ -64,6 +64,10 @@ pub struct ModelChange {
     pub input_price: Option<Option<f64>>,
     /// USD per million tokens.
     pub output_price: Option<Option<f64>>,
+    /// USD per million tokens.
+    pub cached_input_price: Option<Option<f64>>,
+    /// USD per million tokens.
+    pub cache_write_price: Option<Option<f64>>,
     pub weight: Option<u32>,
     pub comment: Option<Option<String>>,
     pub slo_ttft: Option<Option<Duration>>,
@@ -99,7 +103,12 @@ impl From<Model> for StoredModel {
             remote_id: row.remote_id,
             model_type: row.model_type,
             context_length: row.context_length.map(check::count),
-            price: Price { input: row.input_price, output: row.output_price },
+            price: Price {
+                input: row.input_price,
+                output: row.output_price,
+                cached_input: row.cached_input_price,
+                cache_write: row.cache_write_price,
+            },
             weight: check::count(row.weight),
             comment: row.comment,
             slo: Slo { ttft: row.slo_ttft_ms.and_then(from_ms), tpot: row.slo_tpot_ms.and_then(from_ms) },
@@ -200,6 +209,8 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
         context_length,
         input_price,
         output_price,
+        cached_input_price,
+        cache_write_price,
         weight,
         comment,
         slo_ttft,
@@ -212,6 +223,8 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
     check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
     check::amount("input_price", input_price.flatten())?;
     check::amount("output_price", output_price.flatten())?;
+    check::amount("cached_input_price", cached_input_price.flatten())?;
+    check::amount("cache_write_price", cache_write_price.flatten())?;
     if let Some(provider_id) = provider_id {
         check_provider(db, provider_id).await?;
     }
@@ -223,6 +236,8 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
         context_length: context_length.map_or(NotSet, |length| Set(length.map(i64::from))),
         input_price: input_price.map_or(NotSet, Set),
         output_price: output_price.map_or(NotSet, Set),
+        cached_input_price: cached_input_price.map_or(NotSet, Set),
+        cache_write_price: cache_write_price.map_or(NotSet, Set),
         weight: weight.map_or(NotSet, |weight| Set(i64::from(weight))),
         comment: comment.map_or(NotSet, Set),
         slo_ttft_ms: slo_ttft.map_or(NotSet, |time| Set(time.map(to_ms))),
@@ -303,6 +318,8 @@ pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMo
     check::text("comment", new.comment.as_deref())?;
     check::amount("input_price", new.price.input)?;
     check::amount("output_price", new.price.output)?;
+    check::amount("cached_input_price", new.price.cached_input)?;
+    check::amount("cache_write_price", new.price.cache_write)?;
     Ok(ActiveModel {
         provider_id: Set(provider_id),
         system_name: Set(new.system_name.clone()),
@@ -311,6 +328,8 @@ pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMo
         context_length: Set(new.context_length.map(i64::from)),
         input_price: Set(new.price.input),
         output_price: Set(new.price.output),
+        cached_input_price: Set(new.price.cached_input),
+        cache_write_price: Set(new.price.cache_write),
         weight: Set(i64::from(new.weight)),
         comment: Set(new.comment.clone()),
         slo_ttft_ms: Set(new.slo.ttft.map(to_ms)),

@@ -177,7 +177,7 @@ catalog! {
     TOKENS_COMPLETION: Counter, Tokens = "nexusgate_tokens_completion_total" { model };
     /// Input tokens of embeddings as providers reported them.
     TOKENS_EMBEDDING: Counter, Tokens = "nexusgate_tokens_embedding_total" { model };
-    /// USD spent on input tokens of models with a price.
+    /// USD spent on input tokens of models with a price; cached tokens at their own price, where the model has one.
     COST_PROMPT: FloatCounter, Usd = "nexusgate_cost_prompt_usd_total" { model, provider, api_key_comment };
     /// USD spent on output tokens of models with a price.
     COST_COMPLETION: FloatCounter, Usd = "nexusgate_cost_completion_usd_total" { model, provider, api_key_comment };
@@ -255,8 +255,11 @@ catalog! {
     COST_WASTED: FloatCounter, Usd = "nexusgate_cost_wasted_usd_total" { model, reason: WasteReason };
     /// Completed completions, by finish reason.
     FINISH_REASONS: Counter, Count = "nexusgate_completion_finish_reasons_total" { model, finish_reason: FinishReason };
-    /// Completed completions within the model's targets for first token and time per token (goodput).
+    /// Completed streams that met their model's targets for first token and time per token (goodput). Models without targets
+    /// and answers that were not streamed count neither here nor as missed.
     WITHIN_SLO: Counter, Count = "nexusgate_completions_within_slo_total" { model };
+    /// Completed streams that missed one of their model's targets.
+    MISSED_SLO: Counter, Count = "nexusgate_completions_missed_slo_total" { model };
     /// Finished requests that a provider answered for a model without a price.
     UNPRICED_REQUESTS: Counter, Count = "nexusgate_unpriced_requests_total" { model };
     /// Finished requests that a provider answered without reporting the usage.

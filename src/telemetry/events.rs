@@ -126,20 +126,21 @@ fn count_completed(model: &ModelSeries, record: &RequestRecord) {
     if let Some(stall) = record.longest_stall {
         model.stall.record(stall.as_secs_f64());
     }
-    if record.target.as_ref().is_some_and(|target| within_slo(target, record, tpot)) {
-        model.within_slo.increment(1);
+    match record.target.as_ref().and_then(|target| within_slo(target, record, tpot)) {
+        Some(true) => model.within_slo.increment(1),
+        Some(false) => model.missed_slo.increment(1),
+        None => {}
     }
 }
 
-/// Whether every target the model has was measured and met; a model without targets has no goodput.
-fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -> bool {
-    let met = |goal: Option<Duration>, measured: Option<Duration>| {
-        goal.is_none_or(|goal| measured.is_some_and(|measured| measured <= goal))
-    };
+/// Whether a stream met its model's targets; `None` without a target, or without a stream to measure.
+fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -> Option<bool> {
     let slo = target.slo;
+    let ttft = record.ttft.filter(|_| slo.ttft.is_some() || slo.tpot.is_some())?;
     // An answer of one token has no time per further token, so it cannot miss that target.
-    let tpot = tpot.or(record.ttft.map(|_| Duration::ZERO));
-    (slo.ttft.is_some() || slo.tpot.is_some()) && met(slo.ttft, record.ttft) && met(slo.tpot, tpot)
+    let tpot = tpot.unwrap_or_default();
+    let met = |goal: Option<Duration>, measured: Duration| goal.is_none_or(|goal| measured <= goal);
+    Some(met(slo.ttft, ttft) && met(slo.tpot, tpot))
 }
 
 fn count_waste(model: &ModelSeries, usage: Usage, cost: Cost, reason: WasteReason) {

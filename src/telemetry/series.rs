@@ -50,6 +50,7 @@ pub(super) struct ModelSeries {
     /// By [`FinishReason`].
     pub(super) finish_reasons: [Counter; FinishReason::ALL.len()],
     pub(super) within_slo: Counter,
+    pub(super) missed_slo: Counter,
     pub(super) unpriced: Counter,
     pub(super) usage_missing: Counter,
     pub(super) duration: SafeHistogram,
@@ -163,6 +164,7 @@ impl SeriesCache {
                 registry.counter(&m::FINISH_REASONS, &[model.as_str(), reason])
             }),
             within_slo: registry.counter(&m::WITHIN_SLO, &labels),
+            missed_slo: registry.counter(&m::MISSED_SLO, &labels),
             unpriced: registry.counter(&m::UNPRICED_REQUESTS, &labels),
             usage_missing: registry.counter(&m::USAGE_MISSING, &labels),
             duration: registry.histogram(&m::COMPLETION_DURATION, &labels),

@@ -55,7 +55,7 @@ async fn from_a_provider_to_a_call() {
     assert!(listed.contains("beta") && listed.contains(&base_url));
     assert!(!listed.contains(PROVIDER_KEY), "masked");
 
-    let prices = ["--input-price", "2.5", "--output-price", "10"];
+    let prices = ["--input-price", "2.5", "--output-price", "10", "--cached-input-price", "0.25"];
     let model = ["models", "add", "--provider", "beta", "--name", "new-model", "--remote-id", "remote-model"];
     said(&app, &[&model[..], &prices[..]].concat()).await;
     let models: Value = serde_json::from_str(&said(&app, &["models", "list", "--json"]).await).expect("JSON");
@@ -66,6 +66,7 @@ async fn from_a_provider_to_a_call() {
         .find(|model| model["systemName"] == "new-model")
         .expect("the model");
     assert_eq!((model["inputPrice"].as_f64(), model["outputPrice"].as_f64()), (Some(2.5), Some(10.0)));
+    assert_eq!((model["cachedInputPrice"].as_f64(), model["cacheWritePrice"].as_f64()), (Some(0.25), None));
 
     let create = ["keys", "create", "--comment", "by-hand", "--rpm", "60", "--tpm", "unlimited"];
     let key = said(&app, &[&create[..], &["--expires", "90d", "--model", "new-model"]].concat()).await;

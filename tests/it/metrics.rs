@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use nexusgate::demo::provider::Reply;
 use nexusgate::domain::label::Status;
 use nexusgate::store::keys;
 use nexusgate::telemetry::{catalog, docs};
@@ -275,6 +276,53 @@ fn the_docs_are_current() {
     assert!(written == docs::markdown(), "run: cargo run -- metrics-catalog > docs/METRICS.md");
     for metric in catalog::ALL {
         assert!(written.contains(metric.name));
+    }
+}
+
+/// Tokens that come from a provider's cache, or go into it, cost what the model's prices say.
+#[tokio::test]
+async fn cached_tokens_have_prices_of_their_own() {
+    let app = TestApp::builder()
+        .adjust(|settings| {
+            for model in &mut settings.declared.models {
+                (model.input_price, model.output_price) = (Some(2.0), Some(8.0));
+                model.cached_input_price = Some(0.5);
+            }
+        })
+        .spawn()
+        .await;
+    app.provider().always(Reply::raw_json(
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],
+            "usage":{"prompt_tokens":1000,"completion_tokens":10,"prompt_tokens_details":{"cached_tokens":800}}}"#,
+    ));
+    assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    let scrape = app.settled().await;
+    let prompt = (200.0 * 2.0 + 800.0 * 0.5) / 1e6;
+    let cost = |name: &str| scrape.metric(name).label("model", MODEL).value();
+    assert!((cost("nexusgate_cost_prompt_usd_total") - prompt).abs() < 1e-12, "{}", scrape.text);
+    assert!((cost("nexusgate_cost_total_usd_total") - prompt - 80.0 / 1e6).abs() < 1e-12);
+    assert!((app.log_rows().await[0].prompt_cost - prompt).abs() < 1e-12);
+}
+
+/// Goodput: what a stream meets or misses. An answer that was not streamed has no first token, so it is neither.
+#[tokio::test]
+async fn only_streams_of_models_with_targets_meet_or_miss_them() {
+    for (target, within, missed) in [(None, 0.0, 0.0), (Some(60_000), 1.0, 0.0), (Some(0), 0.0, 1.0)] {
+        let app = TestApp::builder()
+            .adjust(move |settings| {
+                settings.declared.models.iter_mut().for_each(|model| model.slo_ttft_ms = target);
+            })
+            .spawn()
+            .await;
+        app.chat(MODEL).send().await.bytes().await.expect("an answer");
+        app.chat(MODEL).streamed().send().await.bytes().await.expect("an answer");
+        let scrape = app.settled().await;
+        let count = |name: &str| scrape.metric(name).label("model", MODEL).value();
+        let counts = (
+            count("nexusgate_completions_within_slo_total"),
+            count("nexusgate_completions_missed_slo_total"),
+        );
+        assert_eq!(counts, (within, missed), "{target:?}");
     }
 }
 

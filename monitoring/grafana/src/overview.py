@@ -114,10 +114,11 @@ def at_a_glance():
         ),
         number(
             "Goodput",
-            "Share of the completed completions that met their model's targets for first token and time per token.",
+            "Share of the completed streams of models with targets that met them: for first token and time per token.",
             ratio(
                 total(growth("nexusgate_completions_within_slo_total", MODEL)),
-                total(growth(COMPLETIONS, MODEL, 'status="completed"')),
+                f"({total(growth('nexusgate_completions_within_slo_total', MODEL))}"
+                f" + {total(growth('nexusgate_completions_missed_slo_total', MODEL))})",
             ),
             unit="percentunit",
             decimals=1,

@@ -28,6 +28,14 @@ pub(super) fn command() -> Command {
         .arg(flag("type", "chat or embedding").default_value("chat"))
         .arg(number("input-price", "USD per million input tokens"))
         .arg(number("output-price", "USD per million output tokens"))
+        .arg(number(
+            "cached-input-price",
+            "USD per million tokens read from the provider's cache [default: as input]",
+        ))
+        .arg(number(
+            "cache-write-price",
+            "USD per million tokens written to the provider's cache [default: as input]",
+        ))
         .arg(
             clap::Arg::new("weight")
                 .long("weight")
@@ -58,6 +66,8 @@ pub(super) async fn run(
             .text("type", "modelType")
             .number("input-price", "inputPrice")
             .number("output-price", "outputPrice")
+            .number("cached-input-price", "cachedInputPrice")
+            .number("cache-write-price", "cacheWritePrice")
             .count("weight", "weight")
             .count("context-length", "contextLength")
             .number("slo-ttft-ms", "sloTtftMs")

@@ -48,6 +48,10 @@ pub(super) struct ModelView {
     input_price: Option<f64>,
     /// USD per million tokens.
     output_price: Option<f64>,
+    /// USD per million tokens read from the provider's cache; null: as `inputPrice`.
+    cached_input_price: Option<f64>,
+    /// USD per million tokens written to the provider's cache; null: as `inputPrice`.
+    cache_write_price: Option<f64>,
     /// Share of the traffic relative to the other providers of this name; 0: only when named or when the others fail.
     weight: u32,
     comment: Option<String>,
@@ -73,6 +77,8 @@ impl From<StoredModel> for ModelView {
             context_length: stored.context_length,
             input_price: stored.price.input,
             output_price: stored.price.output,
+            cached_input_price: stored.price.cached_input,
+            cache_write_price: stored.price.cache_write,
             weight: stored.weight,
             comment: stored.comment,
             slo_ttft_ms: stored.slo.ttft.map(ms),
@@ -243,6 +249,12 @@ pub(super) struct ModelBody {
     /// USD per million tokens.
     #[schema(minimum = 0, maximum = 1_000_000)]
     output_price: Option<f64>,
+    /// USD per million tokens read from the provider's cache; null: as `inputPrice`.
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    cached_input_price: Option<f64>,
+    /// USD per million tokens written to the provider's cache; null: as `inputPrice`.
+    #[schema(minimum = 0, maximum = 1_000_000)]
+    cache_write_price: Option<f64>,
     /// Share of the traffic relative to the other providers of this name: 1 when left out.
     #[schema(minimum = 0, maximum = 1_000_000, default = 1)]
     weight: Option<u32>,
@@ -274,7 +286,7 @@ pub(super) async fn create(
 ) -> AdminResult<Json<ModelView>> {
     check(&Numbers {
         weight: body.weight,
-        prices: [body.input_price, body.output_price],
+        prices: [body.input_price, body.output_price, body.cached_input_price, body.cache_write_price],
         slo: [body.slo_ttft_ms, body.slo_tpot_ms],
     })?;
     at_most("remoteId", body.remote_id.as_deref(), REMOTE_ID_MAX)?;
@@ -282,7 +294,12 @@ pub(super) async fn create(
     let new = NewModel {
         remote_id: not_empty(body.remote_id),
         context_length: body.context_length,
-        price: Price { input: body.input_price, output: body.output_price },
+        price: Price {
+            input: body.input_price,
+            output: body.output_price,
+            cached_input: body.cached_input_price,
+            cache_write: body.cache_write_price,
+        },
         weight: body.weight.unwrap_or(1),
         comment: body.comment,
         slo: Slo { ttft: body.slo_ttft_ms.map(from_ms), tpot: body.slo_tpot_ms.map(from_ms) },
@@ -295,13 +312,14 @@ pub(super) async fn create(
 
 struct Numbers {
     weight: Option<u32>,
-    prices: [Option<f64>; 2],
+    prices: [Option<f64>; 4],
     slo: [Option<f64>; 2],
 }
 
 fn check(numbers: &Numbers) -> AdminResult<()> {
     in_range("weight", numbers.weight, 0..=WEIGHT_MAX)?;
-    for (field, price) in ["inputPrice", "outputPrice"].into_iter().zip(numbers.prices) {
+    let prices = ["inputPrice", "outputPrice", "cachedInputPrice", "cacheWritePrice"];
+    for (field, price) in prices.into_iter().zip(numbers.prices) {
         in_range(field, price, 0.0..=PRICE_MAX)?;
     }
     for (field, ms) in ["sloTtftMs", "sloTpotMs"].into_iter().zip(numbers.slo) {
@@ -350,6 +368,12 @@ pub(super) struct ChangeBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<f64>, minimum = 0, maximum = 1_000_000)]
     output_price: Option<Option<f64>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 1_000_000)]
+    cached_input_price: Option<Option<f64>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 1_000_000)]
+    cache_write_price: Option<Option<f64>>,
     #[schema(minimum = 0, maximum = 1_000_000)]
     weight: Option<u32>,
     #[serde(default, deserialize_with = "given")]
@@ -383,7 +407,8 @@ pub(super) async fn change(
 ) -> AdminResult<Json<ModelView>> {
     check(&Numbers {
         weight: body.weight,
-        prices: [body.input_price.flatten(), body.output_price.flatten()],
+        prices: [body.input_price, body.output_price, body.cached_input_price, body.cache_write_price]
+            .map(Option::flatten),
         slo: [body.slo_ttft_ms.flatten(), body.slo_tpot_ms.flatten()],
     })?;
     at_most("remoteId", body.remote_id.as_ref().and_then(Option::as_deref), REMOTE_ID_MAX)?;
@@ -396,6 +421,8 @@ pub(super) async fn change(
         context_length: body.context_length,
         input_price: body.input_price,
         output_price: body.output_price,
+        cached_input_price: body.cached_input_price,
+        cache_write_price: body.cache_write_price,
         weight: body.weight,
         comment: body.comment,
         slo_ttft: body.slo_ttft_ms.map(|ms| ms.map(from_ms)),

@@ -205,9 +205,9 @@ async fn what_cannot_be_stored_or_shown_is_refused_by_name() {
         let new = NewProvider { proxy_url: Some(Secret::new("proxy:3128")), ..provider("p") };
         is_invalid(providers::create(&t.db, &t.cipher, &new).await, "proxy_url");
         let p = create(t, "p").await;
-        let new = NewModel { price: Price { input: Some(-1.0), output: None }, ..model("m") };
+        let new = NewModel { price: Price { input: Some(-1.0), ..Price::default() }, ..model("m") };
         is_invalid(models::create(&t.db, p.id, &new).await, "input_price");
-        let new = NewModel { price: Price { input: None, output: Some(f64::NAN) }, ..model("m") };
+        let new = NewModel { price: Price { output: Some(f64::NAN), ..Price::default() }, ..model("m") };
         is_invalid(models::create(&t.db, p.id, &new).await, "output_price");
         is_invalid(models::create(&t.db, p.id, &model("a\0")).await, "system_name");
     })
@@ -251,7 +251,12 @@ async fn providers_and_models_are_kept_and_changed() {
         let new = NewModel {
             remote_id: Some("gpt-4o-2024".to_owned()),
             context_length: Some(128_000),
-            price: Price { input: Some(2.5), output: Some(10.0) },
+            price: Price {
+                input: Some(2.5),
+                output: Some(10.0),
+                cached_input: Some(0.25),
+                cache_write: Some(3.125),
+            },
             weight: 3,
             slo: Slo { ttft: Some(Duration::from_micros(1_500_500)), tpot: Some(Duration::from_millis(40)) },
             ..model("gpt-4o")
@@ -261,11 +266,12 @@ async fn providers_and_models_are_kept_and_changed() {
         assert_eq!((made_model.price, made_model.slo, made_model.weight), (new.price, new.slo, 3));
         let change = ModelChange {
             output_price: Some(None),
+            cache_write_price: Some(None),
             model_type: Some(ModelType::Embedding),
             ..ModelChange::default()
         };
         let changed = models::update(&t.db, made_model.id, change).await.unwrap();
-        assert_eq!(changed.price, Price { input: Some(2.5), output: None });
+        assert_eq!(changed.price, Price { output: None, cache_write: None, ..new.price });
         assert_eq!(changed.model_type, "embedding");
         assert!(matches!(models::update(&t.db, 0, ModelChange::default()).await, Err(StoreError::NotFound)));
 
@@ -352,7 +358,7 @@ fn file() -> Declared {
             .map(|name| DeclaredModel {
                 provider: name.to_owned(),
                 model: NewModel {
-                    price: Price { input: Some(0.1 + 0.2), output: None },
+                    price: Price { input: Some(0.1 + 0.2), ..Price::default() },
                     slo: Slo { ttft: Some(Duration::from_nanos(1_234_567)), tpot: None },
                     ..model("m")
                 },

@@ -87,6 +87,8 @@ async fn what_is_wrong_is_named() {
         ("inputPrice", json!(-0.5)),
         ("outputPrice", json!("free")),
         ("outputPrice", json!(1e7)),
+        ("cachedInputPrice", json!(-1)),
+        ("cacheWritePrice", json!(1e7)),
         ("weight", json!(-1)),
         ("weight", json!(0.5)),
         ("weight", json!(1_000_001)),

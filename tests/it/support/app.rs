@@ -274,6 +274,8 @@ fn declared_model(name: &str, provider: &str, model_type: ModelType) -> Declared
         model_type,
         input_price: Some(2.0),
         output_price: Some(8.0),
+        cached_input_price: None,
+        cache_write_price: None,
         weight: 1,
         context_length: None,
         slo_ttft_ms: None,
