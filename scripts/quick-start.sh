@@ -223,7 +223,7 @@ start_gateway() {
   (
     # In a subshell, so that the secrets are only in the gateway's environment.
     local name
-    for name in $("$binary" settings-reference | sed -n 's/^| `\([A-Z_]*\)`.*/\1/p') RUST_LOG; do
+    for name in $("$binary" settings-reference | grep -oE '^[|] .[A-Z_]+' | tr -dc 'A-Z_\n') RUST_LOG; do
       [ -n "${!name:-}" ] || [ -z "$(from_env "$name")" ] || export "$name=$(from_env "$name")"
     done
     export PORT=$port DATABASE_URL="${DATABASE_URL:-sqlite://$data/nexusgate.db}" DATA_DIR="$data/journal"
