@@ -81,7 +81,7 @@ macro_rules! settings {
 
         impl Settings {
             /// Builds each setting from the first of `sources` that has a value, else from its default.
-            fn build(sources: &[&dyn Fn(&SettingInfo) -> Option<String>], declared: Declared) -> Result<Self, ConfigError> {
+            fn build(sources: &[&Source<'_>], declared: Declared) -> Result<Self, ConfigError> {
                 let mut infos = ALL.iter();
                 Ok(Self {
                     $($field: parse::<$type>(infos.next(), sources)?,)+
@@ -163,10 +163,10 @@ settings! {
     log_format: LogFormat = "LOG_FORMAT", "text";
 }
 
-fn parse<T: Setting>(
-    info: Option<&SettingInfo>,
-    sources: &[&dyn Fn(&SettingInfo) -> Option<String>],
-) -> Result<T, ConfigError> {
+/// A place that may have a value for a setting: the environment and flags, or the file.
+type Source<'a> = dyn Fn(&SettingInfo) -> Option<String> + 'a;
+
+fn parse<T: Setting>(info: Option<&SettingInfo>, sources: &[&Source<'_>]) -> Result<T, ConfigError> {
     // The table and the fields come from one list, so there is always a next one.
     let Some(info) = info else { return T::missing().ok_or_else(|| wrong("?", "", T::TAKES, false)) };
     // A variable that is set but empty, as Compose and Helm leave them, counts as unset, so the file's value applies. A
