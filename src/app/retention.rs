@@ -42,9 +42,8 @@ impl Retention {
     /// Runs until `stop`. Waits for the rows of an earlier process first: one that is in the database already, deleted and
     /// then replayed, would count twice in the sums by day.
     pub(super) async fn run(self, log: Arc<RequestLog<LogRow>>, stop: CancellationToken) {
-        let replayed = async { while !log.replayed(INTERVAL).await {} };
         tokio::select! {
-            () = replayed => {}
+            () = log.wait_until_replayed() => {}
             () = stop.cancelled() => return,
         }
         drop(log);

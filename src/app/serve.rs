@@ -53,7 +53,6 @@ pub(super) async fn serve(
     cut: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    let discard = Discard::new(connections.clone(), cut.clone());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -68,7 +67,8 @@ pub(super) async fn serve(
                     patience,
                     stop.clone(),
                     cut.clone(),
-                    discard.clone(),
+                    // One for each connection, so that they do not contend for its reference count.
+                    Discard::new(connections.clone(), cut.clone()),
                 )));
             }
             Err(error) if is_of_one_connection(&error) => {}

@@ -52,12 +52,14 @@ pub(super) async fn limits(
         let errors = redis.clone();
         let (instance, told) = (limit_settings.instance_id.clone(), Once::new());
         observer.instance_shared = Arc::new(move || {
-            told.call_once(|| {
-            tracing::warn!(
-                instance,
-                "another process has the same INSTANCE_ID: give each its own, or rejections are counted twice after a restart"
-            );
-        })
+            let tell = || {
+                tracing::warn!(
+                    instance,
+                    "another process has the same INSTANCE_ID: give each its own, or rejections are counted twice \
+                     after a restart"
+                );
+            };
+            told.call_once(tell);
         });
         observer.redis_up = Arc::new(move |up| redis.up(up));
         observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));

@@ -133,7 +133,7 @@ settings! {
     gauge_refresh_interval: Span = "GAUGE_REFRESH_INTERVAL", "15s";
     /// How often keys and routes are re-read from the database.
     snapshot_refresh_interval: Span = "SNAPSHOT_REFRESH_INTERVAL", "30s";
-    /// How long a provider may take to the first bytes of a stream, or to the end of any other answer.
+    /// How long a provider may take to the first event of a stream, or to the end of any other answer.
     upstream_timeout: Span = "UPSTREAM_TIMEOUT", "10m";
     /// How long connecting to a provider may take: DNS, TCP, a proxy's tunnel and TLS together.
     upstream_connect_timeout: Span = "UPSTREAM_CONNECT_TIMEOUT", "5s";
@@ -171,7 +171,7 @@ fn parse<T: Setting>(info: Option<&SettingInfo>, sources: &[&Source<'_>]) -> Res
     let Some(info) = info else { return T::missing().ok_or_else(|| wrong("?", "", T::TAKES, false)) };
     // A variable that is set but empty, as Compose and Helm leave them, counts as unset, so the file's value applies. A
     // secret's file often ends with a line feed.
-    let has_value = |text: &String| !text.trim().is_empty() || T::EMPTY_IS_A_VALUE;
+    let has_value = |text: &String| !text.trim().is_empty();
     let given = sources.iter().find_map(|source| source(info).filter(has_value));
     match given.as_deref().or(info.default) {
         Some(text) => T::parse(text.trim()).ok_or_else(|| wrong(info.name, text, T::TAKES, T::SECRET)),
@@ -314,11 +314,7 @@ mod tests {
         std::fs::write(file.path(), text).expect("written");
         let settings = Settings::load(Some(file.path()), |_| Some(String::new())).expect("valid");
         assert_eq!(settings.port, 4000);
-        // Here an empty value is valid: no origin.
-        assert_eq!(
-            format!("{:?}", settings.allowed_origins),
-            format!("{:?}", Settings::with(&[]).expect("valid").allowed_origins)
-        );
+        assert_eq!(settings.allowed_origins, Origins::List(vec!["https://a.example".to_owned()]));
     }
 
     #[test]

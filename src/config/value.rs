@@ -12,8 +12,6 @@ pub trait Setting: Sized {
     const TAKES: &'static str;
     /// Its text must not be printed.
     const SECRET: bool = false;
-    /// An empty text is a value, not an absence.
-    const EMPTY_IS_A_VALUE: bool = false;
 
     /// The value of `text`, if it is valid.
     fn parse(text: &str) -> Option<Self>;
@@ -194,7 +192,6 @@ pub enum Origins {
 
 impl Setting for Origins {
     const TAKES: &'static str = "origins like https://app.example, separated by commas, or *";
-    const EMPTY_IS_A_VALUE: bool = true;
 
     fn parse(text: &str) -> Option<Self> {
         if text == "*" {

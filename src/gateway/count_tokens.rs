@@ -50,7 +50,7 @@ impl Gateway {
             return failed(502, "The provider's base URL is not usable.");
         };
         let headers = UpstreamHeaders::new(&client, &target.provider);
-        let request = UpstreamRequest { method: Method::POST, headers, body };
+        let request = UpstreamRequest { method: Method::POST, headers, body, fresh: false };
         let exchange = async {
             let (mut head, upstream) =
                 self.client().send(&target.provider, &to, request).await.ok()?.into_parts();

@@ -17,7 +17,7 @@ use crate::wire::head::RequestHead;
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::exchange::{Answer, EVENT_STREAM, Failure, UpstreamAnswer};
+use super::exchange::{Admitted, Answer, EVENT_STREAM, Failure, UpstreamAnswer};
 use super::finish::FinishGuard;
 use super::refusal::error_response;
 use super::relay::Relay;
@@ -64,13 +64,17 @@ impl Gateway {
         guard: &mut FinishGuard,
     ) -> Result<(Answer, Arc<Target>), Failure> {
         let mut tried = Tried::default();
+        let mut passed_over = false;
         // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
         for last_resort in [false, true] {
             for target in &job.targets {
                 let force = last_resort && tried.last.is_none();
                 let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
                 match self.attempt(job, target, force, moved, guard).await {
-                    None => continue,
+                    None => {
+                        passed_over = true;
+                        continue;
+                    }
                     Some(Ok(answer)) => return Ok((answer, target.clone())),
                     Some(Err(failure)) => tried.add(target, failure, guard),
                 }
@@ -78,7 +82,7 @@ impl Gateway {
                     break;
                 }
             }
-            if tried.last.is_some() || guard.scope().has_client_left() {
+            if tried.last.is_some() || !passed_over || guard.scope().has_client_left() {
                 break;
             }
         }
@@ -112,11 +116,12 @@ impl Gateway {
     ) -> Option<Result<Answer, Failure>> {
         let mut stale = None;
         loop {
-            let now = Instant::now();
-            let Some(permit) = self.health().admit(&target.provider, now, force) else { return stale };
-            match self.exchange(job, target, permit, now, moved.take(), guard).await {
-                Err(failure) if failure.stale && stale.is_none() && !guard.scope().has_client_left() => {
-                    stale = Some(Err(failure));
+            let since = Instant::now();
+            let Some(permit) = self.health().admit(&target.provider, since, force) else { return stale };
+            let admitted = Admitted { permit, since, moved: moved.take(), fresh: stale.is_some() };
+            match self.exchange(job, target, admitted, guard).await {
+                Err(failure) if failure.stale && !guard.scope().has_client_left() => {
+                    stale = Some(Err(failure))
                 }
                 result => return Some(result),
             }

@@ -162,7 +162,7 @@ impl UpstreamAnswer {
             Some(provider) => {
                 // Compressed although the gateway asked for an uncompressed answer: the client may be able to read it,
                 // the gateway cannot.
-                let compressed = headers.contains_key(header::CONTENT_ENCODING);
+                let compressed = is_encoded(headers);
                 ErrorFormat::from(provider) == shape && (compressed || has_shape(shape, &self.body))
             }
         };
@@ -175,6 +175,17 @@ impl UpstreamAnswer {
     }
 }
 
+/// What an exchange begins with.
+pub(super) struct Admitted<'a> {
+    pub(super) permit: Permit,
+    /// When the gateway began to work on it.
+    pub(super) since: Instant,
+    /// The provider that was left for this one, if any.
+    pub(super) moved: Option<FailedOver<'a>>,
+    /// Over a new connection.
+    pub(super) fresh: bool,
+}
+
 impl Gateway {
     /// Sends the request to `target` and reads as much of the answer as it takes to judge it; the attempt's time is
     /// measured from `since`. `moved` is the failover that led here, if any.
@@ -182,14 +193,15 @@ impl Gateway {
         &self,
         job: &Job,
         target: &Arc<Target>,
-        permit: Permit,
-        since: Instant,
-        moved: Option<FailedOver<'_>>,
+        admitted: Admitted<'_>,
         guard: &mut FinishGuard,
     ) -> Result<Answer, Failure> {
         self.before_attempt(target);
-        let Prepared { request, to, plan, dropped } = prepare(self.endpoints(), job, target, guard.record())
-            .map_err(|error| Failure::unsupported(job.call, &error))?;
+        let Admitted { permit, since, moved, fresh } = admitted;
+        let Prepared { mut request, to, plan, dropped } =
+            prepare(self.endpoints(), job, target, guard.record())
+                .map_err(|error| Failure::unsupported(job.call, &error))?;
+        request.fresh = fresh;
         guard.tried(target);
         guard.dropped(dropped);
         if let Some(moved) = moved {

@@ -83,7 +83,7 @@ pub(super) fn prepare<'a>(
         Call::Embedding => Operation::Embeddings,
     };
     let headers = UpstreamHeaders::new(&job.headers, provider);
-    let request = UpstreamRequest { method: Method::POST, headers, body };
+    let request = UpstreamRequest { method: Method::POST, headers, body, fresh: false };
     let to = endpoints
         .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;

@@ -91,7 +91,7 @@ impl Gateway {
                 let (client, body) = (HeaderMap::new(), body.map(Value::to_string).unwrap_or_default());
                 let mut headers = UpstreamHeaders::new(&client, provider);
                 headers.add(header::ACCEPT, header::HeaderValue::from_static("application/json"));
-                let request = UpstreamRequest { method, headers, body: body.into() };
+                let request = UpstreamRequest { method, headers, body: body.into(), fresh: true };
                 tokio::time::timeout(PATIENCE, self.call(provider, &to, request, &mut status))
                     .await
                     .unwrap_or_else(|_| {

@@ -25,6 +25,9 @@ use super::transform::Transform;
 /// nothing.
 const END_GRACE: Duration = Duration::from_secs(1);
 
+/// How long hyper has to send the events before an answer is broken off.
+const FLUSH_TIME: Duration = Duration::from_millis(100);
+
 /// A stream from a provider to a client.
 pub(super) struct Relay {
     /// `None` once the client has left and the rest is read elsewhere.
@@ -50,8 +53,8 @@ struct Inner {
     over_since: Option<Instant>,
     /// How it ended, once the upstream has.
     ending: Option<Ending>,
-    /// Whether hyper has had a chance to send its buffer.
-    flushed: bool,
+    /// hyper is given time to send what it was given.
+    flushing: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -87,7 +90,7 @@ impl Relay {
             chunks: 0,
             over_since: None,
             ending: None,
-            flushed: false,
+            flushing: false,
         });
         inner.take_in(first);
         Self { inner: Some(inner) }
@@ -103,11 +106,12 @@ impl Relay {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             if let Some(ending) = inner.ending {
-                if !ending.told && !inner.flushed {
-                    // On an error hyper drops everything that it has not sent yet: events, and perhaps the head.
-                    inner.flushed = true;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                if !ending.told {
+                    // At an error hyper drops what it has not sent yet: events, and perhaps the head.
+                    if !std::mem::replace(&mut inner.flushing, true) {
+                        inner.idle_timer.as_mut().reset(tokio::time::Instant::now() + FLUSH_TIME);
+                    }
+                    ready!(inner.idle_timer.as_mut().poll(cx));
                 }
                 if let Some(inner) = self.inner.take() {
                     inner.finish(if ending.error.is_none() { Status::Completed } else { Status::Failed });
@@ -132,7 +136,8 @@ impl Inner {
                     self.take_in(chunk);
                 }
                 // Bytes after the last event, pings for example, must not hold up the client.
-                if self.over_since.is_some_and(|since| since.elapsed() >= END_GRACE) {
+                if let Some(since) = self.over_since.filter(|since| since.elapsed() >= END_GRACE) {
+                    self.guard.client_has_it_all(since);
                     self.upstream_ended();
                 }
                 Poll::Ready(())
@@ -175,7 +180,7 @@ impl Inner {
                 // Some providers say why the model stopped, and then neither `[DONE]` nor anything else.
                 let seen = self.transform.seen();
                 if over || (seen.is_complete() && !seen.malformed) {
-                    self.guard.client_has_it_all(since);
+                    self.guard.client_has_it_all(waiting);
                     self.upstream_ended();
                     return Poll::Ready(());
                 }

@@ -141,6 +141,11 @@ impl<R: Row> RequestLog<R> {
         time::timeout(within, self.journal.wait_until_replayed()).await.is_ok()
     }
 
+    /// Waits until the rows that an earlier process left are in the database, at the writer's own pace.
+    pub async fn wait_until_replayed(&self) {
+        self.journal.wait_until_replayed().await;
+    }
+
     /// Where the rows of this process went.
     pub fn tally(&self, table: LogTable) -> Tally {
         self.journal.tally(table)

@@ -35,6 +35,9 @@ mod http2;
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
+/// A reused connection that breaks this soon was being closed already. It covers a round trip to anywhere.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request to an upstream. Not for logs: the body is a caller's prompt.
@@ -45,6 +48,8 @@ pub struct UpstreamRequest<'a> {
     pub headers: UpstreamHeaders<'a>,
     /// Empty for `GET`.
     pub body: Bytes,
+    /// Not over a kept HTTP/1.1 connection.
+    pub fresh: bool,
 }
 
 /// Why a request got no answer.
@@ -134,8 +139,16 @@ struct Line<S: Stream> {
 }
 
 enum Way<S: Stream> {
-    Alone { line: Box<Line<S>>, reused: bool },
-    Shared { sender: SendRequest<Full<Bytes>>, slot: Slot, reused: bool },
+    Alone {
+        line: Box<Line<S>>,
+        /// When it was taken out of the pool; `None`: it is new.
+        reused: Option<Instant>,
+    },
+    Shared {
+        sender: SendRequest<Full<Bytes>>,
+        slot: Slot,
+        reused: bool,
+    },
 }
 
 impl<C> Pool<C>
@@ -154,16 +167,17 @@ where
         to: &Destination,
         request: UpstreamRequest<'_>,
     ) -> Result<Response<UpstreamBody>, PoolError> {
-        let UpstreamRequest { method, headers, body } = request;
+        let UpstreamRequest { method, headers, body, fresh } = request;
         loop {
             // The rare paths are boxed: the future of a request is moved, and lives for as long as its answer takes.
-            let way = match self.shared.take(to.origin()) {
+            let way = match self.shared.take(to.origin(), fresh) {
                 Some(way) => way,
                 None => Box::pin(self.connect(to)).await.map_err(PoolError::Connect)?,
             };
             match way {
                 Way::Alone { mut line, reused } => {
-                    if reused && unconstrained(poll_fn(|_| Poll::Ready(line.http.is_stale()))).await {
+                    if reused.is_some() && unconstrained(poll_fn(|_| Poll::Ready(line.http.is_stale()))).await
+                    {
                         // The peer has closed it. Nothing was sent. (Unconstrained: when tokio's budget of the task is
                         // used up, a read seems to find nothing, and there may be hundreds of such connections.)
                         continue;
@@ -177,11 +191,12 @@ where
                     };
                     match line.http.send(&head, body.clone()).await {
                         Ok(response) => return Ok(response.map(|()| UpstreamBody::of(line))),
-                        Err(ExchangeError::Unsent(_)) if reused => {}
-                        // The peer closed it while the request was on its way, most likely because it had rested for too
-                        // long. The others may be closed as well.
-                        Err(ExchangeError::Unanswered(error)) if reused => {
-                            self.shared.forget(to.origin());
+                        Err(ExchangeError::Unsent(_)) if reused.is_some() => {}
+                        // The peer closed it while the request was on its way, most likely because it had been idle for too
+                        // long. A peer that closes later has worked on the request.
+                        Err(ExchangeError::Unanswered(error))
+                            if reused.is_some_and(|taken| taken.elapsed() < STALE_WITHIN) =>
+                        {
                             return Err(PoolError::Stale(error.into()));
                         }
                         Err(error) => return Err(error.into()),
@@ -226,7 +241,7 @@ where
                 pool: Arc::downgrade(&self.shared),
                 origin: to.origin().clone(),
             };
-            Ok(Way::Alone { line: Box::new(line), reused: false })
+            Ok(Way::Alone { line: Box::new(line), reused: None })
         };
         let Ok(opened) = tokio::time::timeout(self.connect_timeout, opening).await else {
             return Err(
@@ -238,16 +253,20 @@ where
 }
 
 impl<S: Stream> Shared<S> {
-    /// Takes a pooled connection, if there is one.
-    fn take(&self, origin: &Origin) -> Option<Way<S>> {
+    /// Takes a pooled connection, if there is one. With `fresh` only one over HTTP/2, which carries many requests at a time.
+    fn take(&self, origin: &Origin, fresh: bool) -> Option<Way<S>> {
         let mut origins = self.origins.lock();
         let kept = origins.by_origin.get_mut(origin)?;
         if let Some((sender, slot)) = kept.shared.iter_mut().find_map(Http2::take) {
             return Some(Way::Shared { sender, slot, reused: true });
         }
+        if fresh {
+            return None;
+        }
         let Idle { line, since } = kept.idle.pop()?;
-        if since.elapsed() < IDLE_TIMEOUT {
-            return Some(Way::Alone { line, reused: true });
+        let now = Instant::now();
+        if now - since < IDLE_TIMEOUT {
+            return Some(Way::Alone { line, reused: Some(now) });
         }
         // The least idle one is too old, so all are.
         let old = std::mem::take(&mut kept.idle);
@@ -269,15 +288,6 @@ impl<S: Stream> Shared<S> {
         drop(origins);
         self.keep_swept();
         Ok(Way::Shared { sender, slot, reused: false })
-    }
-
-    /// Closes the idle connections to `origin`.
-    fn forget(&self, origin: &Origin) {
-        let mut origins = self.origins.lock();
-        let idle = origins.by_origin.get_mut(origin).map(|kept| std::mem::take(&mut kept.idle));
-        // Sockets should not be closed under the lock.
-        drop(origins);
-        drop(idle);
     }
 
     fn put(self: &Arc<Self>, line: Box<Line<S>>) {
@@ -384,7 +394,7 @@ pub struct BodyError {
 }
 
 impl BodyError {
-    /// Whether the received bytes are not HTTP, or of another length than was announced.
+    /// Whether the received bytes are not HTTP.
     pub fn is_garbled(&self) -> bool {
         self.garbled
     }

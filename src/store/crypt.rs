@@ -336,6 +336,9 @@ pub async fn rotate(db: &DatabaseConnection, old: &Cipher, new: &Cipher) -> Stor
         }
     }
     transaction.commit().await?;
+    if db.get_database_backend() == DbBackend::Sqlite {
+        make_durable(db).await?;
+    }
     Ok(changed)
 }
 
@@ -353,7 +356,6 @@ pub async fn rotate_key_file(db: &DatabaseConnection, database_url: &str) -> Sto
     let old = open_with_key_file(db, &path).await?;
     let new = key_file::prepare_next(&path)?;
     let changed = rotate(db, &old, &Cipher::new(&new)).await?;
-    make_durable(db).await?;
     key_file::promote(&path)?;
     Ok(changed)
 }

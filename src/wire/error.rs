@@ -352,7 +352,7 @@ fn general_message(status: u16) -> Cow<'static, str> {
     format!("The provider answered with HTTP status {status}.").into()
 }
 
-fn shortened(text: &str) -> Cow<'static, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'static, str> {
     text.chars().take(MESSAGE_MAX_CHARS).collect::<String>().into()
 }
 

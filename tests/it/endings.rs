@@ -249,7 +249,7 @@ async fn client_gone_after_a_failover() {
 #[tokio::test]
 async fn client_gone_before_a_retry() {
     let app = TestApp::spawn().await;
-    app.provider().always(Reply::rate_limited(Duration::from_secs(1)));
+    app.provider().always(Reply::rate_limited(Duration::from_secs(2)));
     let call = call(&app, false).timeout(Duration::from_millis(300));
     assert!(call.send().await.is_err_and(|error| error.is_timeout()));
     let scrape = app.settled().await;

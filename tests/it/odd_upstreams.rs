@@ -664,6 +664,11 @@ async fn errors_in_shapes_of_their_own() {
         ("", "application/json", "status"),
         (r#"{"error":"model not loaded"}"#, "application/json", "model not loaded"),
         (r#"{"detail":"Field required"}"#, "application/json", "Field required"),
+        (
+            r#"{"detail":[{"loc":["body","model"],"msg":"field required"}]}"#,
+            "application/json",
+            "field required",
+        ),
         (r#"[{"error":{"code":400,"message":"gemini says"}}]"#, "application/json", "gemini says"),
     ] {
         let bytes = format!(

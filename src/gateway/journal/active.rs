@@ -209,14 +209,10 @@ impl Active {
     }
 
     /// Ends the segment if somebody has deleted its file, so that the next row gets another one.
-    pub(super) fn give_up_if_deleted(&mut self) -> bool {
+    pub(super) fn give_up_if_deleted(&mut self) -> Option<SegmentId> {
         // Best effort: a file whose links cannot be counted is taken to be there.
-        let deleted = (self.file.as_ref())
-            .is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
-        if deleted {
-            self.file = None;
-        }
-        deleted
+        let is_deleted = |file: &Arc<File>| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        self.file.take_if(|file| is_deleted(file)).map(|_| self.id)
     }
 
     /// Removes old records behind the last one.

@@ -192,15 +192,17 @@ impl<R: Row> Shared<R> {
     }
 
     fn sync(&self, disk: &Disk) {
-        let (unsynced, vanished) = {
+        let (unsynced, deleted) = {
             let mut active = disk.active.lock();
             (active.take_unsynced(), active.give_up_if_deleted())
         };
-        if vanished {
-            tracing::error!(
-                "the journal's segment was deleted: its rows are in memory alone, the next go into a new one"
-            );
+        if let Some(id) = deleted {
+            tracing::error!(?id, "a segment of the journal was deleted: its rows are in memory only");
             (self.observer)(LogEvent::JournalFailed);
+            let _files = disk.files.lock();
+            let lost = self.backlog.lock().drop_segment(id.seq);
+            self.lost(lost, "their segment of the journal was deleted");
+            self.tell_if_drained();
         }
         // Syncs each file, even if another one fails.
         let files = unsynced.files.iter().map(|file| file.sync_data()).fold(Ok(()), Result::and);

@@ -212,6 +212,7 @@ impl<R: Row> Shared<R> {
         drop(backlog);
         debug_assert_eq!(run.seq, read.seq);
         self.lost(run.rows, "their records in the journal are damaged");
+        self.tell_if_drained();
     }
 
     /// Gives the file up when it is to blame and has failed often enough.

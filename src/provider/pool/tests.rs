@@ -154,7 +154,7 @@ fn request() -> UpstreamRequest<'static> {
 
 fn request_with(body: Bytes) -> UpstreamRequest<'static> {
     static CLIENT: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-    UpstreamRequest { method: Method::POST, headers: UpstreamHeaders::of_client(&CLIENT), body }
+    UpstreamRequest { method: Method::POST, headers: UpstreamHeaders::of_client(&CLIENT), body, fresh: false }
 }
 
 async fn text(pool: &Pool<HttpsConnector<HttpConnector>>, url: &str) -> String {
@@ -234,7 +234,10 @@ async fn a_request_that_meets_the_end_of_an_idle_connection_says_so() {
     }
     let error = pool.send(&to(&url), request()).await.err().expect("no answer");
     assert!(matches!(error, PoolError::Stale(_)), "{error:?}");
-    assert_eq!(text(&pool, &url).await, "ok", "over a new one");
+    // The other one is not asked.
+    let fresh = UpstreamRequest { fresh: true, ..request() };
+    let response = pool.send(&to(&url), fresh).await.expect("an answer over a new connection");
+    response.into_body().collect().await.expect("a body");
     assert_eq!(requests.load(Ordering::SeqCst), 4);
 }
 
@@ -307,7 +310,8 @@ async fn both_versions_carry_the_same_headers() {
     }
     for (version, url) in urls {
         let headers = UpstreamHeaders::new(&client, &provider(ProviderKind::OpenAi));
-        let request = UpstreamRequest { method: Method::POST, headers, body: Bytes::from_static(b"{}") };
+        let request =
+            UpstreamRequest { method: Method::POST, headers, body: Bytes::from_static(b"{}"), fresh: false };
         let body = pool.send(&to(&url), request).await.expect("an answer").into_body();
         let seen =
             String::from_utf8(body.collect().await.expect("a body").to_bytes().to_vec()).expect("UTF-8");
@@ -444,7 +448,7 @@ async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_nex
     frozen.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("it is given up");
     ended.expect_err("the peer does not say that it is there");
-    assert!(pool.shared.take(to.origin()).is_none(), "it is not used again");
+    assert!(pool.shared.take(to.origin(), false).is_none(), "it is not used again");
 }
 
 #[tokio::test]

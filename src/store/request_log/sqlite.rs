@@ -6,14 +6,14 @@
 //! thread.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use chrono::SecondsFormat;
 use entity::usage_daily;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior, ffi};
 use sea_orm::Iterable as _;
 use sea_orm::sea_query::SqliteQueryBuilder;
 
@@ -34,20 +34,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(in crate::store) struct LogFile {
     path: PathBuf,
     pragmas: String,
-    connection: Mutex<Option<Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    connection: Connection,
-    /// The file's device and inode.
-    file: (u64, u64),
+    /// The file's device and inode, as of the first connection.
+    file: OnceLock<(u64, u64)>,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl LogFile {
     /// `pragmas` are executed on each new connection.
     pub(super) fn new(path: PathBuf, pragmas: String) -> Self {
-        Self { path, pragmas, connection: Mutex::new(None) }
+        Self { path, pragmas, file: OnceLock::new(), connection: Mutex::new(None) }
     }
 
     /// Writes the new ones of these rows, and their sums; returns how many. Blocks the thread until SQLite has written
@@ -67,31 +62,34 @@ impl LogFile {
     }
 
     /// The connection, opened if it is not.
-    fn open<'a>(&self, place: &'a mut Option<Open>) -> rusqlite::Result<&'a mut Connection> {
-        // SQLite would go on writing to a file that has been deleted, or replaced, without an error.
-        if place.as_ref().is_some_and(|open| self.identity() != Some(open.file)) {
-            *place = None;
+    fn open<'a>(&self, place: &'a mut Option<Connection>) -> rusqlite::Result<&'a mut Connection> {
+        self.check_file()?;
+        match place {
+            Some(connection) => Ok(connection),
+            None => Ok(place.insert(self.connect()?)),
         }
-        let open = match place {
-            Some(open) => open,
-            None => place.insert(self.connect()?),
-        };
-        Ok(&mut open.connection)
     }
 
-    fn identity(&self) -> Option<(u64, u64)> {
-        let file = std::fs::metadata(&self.path).ok()?;
-        Some((file.dev(), file.ino()))
+    /// SQLite would go on writing to a file that has been deleted, without an error. Nor may a file in its place be opened:
+    /// other connections of this process still use the old one, under the same names of its write-ahead log.
+    fn check_file(&self) -> rusqlite::Result<()> {
+        let Some(first) = self.file.get() else { return Ok(()) };
+        if identity(&self.path).as_ref() == Some(first) {
+            return Ok(());
+        }
+        let text = "the database file was deleted or replaced: put it back, or restart the gateway";
+        Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(text.to_owned())))
     }
 
-    fn connect(&self) -> rusqlite::Result<Open> {
+    fn connect(&self) -> rusqlite::Result<Connection> {
         // The file exists: opening the database has created it. No mutex: the connection is behind one.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.execute_batch(&self.pragmas)?;
-        // Without a file, opening has failed. If it has been replaced since, the next batch finds out.
-        let file = self.identity().unwrap_or_default();
-        Ok(Open { connection, file })
+        if let Some(file) = identity(&self.path) {
+            self.file.get_or_init(|| file);
+        }
+        Ok(connection)
     }
 
     /// Executes something on the connection that the next batch will use.
@@ -106,6 +104,12 @@ impl LogFile {
             *place = None;
         }
     }
+}
+
+/// The device and inode of a file; `None`: it is not there.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Writes these rows and their sums if all of them are new; `false`, and nothing is written, when one is not.

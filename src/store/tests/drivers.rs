@@ -125,6 +125,10 @@ async fn rows_are_not_written_to_a_file_that_is_gone() {
     assert_eq!(log::insert_batch(&log, &[row()]).await.unwrap(), 1);
     std::fs::rename(&path, &away).unwrap();
     assert!(log::insert_batch(&log, &[row()]).await.unwrap_err().is_transient());
+    // Nor to another one in its place.
+    std::fs::copy(&away, &path).unwrap();
+    let error = log::insert_batch(&log, &[row()]).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("replaced"), "{error}");
     std::fs::rename(&away, &path).unwrap();
     assert_eq!(log::insert_batch(&log, &[row()]).await.unwrap(), 1);
     db.close().await.unwrap();

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
-use crate::wire::error::{ErrorFormat, TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message};
+use crate::wire::error::{
+    ErrorFormat, TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message, shortened,
+};
 
 /// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
 /// <https://platform.claude.com/docs/en/api/errors>.
@@ -79,6 +81,10 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
         .or_else(|| said.iter().flatten().find_map(|word| kind_of_word(word).filter(agrees)))
         .unwrap_or_else(|| status.map_or(ErrorKind::Api, kind_of_status));
     let message = error.as_str().map(str::to_owned).or_else(|| word("message")).or_else(|| word("detail"));
+    // FastAPI lists what is wrong with each field.
+    let listed =
+        || [&error["message"], &error["detail"]].into_iter().find(|said| said.is_array() || said.is_object());
+    let message = message.or_else(|| Some(shortened(&listed()?.to_string()).into_owned()));
     let message = message.unwrap_or_else(|| match status {
         Some(status) => format!("The provider answered with status {status}"),
         None => "The provider reported an error without saying which".into(),

@@ -142,7 +142,7 @@ def test_compose_passes_the_settings_on() -> None:
     compose = (ROOT / "monitoring" / "docker-compose.yaml").read_text()
     gateway = compose.partition("\n  postgres:\n")[0]
     passed = set(re.findall(r"^      ([A-Z_]+): ", gateway, re.MULTILINE))
-    assert settings - passed == {"LISTEN_ADDR", "METRICS_ADDR", "UPSTREAM_CA_FILE"}
+    assert settings - passed == {"COMMIT_SHA", "LISTEN_ADDR", "METRICS_ADDR", "UPSTREAM_CA_FILE"}
     assert passed - settings == {"RUST_LOG"}
 
 

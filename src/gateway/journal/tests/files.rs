@@ -75,6 +75,7 @@ fn a_deleted_segment_is_noticed() {
     journal.append(TestRow::new(0));
     fs::remove_file(segments(dir.path()).remove(0)).unwrap();
     wait_until("it is told", || told.journal_failed() > 0);
+    wait_until("the row is known to be in memory only", || journal.only_in_memory() == 1);
     journal.append(TestRow::new(1));
     drop(journal);
     let (journal, _) = open(config(dir.path()));
