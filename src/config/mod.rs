@@ -284,6 +284,8 @@ mod tests {
             ("MAX_BODY_SIZE", "lots", "expected a size"),
             ("LOG_PAYLOADS", "some", "`full` or `metadata`"),
             ("METRICS_ADDR", "9090", "address and port"),
+            ("ALLOWED_ORIGINS", "https://App.example", "origins like"),
+            ("ALLOWED_ORIGINS", "https://app.example:443", "origins like"),
         ] {
             let error = Settings::with(&[(name, value)]).expect_err(name).to_string();
             assert!(error.contains(part) && error.contains(name), "{error}");

@@ -80,16 +80,14 @@ impl Price {
         // Both are parts of the prompt, whatever a provider says.
         let cached = usage.cached.unwrap_or(0).min(prompt);
         let cache_write = usage.cache_write.unwrap_or(0).min(prompt - cached);
-        let mut cost = Cost {
-            prompt: part(prompt, self.input),
-            completion: part(usage.completion.unwrap_or(0), self.output),
-        };
-        if self.cached_input.is_some() || self.cache_write.is_some() {
-            cost.prompt = part(prompt - cached - cache_write, self.input)
+        let prompt = if self.cached_input.is_none() && self.cache_write.is_none() {
+            part(prompt, self.input)
+        } else {
+            part(prompt - cached - cache_write, self.input)
                 + part(cached, self.cached_input.or(self.input))
-                + part(cache_write, self.cache_write.or(self.input));
-        }
-        cost
+                + part(cache_write, self.cache_write.or(self.input))
+        };
+        Cost { prompt, completion: part(usage.completion.unwrap_or(0), self.output) }
     }
 }
 

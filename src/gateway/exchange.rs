@@ -390,27 +390,24 @@ async fn peek(upstream: &mut UpstreamBody) -> Result<(Bytes, bool), BodyError> {
 
 /// The beginning of a stream, `begun` included, to the end of its first event, so that a provider that fails before it can
 /// be replaced.
-async fn first_event(mut begun: Bytes, upstream: &mut UpstreamBody) -> Result<Bytes, Failure> {
-    let mut more = BytesMut::new();
+async fn first_event(begun: Bytes, upstream: &mut UpstreamBody) -> Result<Bytes, Failure> {
+    let mut read = BytesMut::from(begun);
+    let mut searched = 0;
     loop {
-        let read = if more.is_empty() { &*begun } else { &*more };
-        if has_whole_event(read) || read.len() > MAX_FIRST_EVENT {
-            return Ok(if more.is_empty() { begun } else { more.freeze() });
+        if has_whole_event(&read[searched..]) || read.len() > MAX_FIRST_EVENT {
+            return Ok(read.freeze());
         }
-        let data = match upstream.frame().await {
-            Some(frame) => frame.map_err(|error| broken(&error))?.into_data().unwrap_or_default(),
-            // The watcher judges a stream that ends here.
-            None if !read.is_empty() => return Ok(if more.is_empty() { begun } else { more.freeze() }),
-            None => return Err(Failure::new(Outcome::StreamCut, true)),
-        };
-        if begun.is_empty() {
-            begun = data;
-            continue;
+        // The blank line may lie across two pieces.
+        searched = read.len().saturating_sub(1);
+        match upstream.frame().await {
+            Some(frame) => {
+                let data = frame.map_err(|error| broken(&error))?.into_data();
+                read.extend_from_slice(&data.unwrap_or_default());
+            }
+            None if read.is_empty() => return Err(Failure::new(Outcome::StreamCut, true)),
+            // The watcher of the stream judges what it consisted of.
+            None => return Ok(read.freeze()),
         }
-        if more.is_empty() {
-            more.extend_from_slice(&begun);
-        }
-        more.extend_from_slice(&data);
     }
 }
 

@@ -649,7 +649,8 @@ async fn pings_after_the_end() {
         }
     });
     let app = TestApp::builder().upstream(url).spawn().await;
-    let text = app.chat(MODEL).streamed().send().await.text().await.expect("a whole answer");
+    let answer = async { app.chat(MODEL).streamed().send().await.text().await.expect("a whole answer") };
+    let text = tokio::time::timeout(Duration::from_secs(30), answer).await.expect("an answer that ends");
     assert!(text.contains("all") && text.contains("[DONE]"), "{text}");
     let scrape = app.settled().await;
     assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(1.0));

@@ -362,3 +362,15 @@ async fn odd_bodies() {
     assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(1.0));
     assert_eq!(app.provider().calls().len(), 2);
 }
+
+/// A page on another origin can read the gateway's own headers.
+#[tokio::test]
+async fn browsers_see_the_gateways_headers() {
+    let app = TestApp::builder().setting("ALLOWED_ORIGINS", "https://app.example").spawn().await;
+    let answer = app.chat(MODEL).header("origin", "https://app.example").send().await;
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example");
+    let exposed = answer.headers()["access-control-expose-headers"].to_str().expect("text");
+    for name in ["x-nexusgate-id", "x-nexusgate-provider", "retry-after", "x-ratelimit-remaining-tokens"] {
+        assert!(exposed.split(',').any(|exposed| exposed.trim() == name), "{name}: {exposed}");
+    }
+}

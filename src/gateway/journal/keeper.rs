@@ -346,12 +346,12 @@ impl<R: Row> Shared<R> {
 
     /// Drops a whole segment. Rows of it that are in memory still reach the database.
     fn drop_rows(&self, disk: &Disk, segment: &Segment) {
-        let lost;
-        {
+        let lost = {
             let mut backlog = self.backlog.lock();
-            lost = backlog.drop_segment(segment.id.seq);
+            let lost = backlog.drop_segment(segment.id.seq);
             self.note_size(&backlog);
-        }
+            lost
+        };
         self.remove(disk, &[segment.id]);
         self.lost(lost, "the journal is over JOURNAL_MAX_SIZE without any bodies");
         self.tell_if_drained();
