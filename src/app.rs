@@ -119,7 +119,6 @@ impl RunningApp {
             telemetry,
             database: database.clone(),
             snapshots: snapshots.clone(),
-            log: log.clone(),
             stop: stop_tasks.clone(),
         };
         background.refresh_gauges().await;

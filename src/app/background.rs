@@ -12,17 +12,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::domain::key::{ApiKey, Limits};
-use crate::domain::label::{LabelValue, LogTable};
+use crate::domain::label::LabelValue;
 use crate::gateway::Gateway;
-use crate::gateway::request_log::RequestLog;
 use crate::limit::{Coordination, Subscription};
-use crate::store::request_log::LogRow;
 use crate::store::{self, SnapshotStore};
 use crate::telemetry::gauges::{EntityCounts, KeyUsage, Used};
 use crate::telemetry::{Telemetry, UPKEEP_INTERVAL};
 
-/// How often the gauges of the request log are set. It costs a lock and no I/O.
-const LOG_GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+/// How often request ids that can be looked up in the database are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon keys and routes are read again after a failure. The change that made us read them may be a revoked key.
 const READ_AGAIN: Duration = Duration::from_secs(2);
@@ -38,7 +36,6 @@ pub(super) struct Background {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) database: DatabaseConnection,
     pub(super) snapshots: Arc<SnapshotStore>,
-    pub(super) log: Arc<RequestLog<LogRow>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -58,10 +55,7 @@ impl Background {
             // Off the async workers: it may have many samples to sort into buckets.
             let _ = tokio::task::spawn_blocking(move || this.telemetry.run_upkeep()).await;
         });
-        self.every(tasks, LOG_GAUGES_INTERVAL, |this| async move {
-            this.show_log();
-            this.gateway.sweep_ids();
-        });
+        self.every(tasks, SWEEP_INTERVAL, |this| async move { this.gateway.sweep_ids() });
     }
 
     /// Reloads keys and routes as soon as another replica announces a change.
@@ -178,22 +172,9 @@ impl Background {
             }
         }
     }
-
-    fn show_log(&self) {
-        let status = self.log.status();
-        for table in LogTable::ALL {
-            let series = self.telemetry.operations.log(*table);
-            series.pending.set(as_f64(status.pending(*table)));
-            let mismatch = self.log.mismatch(*table, || self.telemetry.audit.get(*table));
-            #[expect(clippy::cast_precision_loss, reason = "a difference of counts")]
-            series.mismatch.set(mismatch as f64);
-        }
-        let oldest = status.oldest.map_or(0.0, |age| age.as_secs_f64());
-        self.telemetry.operations.log_oldest_pending.set(oldest);
-    }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of rows, requests and tokens")]
+#[expect(clippy::cast_precision_loss, reason = "counts of requests and tokens")]
 fn as_f64(count: u64) -> f64 {
     count as f64
 }

@@ -83,11 +83,13 @@ pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) 
         return (StatusCode::UNAUTHORIZED, challenge, "a bearer token is needed\n").into_response();
     }
     let gzip = wants_gzip(&headers);
-    let telemetry = state.gateway.telemetry().clone();
-    let renderer = telemetry.clone();
-    let body = tokio::task::spawn_blocking(move || renderer.render(gzip))
-        .await
-        .unwrap_or_else(|_| telemetry.render_essentials(gzip));
+    let gateway = state.gateway.clone();
+    let body = tokio::task::spawn_blocking(move || {
+        gateway.show_log();
+        gateway.telemetry().render(gzip)
+    })
+    .await
+    .unwrap_or_else(|_| state.gateway.telemetry().render_essentials(gzip));
     let mut response = body.into_response();
     let out = response.headers_mut();
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));

@@ -1,5 +1,5 @@
-//! Gauges that are set, not counted: keys, providers and models on a timer; the request log, the database and Redis as
-//! their state changes.
+//! Gauges that are set, not counted: keys, providers and models on a timer; the request log at each scrape; the database
+//! and Redis as their state changes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -154,8 +154,8 @@ fn add(sum: Option<Used>, one: Option<Used>) -> Option<Used> {
 /// Gauges and counters of the request log, the database and Redis.
 pub struct OperationGauges {
     pub database_up: DatabaseUp,
-    pub log: [LogSeries; LogTable::ALL.len()],
-    pub log_oldest_pending: Gauge,
+    log: [LogSeries; LogTable::ALL.len()],
+    log_oldest_pending: Gauge,
     pub journal_damaged: Counter,
     pub journal_write_errors: Counter,
 }
@@ -192,12 +192,12 @@ impl DatabaseUp {
 /// Series of one table of the request log.
 pub struct LogSeries {
     pub rows: Counter,
-    pub pending: Gauge,
+    pending: Gauge,
     pub retries: Counter,
     pub flush_duration: SafeHistogram,
     pub payloads_dropped: Counter,
     pub rows_dropped: Counter,
-    pub mismatch: Gauge,
+    mismatch: Gauge,
 }
 
 impl OperationGauges {
@@ -220,6 +220,19 @@ impl OperationGauges {
             journal_damaged: registry.counter(&m::JOURNAL_DAMAGED, &[]),
             journal_write_errors: registry.counter(&m::JOURNAL_WRITE_ERRORS, &[]),
         }
+    }
+
+    /// The state of one table: rows on their way to the database, and requests counted less the rows accounted for.
+    #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
+    pub fn show_log(&self, table: LogTable, pending: u64, mismatch: i64) {
+        let series = self.log(table);
+        series.pending.set(pending as f64);
+        series.mismatch.set(mismatch as f64);
+    }
+
+    /// The age of the oldest row that is not in the database.
+    pub fn show_oldest_row(&self, age: Option<Duration>) {
+        self.log_oldest_pending.set(age.unwrap_or_default().as_secs_f64());
     }
 
     /// The series of one table.

@@ -5,7 +5,7 @@
 //! * [`series`] holds the handles that requests need.
 //! * [`events`] are the facts that the rest of the gateway reports.
 //! * [`exporter`] renders `/metrics`.
-//! * [`gauges`] are set on a timer, from the database and the limiter.
+//! * [`gauges`] are set on a timer, from the database and the limiter; those of the request log before each rendering.
 
 pub mod catalog;
 pub mod docs;

@@ -4,6 +4,7 @@ use sea_orm::ConnectionTrait as _;
 
 use crate::support::TestApp;
 use crate::support::app::{EMBEDDING_MODEL, MODEL};
+use crate::support::scrape::Scrape;
 
 #[tokio::test]
 async fn inserts_fail_and_recover() {
@@ -13,12 +14,15 @@ async fn inserts_fail_and_recover() {
     let database = app.running().database();
     database.execute_unprepared("ALTER TABLE completions RENAME TO completions_away").await.expect("renamed");
 
-    for _ in 0..20 {
-        assert_eq!(app.chat(MODEL).send().await.status(), 200, "requests go on");
-    }
-    let pending = |scrape: &crate::support::scrape::Scrape| {
+    let pending = |scrape: &Scrape| {
         scrape.metric("nexusgate_request_log_pending").label("table", "completions").value()
     };
+    for number in 1..=20 {
+        let answer = app.chat(MODEL).send().await;
+        assert_eq!(answer.status(), 200, "requests go on");
+        answer.bytes().await.expect("an answer");
+        assert_eq!(pending(&app.scrape().await), f64::from(number), "at once, not at some timer's next turn");
+    }
     let scrape = app
         .eventually("rows are pending and tried again", |scrape| {
             pending(scrape) == 20.0 && scrape.metric("nexusgate_request_log_retries_total").value() >= 1.0
