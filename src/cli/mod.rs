@@ -92,7 +92,9 @@ fn command() -> Command {
                     ),
             )
             .subcommand(Command::new("status").about("Show which migrations are applied")),
-    );
+    )
+    // Before the subcommand or behind it.
+    .mut_args(|setting| setting.global(true));
     let healthcheck = Command::new("healthcheck")
         .about("Ask a running gateway whether it is ready; for containers")
         .arg(

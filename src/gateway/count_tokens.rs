@@ -10,7 +10,7 @@ use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::model::Target;
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
-use crate::provider::{Operation, UpstreamHeaders, UpstreamRequest, headers};
+use crate::provider::{Operation, SendError, UpstreamHeaders, UpstreamRequest, headers};
 use crate::wire::error::ApiError;
 use crate::wire::head::{Edit, RequestHead};
 
@@ -45,15 +45,21 @@ impl Gateway {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
-        let body = head.rewrite(&edit);
+        let rewritten = head.rewrite(&edit);
         let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");
         };
-        let headers = UpstreamHeaders::new(&client, &target.provider);
-        let request = UpstreamRequest { method: Method::POST, headers, body, fresh: false };
+        let send = |fresh| {
+            let (headers, body) = (UpstreamHeaders::new(&client, &target.provider), rewritten.clone());
+            let request = UpstreamRequest { method: Method::POST, headers, body, fresh };
+            self.client().send(&target.provider, &to, request)
+        };
         let exchange = async {
-            let (mut head, upstream) =
-                self.client().send(&target.provider, &to, request).await.ok()?.into_parts();
+            let sent = match send(false).await {
+                Err(SendError::Stale(_)) => send(true).await,
+                sent => sent,
+            };
+            let (mut head, upstream) = sent.ok()?.into_parts();
             headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();

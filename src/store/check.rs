@@ -85,11 +85,15 @@ fn url(field: &'static str, text: &str, schemes: &[&str]) -> StoreResult<Url> {
     Ok(url)
 }
 
-/// A number that is finite and not negative: prices, latency targets.
-pub(super) fn amount(field: &'static str, amount: Option<f64>) -> StoreResult<()> {
-    match amount {
-        Some(amount) if !amount.is_finite() || amount < 0.0 => {
-            Err(StoreError::invalid(field, "must be a number of 0 or more"))
+/// A number from 0 to `max`.
+pub(super) fn at_most<T>(field: &'static str, number: Option<T>, max: T) -> StoreResult<()>
+where
+    T: Copy + Default + PartialOrd + std::fmt::Display,
+{
+    match number {
+        // Not so of NaN.
+        Some(number) if !(T::default()..=max).contains(&number) => {
+            Err(StoreError::invalid(field, format!("must be from 0 to {max}")))
         }
         _ => Ok(()),
     }

@@ -17,6 +17,11 @@ use crate::domain::label::ModelType;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
 
+/// Weights are relative to each other: a share of one in a million is as good as none.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// USD for a million tokens. No provider charges that much; a higher price is in the wrong unit.
+pub const PRICE_MAX: f64 = 1e6;
+
 /// A model to be made, of a provider named beside it.
 #[derive(Debug, Clone)]
 pub struct NewModel {
@@ -221,10 +226,11 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
     }
     check_remote_id(remote_id.as_ref().and_then(Option::as_deref))?;
     check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
-    check::amount("input_price", input_price.flatten())?;
-    check::amount("output_price", output_price.flatten())?;
-    check::amount("cached_input_price", cached_input_price.flatten())?;
-    check::amount("cache_write_price", cache_write_price.flatten())?;
+    check::at_most("input_price", input_price.flatten(), PRICE_MAX)?;
+    check::at_most("output_price", output_price.flatten(), PRICE_MAX)?;
+    check::at_most("cached_input_price", cached_input_price.flatten(), PRICE_MAX)?;
+    check::at_most("cache_write_price", cache_write_price.flatten(), PRICE_MAX)?;
+    check::at_most("weight", weight, WEIGHT_MAX)?;
     if let Some(provider_id) = provider_id {
         check_provider(db, provider_id).await?;
     }
@@ -260,7 +266,7 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
 /// Sets the weights of some entries of one system name, all or none.
 ///
 /// # Errors
-/// [`StoreError::NotFound`] when an id is not a living entry of this name.
+/// [`StoreError::NotFound`] when an id is not a living entry of this name, [`StoreError::Invalid`].
 pub async fn set_weights(
     db: &(impl ConnectionTrait + TransactionTrait),
     system_name: &str,
@@ -273,6 +279,7 @@ pub async fn set_weights(
     // In the order of ids, so that two calls at once cannot wait for each other.
     let mut weights = weights.to_vec();
     weights.sort_unstable();
+    check::at_most("weight", weights.iter().map(|(_, weight)| *weight).max(), WEIGHT_MAX)?;
     let transaction = db.begin().await?;
     for (id, weight) in weights {
         let updated = Entity::update_many()
@@ -316,10 +323,11 @@ pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMo
     check::name("system_name", &new.system_name)?;
     check_remote_id(new.remote_id.as_deref())?;
     check::text("comment", new.comment.as_deref())?;
-    check::amount("input_price", new.price.input)?;
-    check::amount("output_price", new.price.output)?;
-    check::amount("cached_input_price", new.price.cached_input)?;
-    check::amount("cache_write_price", new.price.cache_write)?;
+    check::at_most("input_price", new.price.input, PRICE_MAX)?;
+    check::at_most("output_price", new.price.output, PRICE_MAX)?;
+    check::at_most("cached_input_price", new.price.cached_input, PRICE_MAX)?;
+    check::at_most("cache_write_price", new.price.cache_write, PRICE_MAX)?;
+    check::at_most("weight", Some(new.weight), WEIGHT_MAX)?;
     Ok(ActiveModel {
         provider_id: Set(provider_id),
         system_name: Set(new.system_name.clone()),

@@ -508,14 +508,12 @@ async fn an_answer_ends_with_its_last_event_though_its_connection_does_not() {
     }
 }
 
-/// A server that closes a kept-alive connection just as the next request arrives: the request is answered over a new
-/// connection, and the provider's health does not suffer.
-#[tokio::test]
-async fn kept_connections_that_are_closed_too_soon() {
+/// The URL of a server that answers the first request of each connection, and closes the connection just as the second
+/// one arrives.
+async fn closing_too_soon(answer: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
-        let answer = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
@@ -526,6 +524,16 @@ async fn kept_connections_that_are_closed_too_soon() {
             let _ = raw::read_request(&mut connection).await;
         }
     });
+    url
+}
+
+/// What meets a connection that is being closed is answered over a new one, and the provider's health does not suffer.
+#[tokio::test]
+async fn kept_connections_that_are_closed_too_soon() {
+    let url = closing_too_soon(
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
+    )
+    .await;
     let app = TestApp::builder().upstream(url).spawn().await;
     for turn in 0..10 {
         assert_eq!(app.chat(MODEL).send().await.status(), 200, "{turn}");
@@ -537,6 +545,20 @@ async fn kept_connections_that_are_closed_too_soon() {
     assert_eq!((attempts("ok"), attempts("stream_cut")), (10.0, 9.0), "each call is counted");
     assert!(scrape.metric("nexusgate_provider_up").is(1.0));
     assert!(scrape.metric("nexusgate_failovers_total").is(0.0));
+}
+
+/// The same of token counts.
+#[tokio::test]
+async fn token_counts_over_connections_that_are_closed_too_soon() {
+    let url = closing_too_soon(r#"{"input_tokens":3}"#).await;
+    let app = TestApp::builder().targets(vec![("alpha", ProviderKind::Anthropic, Some(url))]).spawn().await;
+    let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "How many?" }] });
+    for turn in 0..6 {
+        let call = app.http.post(app.url("/v1/messages/count_tokens")).header("x-api-key", &app.key);
+        let answer = call.json(&body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{turn}");
+        assert_eq!(answer.json::<Value>().await.expect("JSON")["input_tokens"], 3);
+    }
 }
 
 /// An event stream in one chunk, and the bytes after it.

@@ -86,8 +86,12 @@ fn settings_are_checked_without_starting() {
     let stored = "[[models]]\nname = \"m\"\nprovider = \"may be in the database\"\n";
     let twice = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\n".repeat(2);
     let no_url = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"ftp://h\"\n";
+    let heavy = format!("{stored}weight = 2_000_000\n");
+    let dear = format!("{stored}input_price = 1e9\n");
     for (file, environment, complained) in [
         (stored, None, None),
+        (&heavy, None, Some("weight: must be from 0 to 1000000")),
+        (&dear, None, Some("input_price: must be from 0 to 1000000")),
         (&twice, None, Some("declared twice")),
         (no_url, None, Some("base_url")),
         ("", Some(("DATABASE_URL", "mysql://u:hush@h/d")), Some("postgres://")),
@@ -113,7 +117,13 @@ fn settings_are_checked_without_starting() {
 fn migrations_go_up_and_down() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |step: &str| {
-        let output = nexusgate(&["migrate", step], &[], folder.path());
+        // A setting may stand on either side of the subcommand.
+        let database = ["--database-url", "sqlite://other.db"];
+        let arguments = match step {
+            "up" => [&["migrate"], &database[..], &[step]].concat(),
+            _ => [&["migrate", step], &database[..]].concat(),
+        };
+        let output = nexusgate(&arguments, &[("DATABASE_URL", "sqlite://not-this.db")], folder.path());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
     };
@@ -121,6 +131,7 @@ fn migrations_go_up_and_down() {
     assert!(!run("up").contains("pending"));
     assert!(run("down").contains("pending"));
     assert!(!run("up").contains("pending"));
+    assert!(folder.path().join("other.db").exists() && !folder.path().join("not-this.db").exists());
 }
 
 #[test]

@@ -15,17 +15,13 @@ use super::fields::{COMMENT_MAX, Deleted, ModelUse, at_most, given, in_range, no
 use super::providers::ProviderView;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
-use crate::store::models::{self, ModelChange, ModelFilter, NewModel, StoredModel};
+use crate::store::models::{self, ModelChange, ModelFilter, NewModel, PRICE_MAX, StoredModel, WEIGHT_MAX};
 use crate::store::{Source, providers};
 
 const NOUN: &str = "model";
 
 /// The longest remote id, in characters.
 const REMOTE_ID_MAX: usize = 500;
-/// Weights are relative to each other: a share of one in a million is as good as none.
-const WEIGHT_MAX: u32 = 1_000_000;
-/// USD for a million tokens. No provider charges that much; a higher price is in the wrong unit.
-const PRICE_MAX: f64 = 1e6;
 /// A day, in milliseconds.
 const SLO_MAX_MS: f64 = 86_400_000.0;
 
