@@ -5,9 +5,15 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
+use self::words::{
+    QUOTA, anthropic_message, anthropic_word, kind_of_status, openai_word_for_status, status_of_word,
+};
 use super::lenient::{Array, Fold, Raw, json_object};
 use super::sse::write_event;
+use crate::domain::chat::ErrorKind;
 use crate::domain::label::ApiFormat;
+
+pub(crate) mod words;
 
 /// The shape of an error body. Chat, Responses and embeddings share OpenAI's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +50,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error with the `type` that belongs to its status, and neither code nor param.
     pub fn new(status: u16, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, kind: openai_type(status).into(), code: None, message: message.into(), param: None }
+        Self {
+            status,
+            kind: openai_word_for_status(status).into(),
+            code: None,
+            message: message.into(),
+            param: None,
+        }
     }
 
     pub fn with_code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
@@ -55,7 +67,7 @@ impl ApiError {
     fn anthropic_type(&self) -> &'static str {
         // OpenAI's 429 has two meanings, and only one of them passes with time.
         let billing = self.kind == QUOTA || self.code.as_deref() == Some(QUOTA);
-        if billing { "billing_error" } else { anthropic_type(self.status) }
+        anthropic_word(if billing { ErrorKind::Billing } else { kind_of_status(self.status) })
     }
 
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
@@ -68,70 +80,6 @@ impl ApiError {
 pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
 pub(crate) const THREAD_NOT_FOUND: &str = "thread_not_found";
 const THREAD_CODES: [&str; 2] = [THREAD_UNSUPPORTED, THREAD_NOT_FOUND];
-
-/// OpenAI's code for a conversation that is longer than the model can read; clients shorten it and retry.
-pub(crate) const TOO_LONG: &str = "context_length_exceeded";
-
-/// Anthropic's message for it: its API has no code, and its clients act on the text.
-pub(crate) const TOO_LONG_IN_WORDS: &str = "prompt is too long";
-
-/// The message that an Anthropic client gets for an error with `message`.
-pub(crate) fn anthropic_message<'a>(code: Option<&str>, message: &'a str) -> Cow<'a, str> {
-    // Prompt and maximum answer are too long together: a shorter answer would do.
-    let with_answer = message.contains("in the completion") || message.contains("exceed context limit");
-    if code == Some(TOO_LONG) && !with_answer && !message.starts_with(TOO_LONG_IN_WORDS) {
-        format!("{TOO_LONG_IN_WORDS}: {message}").into()
-    } else {
-        message.into()
-    }
-}
-
-/// OpenAI's word for an account without money.
-const QUOTA: &str = "insufficient_quota";
-
-/// OpenAI's `type` for a status. The API reference lists no closed set; these are the ones its SDKs' users meet.
-pub const fn openai_type(status: u16) -> &'static str {
-    match status {
-        401 => "authentication_error",
-        403 => "permission_error",
-        429 => "rate_limit_error",
-        500.. => "server_error",
-        _ => "invalid_request_error",
-    }
-}
-
-/// Anthropic's `type` for a status (docs.claude.com, "Errors"; 503 is not listed there and means the same as 529).
-pub const fn anthropic_type(status: u16) -> &'static str {
-    match status {
-        401 => "authentication_error",
-        402 => "billing_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        504 => "timeout_error",
-        503 | 529 => "overloaded_error",
-        500.. => "api_error",
-        _ => "invalid_request_error",
-    }
-}
-
-/// The status that an error of this type has outside a stream: Anthropic's types, and OpenAI's as far as they are known.
-fn status_of_type(kind: &str) -> Option<u16> {
-    Some(match kind {
-        "invalid_request_error" | "invalid_prompt" | TOO_LONG => 400,
-        "authentication_error" => 401,
-        "billing_error" => 402,
-        "permission_error" => 403,
-        "not_found_error" => 404,
-        "request_too_large" => 413,
-        "rate_limit_error" | "rate_limit_exceeded" | QUOTA => 429,
-        "api_error" | "server_error" => 500,
-        "timeout_error" => 504,
-        "overloaded_error" => 529,
-        _ => return None,
-    })
-}
 
 #[derive(Serialize)]
 struct OpenAiError<'a> {
@@ -307,7 +255,7 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     let status = if status >= 400 {
         status
     } else {
-        let known = |text: &Option<Cow<'_, str>>| text.as_deref().and_then(status_of_type);
+        let known = |text: &Option<Cow<'_, str>>| text.as_deref().and_then(status_of_word);
         // OpenRouter's code is the status. It is more precise than a type: every 5xx is a `server_error`.
         let numbers = [inner.code, inner.status, outer.code, outer.status];
         let number = numbers.into_iter().find_map(error_status);
@@ -315,7 +263,7 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     };
     ApiError {
         status,
-        kind: kind.map_or_else(|| openai_type(status).into(), |kind| kind.into_owned().into()),
+        kind: kind.map_or_else(|| openai_word_for_status(status).into(), |kind| kind.into_owned().into()),
         code: code.map(|code| code.into_owned().into()),
         message: message.map_or_else(|| general_message(status), |message| shortened(&message)),
         param: inner.param.text().or_else(|| outer.param.text()).map(|param| param.into_owned().into()),

@@ -4,57 +4,11 @@ use serde_json::{Value, json};
 
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
-use crate::wire::error::{
-    ErrorFormat, TOO_LONG, TOO_LONG_IN_WORDS, anthropic_message, plain_message, shortened,
+use crate::wire::error::words::{
+    QUOTA, RATE_LIMIT, TOO_LONG, anthropic_message, anthropic_word, is_too_long, kind_of_status,
+    kind_of_word, openai_word,
 };
-
-/// Kinds with OpenAI's `type` and Anthropic's. Sources: <https://platform.openai.com/docs/guides/error-codes>,
-/// <https://platform.claude.com/docs/en/api/errors>.
-const KINDS: &[(ErrorKind, &str, &str)] = &[
-    (ErrorKind::InvalidRequest, "invalid_request_error", "invalid_request_error"),
-    (ErrorKind::Authentication, "authentication_error", "authentication_error"),
-    (ErrorKind::Permission, "permission_error", "permission_error"),
-    (ErrorKind::NotFound, "not_found_error", "not_found_error"),
-    (ErrorKind::TooLarge, "request_too_large", "request_too_large"),
-    (ErrorKind::RateLimit, "rate_limit_error", "rate_limit_error"),
-    (ErrorKind::Billing, "insufficient_quota", "billing_error"),
-    (ErrorKind::Overloaded, "overloaded_error", "overloaded_error"),
-    (ErrorKind::Timeout, "timeout_error", "timeout_error"),
-    (ErrorKind::Api, "server_error", "api_error"),
-];
-
-/// Other words of providers, with their kinds.
-const SYNONYMS: &[(&str, ErrorKind)] = &[
-    ("invalid_api_key", ErrorKind::Authentication),
-    ("model_not_found", ErrorKind::NotFound),
-    ("rate_limit_exceeded", ErrorKind::RateLimit),
-    ("requests", ErrorKind::RateLimit),
-    ("tokens", ErrorKind::RateLimit),
-    ("insufficient_quota", ErrorKind::Billing),
-    ("context_length_exceeded", ErrorKind::InvalidRequest),
-    ("invalid_prompt", ErrorKind::InvalidRequest),
-];
-
-fn kind_of_word(word: &str) -> Option<ErrorKind> {
-    let known = KINDS.iter().find(|(_, openai, anthropic)| word == *openai || word == *anthropic);
-    let synonym = || SYNONYMS.iter().find(|(synonym, _)| word == *synonym).map(|(_, kind)| *kind);
-    known.map(|(kind, ..)| *kind).or_else(synonym)
-}
-
-fn kind_of_status(status: u16) -> ErrorKind {
-    match status {
-        401 => ErrorKind::Authentication,
-        402 => ErrorKind::Billing,
-        403 => ErrorKind::Permission,
-        404 => ErrorKind::NotFound,
-        408 | 504 => ErrorKind::Timeout,
-        413 => ErrorKind::TooLarge,
-        429 => ErrorKind::RateLimit,
-        503 | 529 => ErrorKind::Overloaded,
-        400..=499 => ErrorKind::InvalidRequest,
-        _ => ErrorKind::Api,
-    }
-}
+use crate::wire::error::{ErrorFormat, plain_message, shortened};
 
 /// Reads the error in `value`, whatever its shape: `{error: {…}}`, `{error: "…"}`, or the error itself.
 pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
@@ -93,13 +47,6 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
     ProviderError { kind, message, code, param: word("param") }
 }
 
-/// Whether a provider without a code for it says that the conversation is too long: Anthropic, vLLM.
-fn is_too_long(message: &str) -> bool {
-    message.starts_with(TOO_LONG_IN_WORDS)
-        || message.contains("exceed context limit")
-        || message.contains("maximum context length")
-}
-
 /// The error for an event that is not JSON.
 pub(crate) fn garbage() -> ProviderError {
     let message = "The provider sent an event that is not valid JSON".to_owned();
@@ -108,21 +55,18 @@ pub(crate) fn garbage() -> ProviderError {
 
 /// OpenAI's error object, without the envelope.
 pub(crate) fn openai(error: &ProviderError) -> Value {
-    let kind =
-        KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("server_error", |(_, word, _)| *word);
     let code = error.code.as_deref().or(match error.kind {
-        ErrorKind::RateLimit => Some("rate_limit_exceeded"),
-        ErrorKind::Billing => Some("insufficient_quota"),
+        ErrorKind::RateLimit => Some(RATE_LIMIT),
+        ErrorKind::Billing => Some(QUOTA),
         _ => None,
     });
-    json!({"message": error.message, "type": kind, "param": error.param, "code": code})
+    json!({"message": error.message, "type": openai_word(error.kind), "param": error.param, "code": code})
 }
 
 /// Anthropic's error, envelope included.
 pub(crate) fn anthropic(error: &ProviderError) -> Value {
-    let kind = KINDS.iter().find(|(kind, ..)| *kind == error.kind).map_or("api_error", |(.., word)| *word);
     let message = anthropic_message(error.code.as_deref(), &error.message);
-    json!({"type": "error", "error": {"type": kind, "message": message}})
+    json!({"type": "error", "error": {"type": anthropic_word(error.kind), "message": message}})
 }
 
 /// Writes the error `body`, which a provider answered with `status`, in the client's format `to`. Accepts any body: the

@@ -8,6 +8,7 @@ use crate::domain::chat::{
 };
 use crate::domain::usage::Usage;
 use crate::wire::convert::{AnswerContext, failure, ids, seal, sse};
+use crate::wire::error::words::{INVALID_PROMPT, RATE_LIMIT, TOO_LONG};
 use crate::wire::openai_responses::answer::{self, Ending};
 
 /// State between events: the last one repeats the whole answer. Blocks come one after another, so one is open at most;
@@ -264,11 +265,9 @@ impl Encoder {
             return;
         }
         let code = match error.kind {
-            ErrorKind::InvalidRequest if error.code.as_deref() == Some("context_length_exceeded") => {
-                "context_length_exceeded"
-            }
-            ErrorKind::RateLimit | ErrorKind::Billing => "rate_limit_exceeded",
-            ErrorKind::InvalidRequest => "invalid_prompt",
+            ErrorKind::InvalidRequest if error.code.as_deref() == Some(TOO_LONG) => TOO_LONG,
+            ErrorKind::RateLimit | ErrorKind::Billing => RATE_LIMIT,
+            ErrorKind::InvalidRequest => INVALID_PROMPT,
             _ => "server_error",
         };
         let error = Some(json!({"code": code, "message": error.message}));
