@@ -15,7 +15,7 @@ use sea_orm::sqlx::{self, Arguments as _, AssertSqlSafe, Executor as _};
 use sea_orm::{DbErr, RuntimeErr};
 use sea_query_sqlx::SqlxBinder as _;
 
-use super::row::LogRow;
+use super::row::{Cell, LogRow};
 use super::{usage, write};
 use crate::domain::label::LogTable;
 use crate::store::error::StoreResult;
@@ -32,11 +32,7 @@ async fn insert(pool: &PgPool, rows: &[LogRow]) -> sqlx::Result<bool> {
             let mut arguments = PgArguments::default();
             arguments.reserve(rows.len() * write::columns(*table).len(), 0);
             for row in rows {
-                match table {
-                    LogTable::Completions => add_completion(&mut arguments, row),
-                    LogTable::Embeddings => add_embedding(&mut arguments, row),
-                }
-                .map_err(sqlx::Error::Encode)?;
+                row.cells(|cell| add(&mut arguments, cell)).map_err(sqlx::Error::Encode)?;
             }
             debug_assert_eq!(arguments.len(), rows.len() * write::columns(*table).len());
             let statement = sqlx::query_with(text(*table, rows.len()), arguments);
@@ -54,55 +50,16 @@ async fn insert(pool: &PgPool, rows: &[LogRow]) -> sqlx::Result<bool> {
     Ok(true)
 }
 
-/// Adds the values of a row, in the order of the entity's columns.
-fn add_completion(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDynError> {
-    arguments.add(row.id)?;
-    arguments.add(row.api_key_id)?;
-    arguments.add(&*row.model)?;
-    arguments.add(row.model_id)?;
-    arguments.add(row.provider.as_deref())?;
-    arguments.add(row.provider_id)?;
-    arguments.add(row.api_format.as_deref().unwrap_or_default())?;
-    arguments.add(&*row.status)?;
-    arguments.add(row.stream)?;
-    arguments.add(row.prompt_tokens)?;
-    arguments.add(row.completion_tokens)?;
-    arguments.add(row.cached_tokens)?;
-    arguments.add(row.cache_write_tokens)?;
-    arguments.add(row.reasoning_tokens)?;
-    arguments.add(row.prompt_cost)?;
-    arguments.add(row.completion_cost)?;
-    arguments.add(row.duration_ms)?;
-    arguments.add(row.ttft_ms)?;
-    arguments.add(row.longest_stall_ms)?;
-    arguments.add(row.overhead_ms)?;
-    arguments.add(row.finish_reason.as_deref())?;
-    arguments.add(row.error.as_deref())?;
-    arguments.add(row.request_id.as_deref())?;
-    arguments.add(row.source)?;
-    arguments.add(row.request_body.as_deref())?;
-    arguments.add(row.response_body.as_deref())?;
-    arguments.add(row.created_at)
-}
-
-fn add_embedding(arguments: &mut PgArguments, row: &LogRow) -> Result<(), BoxDynError> {
-    arguments.add(row.id)?;
-    arguments.add(row.api_key_id)?;
-    arguments.add(&*row.model)?;
-    arguments.add(row.model_id)?;
-    arguments.add(row.provider.as_deref())?;
-    arguments.add(row.provider_id)?;
-    arguments.add(&*row.status)?;
-    arguments.add(row.prompt_tokens)?;
-    arguments.add(row.prompt_cost)?;
-    arguments.add(row.duration_ms)?;
-    arguments.add(row.overhead_ms)?;
-    arguments.add(row.error.as_deref())?;
-    arguments.add(row.request_id.as_deref())?;
-    arguments.add(row.source)?;
-    arguments.add(row.request_body.as_deref())?;
-    arguments.add(row.response_body.as_deref())?;
-    arguments.add(row.created_at)
+/// Adds the value of one column.
+fn add(arguments: &mut PgArguments, cell: Cell<'_>) -> Result<(), BoxDynError> {
+    match cell {
+        Cell::Id(id) => arguments.add(id),
+        Cell::Integer(number) => arguments.add(number),
+        Cell::Number(number) => arguments.add(number),
+        Cell::Flag(flag) => arguments.add(flag),
+        Cell::Text(text) => arguments.add(text),
+        Cell::Time(time) => arguments.add(time),
+    }
 }
 
 /// The longest statement has 2^15 rows: more rows than a statement may have variables.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use chrono::{DateTime, SubsecRound, Utc};
 use entity::{completions, embeddings};
-use sea_orm::ActiveValue::Set;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -95,7 +94,66 @@ pub struct LogRow {
     pub created_at: DateTime<Utc>,
 }
 
+/// A value of one column, as the drivers take it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cell<'a> {
+    Id(Option<&'a Uuid>),
+    Integer(Option<i64>),
+    Number(Option<f64>),
+    Flag(bool),
+    Text(Option<&'a str>),
+    Time(DateTime<Utc>),
+}
+
 impl LogRow {
+    /// Hands over the values of its columns, in the order of the entity's.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub(super) fn cells<'a, E>(&'a self, mut take: impl FnMut(Cell<'a>) -> Result<(), E>) -> Result<(), E> {
+        // The columns of embeddings are among those of completions, in the same order.
+        let is_completion = self.table == LogTable::Completions;
+        take(Cell::Id(Some(&self.id)))?;
+        take(Cell::Integer(Some(self.api_key_id)))?;
+        take(Cell::Text(Some(&self.model)))?;
+        take(Cell::Integer(self.model_id))?;
+        take(Cell::Text(self.provider.as_deref()))?;
+        take(Cell::Integer(self.provider_id))?;
+        if is_completion {
+            take(Cell::Text(Some(self.api_format.as_deref().unwrap_or_default())))?;
+        }
+        take(Cell::Text(Some(&self.status)))?;
+        if is_completion {
+            take(Cell::Flag(self.stream))?;
+        }
+        take(Cell::Integer(self.prompt_tokens))?;
+        if is_completion {
+            take(Cell::Integer(self.completion_tokens))?;
+            take(Cell::Integer(self.cached_tokens))?;
+            take(Cell::Integer(self.cache_write_tokens))?;
+            take(Cell::Integer(self.reasoning_tokens))?;
+        }
+        take(Cell::Number(Some(self.prompt_cost)))?;
+        if is_completion {
+            take(Cell::Number(Some(self.completion_cost)))?;
+        }
+        take(Cell::Number(Some(self.duration_ms)))?;
+        if is_completion {
+            take(Cell::Number(self.ttft_ms))?;
+            take(Cell::Number(self.longest_stall_ms))?;
+        }
+        take(Cell::Number(Some(self.overhead_ms)))?;
+        if is_completion {
+            take(Cell::Text(self.finish_reason.as_deref()))?;
+        }
+        take(Cell::Text(self.error.as_deref()))?;
+        take(Cell::Text(self.request_id.as_deref()))?;
+        take(Cell::Id(self.source.as_ref()))?;
+        take(Cell::Text(self.request_body.as_deref()))?;
+        take(Cell::Text(self.response_body.as_deref()))?;
+        take(Cell::Time(self.created_at))
+    }
+
     /// Bytes that its texts take: the measure of a batch.
     pub(super) fn weight(&self) -> usize {
         let length = |text: Option<&str>| text.map_or(0, str::len);
@@ -176,64 +234,6 @@ fn body(bytes: &Bytes) -> ByteString {
     match ByteString::try_from(bytes.clone()) {
         Ok(valid) if memchr::memchr(0, bytes).is_none() => valid,
         _ => text(&String::from_utf8_lossy(bytes)).into(),
-    }
-}
-
-impl From<&LogRow> for completions::ActiveModel {
-    fn from(row: &LogRow) -> Self {
-        Self {
-            id: Set(row.id),
-            api_key_id: Set(row.api_key_id),
-            model: Set(row.model.to_string()),
-            model_id: Set(row.model_id),
-            provider: Set(row.provider.as_deref().map(str::to_owned)),
-            provider_id: Set(row.provider_id),
-            api_format: Set(row.api_format.as_deref().unwrap_or_default().to_owned()),
-            status: Set(row.status.to_string()),
-            stream: Set(row.stream),
-            prompt_tokens: Set(row.prompt_tokens),
-            completion_tokens: Set(row.completion_tokens),
-            cached_tokens: Set(row.cached_tokens),
-            cache_write_tokens: Set(row.cache_write_tokens),
-            reasoning_tokens: Set(row.reasoning_tokens),
-            prompt_cost: Set(row.prompt_cost),
-            completion_cost: Set(row.completion_cost),
-            duration_ms: Set(row.duration_ms),
-            ttft_ms: Set(row.ttft_ms),
-            longest_stall_ms: Set(row.longest_stall_ms),
-            overhead_ms: Set(row.overhead_ms),
-            finish_reason: Set(row.finish_reason.as_deref().map(str::to_owned)),
-            error: Set(row.error.clone()),
-            request_id: Set(row.request_id.clone()),
-            source_completion: Set(row.source),
-            request_body: Set(row.request_body.as_deref().map(str::to_owned)),
-            response_body: Set(row.response_body.as_deref().map(str::to_owned)),
-            created_at: Set(row.created_at),
-        }
-    }
-}
-
-impl From<&LogRow> for embeddings::ActiveModel {
-    fn from(row: &LogRow) -> Self {
-        Self {
-            id: Set(row.id),
-            api_key_id: Set(row.api_key_id),
-            model: Set(row.model.to_string()),
-            model_id: Set(row.model_id),
-            provider: Set(row.provider.as_deref().map(str::to_owned)),
-            provider_id: Set(row.provider_id),
-            status: Set(row.status.to_string()),
-            prompt_tokens: Set(row.prompt_tokens),
-            prompt_cost: Set(row.prompt_cost),
-            duration_ms: Set(row.duration_ms),
-            overhead_ms: Set(row.overhead_ms),
-            error: Set(row.error.clone()),
-            request_id: Set(row.request_id.clone()),
-            source_embedding: Set(row.source),
-            request_body: Set(row.request_body.as_deref().map(str::to_owned)),
-            response_body: Set(row.response_body.as_deref().map(str::to_owned)),
-            created_at: Set(row.created_at),
-        }
     }
 }
 

@@ -13,11 +13,12 @@ use std::time::Duration;
 use chrono::SecondsFormat;
 use entity::usage_daily;
 use parking_lot::Mutex;
+use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior, ffi};
 use sea_orm::Iterable as _;
 use sea_orm::sea_query::SqliteQueryBuilder;
 
-use super::row::LogRow;
+use super::row::{Cell, LogRow};
 use super::{usage, write};
 use crate::domain::label::LogTable;
 use crate::store::error::StoreResult;
@@ -197,70 +198,26 @@ fn text(table: LogTable, rows: usize) -> &'static str {
     })
 }
 
-/// Binds the values of a row, in the order of the entity's columns, to the variables after the first `before`.
+/// Binds the values of a row to the variables after the first `before`.
 fn bind(statement: &mut Statement<'_>, before: usize, row: &LogRow) -> rusqlite::Result<()> {
-    let id = row.id.as_bytes().as_slice();
-    let source = row.source.as_ref().map(|source| source.as_bytes().as_slice());
-    let (request_body, response_body) = (row.request_body.as_deref(), row.response_body.as_deref());
-    // As sqlx writes times: lists compare these texts.
-    let created_at = row.created_at.to_rfc3339_opts(SecondsFormat::AutoSi, false);
-    match row.table {
-        LogTable::Completions => bind_all(
-            statement,
-            before,
-            [
-                &id as &dyn ToSql,
-                &row.api_key_id,
-                &row.model,
-                &row.model_id,
-                &row.provider,
-                &row.provider_id,
-                &row.api_format.as_deref().unwrap_or_default(),
-                &row.status,
-                &row.stream,
-                &row.prompt_tokens,
-                &row.completion_tokens,
-                &row.cached_tokens,
-                &row.cache_write_tokens,
-                &row.reasoning_tokens,
-                &row.prompt_cost,
-                &row.completion_cost,
-                &row.duration_ms,
-                &row.ttft_ms,
-                &row.longest_stall_ms,
-                &row.overhead_ms,
-                &row.finish_reason,
-                &row.error,
-                &row.request_id,
-                &source,
-                &request_body,
-                &response_body,
-                &created_at,
-            ],
-        ),
-        LogTable::Embeddings => bind_all(
-            statement,
-            before,
-            [
-                &id as &dyn ToSql,
-                &row.api_key_id,
-                &row.model,
-                &row.model_id,
-                &row.provider,
-                &row.provider_id,
-                &row.status,
-                &row.prompt_tokens,
-                &row.prompt_cost,
-                &row.duration_ms,
-                &row.overhead_ms,
-                &row.error,
-                &row.request_id,
-                &source,
-                &request_body,
-                &response_body,
-                &created_at,
-            ],
-        ),
+    let mut variable = before;
+    row.cells(|cell| {
+        variable += 1;
+        statement.raw_bind_parameter(variable, cell)
+    })
+}
+
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Id(id) => ToSqlOutput::Borrowed(id.map(|id| id.as_bytes().as_slice()).into()),
+            Self::Integer(number) => ToSqlOutput::Owned((*number).into()),
+            Self::Number(number) => ToSqlOutput::Owned((*number).into()),
+            Self::Flag(flag) => (*flag).into(),
+            Self::Text(text) => ToSqlOutput::Borrowed((*text).into()),
+            // As sqlx writes times: lists compare these texts.
+            Self::Time(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, false).into(),
+        })
     }
 }
 

@@ -1,18 +1,19 @@
 //! Writing the log, and deleting from it.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
 use entity::{completions, embeddings};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
-    IdenStatic as _, Iterable as _, Order, QueryTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, IdenStatic as _,
+    Iterable as _, Order, Value,
 };
 use uuid::Uuid;
 
-use super::row::LogRow;
+use super::row::{Cell, LogRow};
 use super::writer::LogWriter;
 use super::{postgres, usage};
 use crate::domain::label::LogTable;
@@ -56,11 +57,7 @@ async fn insert_some_new(db: &DatabaseConnection, rows: &[LogRow]) -> StoreResul
     let mut new = HashSet::new();
     for table in LogTable::ALL {
         for rows in cut(*table, &in_order(*table, rows)) {
-            let inserted = match table {
-                LogTable::Completions => insert::<completions::ActiveModel>(&transaction, rows).await?,
-                LogTable::Embeddings => insert::<embeddings::ActiveModel>(&transaction, rows).await?,
-            };
-            new.extend(inserted);
+            new.extend(insert(&transaction, *table, rows).await?);
         }
     }
     let inserted = to_u64(new.len());
@@ -108,17 +105,37 @@ pub async fn prune(
     Ok(db.execute(&delete).await?.rows_affected())
 }
 
-async fn insert<A>(db: &DatabaseTransaction, rows: &[&LogRow]) -> StoreResult<Vec<Uuid>>
-where
-    A: ActiveModelTrait + for<'a> From<&'a LogRow>,
-{
-    let insert = <A::Entity as EntityTrait>::insert_many(rows.iter().map(|row| A::from(row)))
+/// Inserts rows of one table; returns the ids of the new ones.
+async fn insert(db: &DatabaseTransaction, table: LogTable, rows: &[&LogRow]) -> StoreResult<Vec<Uuid>> {
+    let mut insert = Query::insert();
+    insert
+        .into_table(table.as_str())
+        .columns(columns(table).iter().copied())
         .on_conflict(OnConflict::column("id").do_nothing().to_owned())
-        .into_query()
-        .returning_col("id")
-        .to_owned();
+        .returning_col("id");
+    for row in rows {
+        let mut values = Vec::with_capacity(columns(table).len());
+        let Ok(()) = row.cells(|cell| {
+            values.push(Expr::value(cell));
+            Ok::<_, Infallible>(())
+        });
+        insert.values_panic(values);
+    }
     let rows = db.query_all(&insert).await?;
     Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?)
+}
+
+impl From<Cell<'_>> for Value {
+    fn from(cell: Cell<'_>) -> Self {
+        match cell {
+            Cell::Id(id) => id.copied().into(),
+            Cell::Integer(number) => number.into(),
+            Cell::Number(number) => number.into(),
+            Cell::Flag(flag) => flag.into(),
+            Cell::Text(text) => text.into(),
+            Cell::Time(time) => time.into(),
+        }
+    }
 }
 
 pub(super) fn to_u64(count: usize) -> u64 {
