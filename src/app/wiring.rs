@@ -15,7 +15,7 @@ use crate::domain::model::Slo;
 use crate::domain::usage::Price;
 use crate::gateway::journal::{Journal, JournalConfig, LogEvent};
 use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
-use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer, Op};
+use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
 use crate::store::declared::{Declared, DeclaredModel};
 use crate::store::keys::{self, NewApiKey};
 use crate::store::models::NewModel;
@@ -48,7 +48,6 @@ pub(super) async fn limits(
     };
     if settings.redis_url.is_some() {
         let redis = Arc::new(RedisGauges::new(telemetry));
-        redis.expect_errors(Op::ALL.iter().map(|op| op.as_str()));
         let errors = redis.clone();
         let (instance, told) = (limit_settings.instance_id.clone(), Once::new());
         observer.instance_shared = Arc::new(move || {
@@ -62,7 +61,7 @@ pub(super) async fn limits(
             told.call_once(tell);
         });
         observer.redis_up = Arc::new(move |up| redis.up(up));
-        observer.redis_error = Arc::new(move |op| errors.error(op.as_str()));
+        observer.redis_error = Arc::new(move |op| errors.error(op));
     }
     LimitServices::start(&limit_settings, observer).await
 }

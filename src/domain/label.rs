@@ -138,6 +138,32 @@ label_enum! {
     LogTable { Completions = "completions", Embeddings = "embeddings" }
 }
 
+label_enum! {
+    /// A kind of Redis operation.
+    RedisOp {
+        /// Connecting, and proving that the connection works.
+        Connect = "connect",
+        /// Probing an idle connection.
+        Probe = "probe",
+        /// Deciding on a request.
+        Admit = "admit",
+        /// Charging tokens.
+        Charge = "charge",
+        /// Reading usage.
+        Usage = "usage",
+        /// Reading, adding or moving rejection counts.
+        Rejections = "rejections",
+        /// Announcing a change to the other replicas.
+        Announce = "announce",
+        /// Listening for announcements.
+        Subscribe = "subscribe",
+        /// Locks on requests in flight.
+        Lock = "lock",
+        /// Leases.
+        Lease = "lease",
+    }
+}
+
 /// The longest label value, in characters.
 pub const LABEL_MAX_CHARS: usize = 128;
 

@@ -12,10 +12,10 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
-use super::Op;
 use super::link::{Failure, RedisLink};
 use super::target::Connection;
 use crate::domain::label::LogTable;
+use crate::domain::label::RedisOp;
 
 /// The channel on which replicas announce changes of keys, providers or models.
 const CHANNEL: &str = "nexusgate:snapshot";
@@ -114,7 +114,7 @@ impl Coordination {
         let work = |mut connection: Connection| async move {
             connection.publish::<_, _, ()>(CHANNEL, &*self.me).await
         };
-        self.link.run(Op::Announce, PATIENCE, work).await.is_ok()
+        self.link.run(RedisOp::Announce, PATIENCE, work).await.is_ok()
     }
 
     /// Calls `changed` whenever another replica has announced a change, and after every (re)connection, since
@@ -126,7 +126,7 @@ impl Coordination {
                 if let Err(error) = listen(&link, &me, &changed).await {
                     // While the link itself is down, it reports that.
                     if link.is_up() {
-                        link.report(Op::Subscribe, &error);
+                        link.report(RedisOp::Subscribe, &error);
                     }
                 }
                 sleep(SUBSCRIPTION_PAUSE).await;
@@ -165,7 +165,7 @@ impl Coordination {
         let (tell, told) = oneshot::channel();
         let patience = self.link.timeout();
         self.holders.spawn(async move {
-            match holder.take(Op::Lock, patience).await {
+            match holder.take(RedisOp::Lock, patience).await {
                 Ok(true) => {
                     let (guard, dropped) = oneshot::channel();
                     drop(tell.send(Lock::Held(LockGuard { _drop: guard })));
@@ -205,9 +205,9 @@ impl Lease {
     /// Takes the lease, or prolongs it when it is already ours. `Some(true)`: it is ours for the time to live;
     /// `Some(false)`: it is another replica's; `None`: Redis is away.
     pub async fn hold(&self) -> Option<bool> {
-        match self.renew(Op::Lease).await {
+        match self.renew(RedisOp::Lease).await {
             Ok(true) => Some(true),
-            Ok(false) => self.take(Op::Lease, PATIENCE).await.ok(),
+            Ok(false) => self.take(RedisOp::Lease, PATIENCE).await.ok(),
             Err(_) => None,
         }
     }
@@ -215,15 +215,15 @@ impl Lease {
     /// Gives the lease back, if it is ours.
     pub async fn release(&self) {
         // If that fails, it expires.
-        let _ = self.call(Op::Lease, &self.scripts.release).await;
+        let _ = self.call(RedisOp::Lease, &self.scripts.release).await;
     }
 
     /// Whether the key was still ours, and is again for the whole time to live.
-    async fn renew(&self, op: Op) -> Result<bool, Failure> {
+    async fn renew(&self, op: RedisOp) -> Result<bool, Failure> {
         self.call(op, &self.scripts.renew).await
     }
 
-    async fn call(&self, op: Op, script: &Script) -> Result<bool, Failure> {
+    async fn call(&self, op: RedisOp, script: &Script) -> Result<bool, Failure> {
         let work = |mut connection| async move {
             let mut call = script.key(&self.key);
             call.arg(&*self.me).arg(millis(self.time_to_live));
@@ -241,19 +241,19 @@ impl Lease {
             tokio::select! {
                 _ = &mut dropped => break,
                 _ = renewal.tick() => {
-                    if let Ok(false) = self.renew(Op::Lock).await
-                        && let Ok(false) = self.take(Op::Lock, PATIENCE).await
+                    if let Ok(false) = self.renew(RedisOp::Lock).await
+                        && let Ok(false) = self.take(RedisOp::Lock, PATIENCE).await
                     {
                         return;
                     }
                 }
             }
         }
-        let _ = self.call(Op::Lock, &self.scripts.release).await;
+        let _ = self.call(RedisOp::Lock, &self.scripts.release).await;
     }
 
     /// `SET NX PX`: whether the key was free and is now ours.
-    async fn take(&self, op: Op, patience: Duration) -> Result<bool, Failure> {
+    async fn take(&self, op: RedisOp, patience: Duration) -> Result<bool, Failure> {
         let options = SetOptions::default()
             .conditional_set(ExistenceCheck::NX)
             .with_expiration(SetExpiry::PX(millis(self.time_to_live)));

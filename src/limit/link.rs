@@ -21,8 +21,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::target::{Connection, Target};
-use super::{InvalidRedisUrl, Observer, Op};
+use super::{InvalidRedisUrl, Observer};
 use crate::domain::key::Secret;
+use crate::domain::label::RedisOp;
 
 /// How often an idle link is probed, so that `nexusgate_redis_up` is right without traffic, and read-only or full
 /// servers are found before a request finds them.
@@ -133,14 +134,14 @@ impl RedisLink {
         self.inner.timeout
     }
 
-    pub(super) fn report(&self, op: Op, error: &dyn fmt::Display) {
+    pub(super) fn report(&self, op: RedisOp, error: &dyn fmt::Display) {
         self.inner.report(op, error);
     }
 
     /// Runs `work`, for at most `patience`. An answer that says Redis is unwell, or none in time, takes the link down.
     pub(super) async fn run<T, F>(
         &self,
-        op: Op,
+        op: RedisOp,
         patience: Duration,
         work: impl FnOnce(Connection) -> F,
     ) -> Result<T, Failure>
@@ -154,7 +155,7 @@ impl RedisLink {
 impl Inner {
     async fn run<T, F>(
         &self,
-        op: Op,
+        op: RedisOp,
         patience: Duration,
         work: impl FnOnce(Connection) -> F,
     ) -> Result<T, Failure>
@@ -191,13 +192,13 @@ impl Inner {
         }
     }
 
-    fn report(&self, op: Op, error: &dyn fmt::Display) {
+    fn report(&self, op: RedisOp, error: &dyn fmt::Display) {
         (self.observer.redis_error)(op);
         debug!(op = op.as_str(), %error, "Redis failed");
     }
 
     /// The first command that fails takes the link down; those that fail along with it report nothing.
-    fn take_down(&self, live: &Arc<Live>, op: Op, error: &dyn fmt::Display) {
+    fn take_down(&self, live: &Arc<Live>, op: RedisOp, error: &dyn fmt::Display) {
         let turning = self.turning.lock();
         let previous = self.live.compare_and_swap(live, None);
         if !previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, live)) {
@@ -246,7 +247,7 @@ async fn monitor(inner: Arc<Inner>) {
                 }
                 () = sleep(PROBE_INTERVAL) => {
                     // A failure takes the link down, which is all there is to do about it.
-                    let _ = inner.run(Op::Probe, inner.timeout, probe).await;
+                    let _ = inner.run(RedisOp::Probe, inner.timeout, probe).await;
                 }
             }
             continue;
@@ -255,7 +256,7 @@ async fn monitor(inner: Arc<Inner>) {
         match inner.bring_up().await {
             Ok(()) => info!(after = ?down_since.elapsed(), "Redis is there"),
             Err(error) => {
-                inner.report(Op::Connect, &error);
+                inner.report(RedisOp::Connect, &error);
                 *inner.why_down.lock() = Some(error.to_string());
                 pause = next(pause);
             }

@@ -30,7 +30,7 @@ pub use memory::MemoryLimiter;
 pub use rejections::Rejections;
 
 use crate::domain::key::{ApiKey, Secret};
-use crate::domain::label::{LabelValue, LimitType};
+use crate::domain::label::{LabelValue, LimitType, RedisOp};
 
 /// Settings of this module.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ pub struct Observer {
     /// Redis came (true) or went.
     pub redis_up: Arc<dyn Fn(bool) + Send + Sync>,
     /// An operation failed.
-    pub redis_error: Arc<dyn Fn(Op) + Send + Sync>,
+    pub redis_error: Arc<dyn Fn(RedisOp) + Send + Sync>,
 }
 
 impl Default for Observer {
@@ -86,63 +86,6 @@ impl Default for Observer {
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Observer")
-    }
-}
-
-/// A kind of Redis operation: label `op` of `nexusgate_redis_errors_total`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// Connecting, and proving that the connection works.
-    Connect,
-    /// Probing an idle connection.
-    Probe,
-    /// Deciding on a request.
-    Admit,
-    /// Charging tokens.
-    Charge,
-    /// Reading usage.
-    Usage,
-    /// Reading, adding or moving rejection counts.
-    Rejections,
-    /// Announcing a change to the other replicas.
-    Announce,
-    /// Listening for announcements.
-    Subscribe,
-    /// Locks on requests in flight.
-    Lock,
-    /// Leases.
-    Lease,
-}
-
-impl Op {
-    /// Every variant, in the order of declaration: `ALL[op as usize] == op`.
-    pub const ALL: &'static [Self] = &[
-        Self::Connect,
-        Self::Probe,
-        Self::Admit,
-        Self::Charge,
-        Self::Usage,
-        Self::Rejections,
-        Self::Announce,
-        Self::Subscribe,
-        Self::Lock,
-        Self::Lease,
-    ];
-
-    /// The label value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Probe => "probe",
-            Self::Admit => "admit",
-            Self::Charge => "charge",
-            Self::Usage => "usage",
-            Self::Rejections => "rejections",
-            Self::Announce => "announce",
-            Self::Subscribe => "subscribe",
-            Self::Lock => "lock",
-            Self::Lease => "lease",
-        }
     }
 }
 

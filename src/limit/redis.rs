@@ -19,8 +19,9 @@ use super::bucket::{PARTS, Rate};
 use super::coordination::PATIENCE;
 use super::link::{Failure, RedisLink};
 use super::memory::{MemoryLimiter, Owed, decide};
-use super::{Burst, Decision, KeyUsage, LimitState, Op};
+use super::{Burst, Decision, KeyUsage, LimitState};
 use crate::domain::key::Limits;
+use crate::domain::label::RedisOp;
 
 /// Charges sent in one batch. They share the connection, so this is one write and one read, and little memory.
 const BATCH: usize = 128;
@@ -116,7 +117,7 @@ impl RedisLimiter {
             let balances = shared.settle(connection, key_id, limits, Owed::default()).await?;
             Ok(balances.usage(key_id))
         };
-        match shared.link.run(Op::Usage, shared.link.timeout(), work).await {
+        match shared.link.run(RedisOp::Usage, shared.link.timeout(), work).await {
             Ok(usage) => usage,
             Err(_) => shared.memory.usage(key_id, limits),
         }
@@ -146,7 +147,7 @@ impl RedisLimiter {
                 }
                 Ok(found)
             };
-            match shared.link.run(Op::Usage, PATIENCE.max(shared.link.timeout()), work).await {
+            match shared.link.run(RedisOp::Usage, PATIENCE.max(shared.link.timeout()), work).await {
                 Ok(found) => usages.extend(found),
                 Err(_) => return shared.memory.recent_usage(),
             }
@@ -182,7 +183,7 @@ impl Shared {
             let answer: (String, String) = call.invoke_async(&mut connection).await?;
             Balances::read(rates, &answer)
         };
-        self.link.run(Op::Admit, self.link.timeout(), work).await
+        self.link.run(RedisOp::Admit, self.link.timeout(), work).await
     }
 
     /// Takes consumption that has already happened; with none, only reads the balances.
@@ -232,7 +233,7 @@ impl Shared {
             }
             worst
         };
-        if let Err(Failure::Down) = self.link.run(Op::Charge, self.link.timeout(), work).await {
+        if let Err(Failure::Down) = self.link.run(RedisOp::Charge, self.link.timeout(), work).await {
             for (key_id, limits, owed) in batch {
                 self.memory.owe(key_id, limits, owed);
             }

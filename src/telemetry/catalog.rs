@@ -5,7 +5,8 @@
 //! generated from here, and dashboards and rules are checked against it.
 
 use crate::domain::label::{
-    ApiFormat, FinishReason, LimitType, LogTable, ModelType, Outcome, RejectReason, Status, WasteReason,
+    ApiFormat, FinishReason, LimitType, LogTable, ModelType, Outcome, RedisOp, RejectReason, Status,
+    WasteReason,
 };
 
 use super::surface::Surface;
@@ -295,7 +296,7 @@ catalog! {
     /// 1 when Redis answers; absent when none is configured.
     REDIS_UP: Gauge, Count = "nexusgate_redis_up";
     /// Failed Redis calls, by operation.
-    REDIS_ERRORS: Counter, Count = "nexusgate_redis_errors_total" { op };
+    REDIS_ERRORS: Counter, Count = "nexusgate_redis_errors_total" { op: RedisOp };
     /// Failed gauge refreshes; the gauges kept their last values.
     GAUGE_REFRESH_ERRORS: Counter, Count = "nexusgate_gauge_refresh_errors_total";
     /// Unix time of the last successful gauge refresh.

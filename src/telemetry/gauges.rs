@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 
-use crate::domain::label::{LabelValue, LogTable, ModelType};
+use crate::domain::label::{LabelValue, LogTable, ModelType, RedisOp};
 
 use super::catalog as m;
 use super::registry::{Registry, RetirableGauge, SafeHistogram};
@@ -244,29 +244,25 @@ impl OperationGauges {
 /// Series of the Redis connection; they exist only when Redis is configured.
 pub struct RedisGauges {
     up: Gauge,
-    registry: Arc<Registry>,
+    errors: [Counter; RedisOp::ALL.len()],
 }
 
 impl RedisGauges {
     pub fn new(telemetry: &super::Telemetry) -> Self {
-        let registry = telemetry.registry.clone();
-        Self { up: registry.gauge(&m::REDIS_UP, &[]), registry }
+        let registry = &telemetry.registry;
+        Self {
+            up: registry.gauge(&m::REDIS_UP, &[]),
+            errors: each(RedisOp::VALUES, |op| registry.counter(&m::REDIS_ERRORS, &[op])),
+        }
     }
 
     pub fn up(&self, up: bool) {
         self.up.set(if up { 1.0 } else { 0.0 });
     }
 
-    /// Creates the error counters of these calls, at 0.
-    pub fn expect_errors(&self, ops: impl IntoIterator<Item = &'static str>) {
-        for op in ops {
-            self.registry.counter(&m::REDIS_ERRORS, &[op]).increment(0);
-        }
-    }
-
-    /// A call failed; `op` is one of a handful of fixed words.
-    pub fn error(&self, op: &'static str) {
-        self.registry.counter(&m::REDIS_ERRORS, &[op]).increment(1);
+    /// A call failed.
+    pub fn error(&self, op: RedisOp) {
+        self.errors[op as usize].increment(1);
     }
 }
 

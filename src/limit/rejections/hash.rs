@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use redis::{AsyncCommands, Script};
 
+use crate::domain::label::RedisOp;
 use crate::domain::label::{LabelValue, LimitType};
-use crate::limit::Op;
 use crate::limit::link::{Failure, RedisLink};
 
 /// The reference system's one hash. Each of our instances appends its name.
@@ -130,7 +130,7 @@ impl Hash {
             }
             call.invoke_async::<Option<String>>(&mut connection).await
         };
-        let before = self.link.run(Op::Rejections, PATIENCE, work).await?;
+        let before = self.link.run(RedisOp::Rejections, PATIENCE, work).await?;
         Ok(match before {
             Some(process) if process == self.process => Writer::Us,
             Some(_) => Writer::Another,
@@ -142,7 +142,7 @@ impl Hash {
         let work = |mut connection: crate::limit::target::Connection| async move {
             connection.hgetall::<_, Vec<(Vec<u8>, Vec<u8>)>>(key).await
         };
-        self.link.run(Op::Rejections, PATIENCE, work).await
+        self.link.run(RedisOp::Rejections, PATIENCE, work).await
     }
 
     async fn move_fields(&self, from: &str, moves: &[(Vec<u8>, String)]) -> Result<(), Failure> {
@@ -157,7 +157,7 @@ impl Hash {
             }
             call.invoke_async::<()>(&mut connection).await
         };
-        self.link.run(Op::Rejections, PATIENCE, work).await
+        self.link.run(RedisOp::Rejections, PATIENCE, work).await
     }
 }
 

@@ -98,7 +98,7 @@ impl Load {
         // Long enough for several attempts to come back.
         self.some_decisions().await;
         eventually("it was tried to come back", async || {
-            self.witness.errors.lock().get(&crate::limit::Op::Connect).copied().unwrap_or(0) >= 2
+            self.witness.errors.lock().get(&super::RedisOp::Connect).copied().unwrap_or(0) >= 2
         })
         .await;
         self.some_decisions().await;

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::{Observer, Op};
+use super::Observer;
 use crate::domain::key::Limits;
+use crate::domain::label::RedisOp;
 use crate::domain::label::{LabelValue, LimitType};
 
 /// The longest a test waits for a condition. Generous: the machine may be busy with builds.
@@ -43,7 +44,7 @@ async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 #[derive(Default, Clone)]
 struct Witness {
     exposed: Arc<Mutex<HashMap<(LimitType, String), u64>>>,
-    errors: Arc<Mutex<HashMap<Op, u64>>>,
+    errors: Arc<Mutex<HashMap<RedisOp, u64>>>,
     outages: Arc<AtomicU64>,
     recoveries: Arc<AtomicU64>,
     name_shared: Arc<AtomicBool>,
@@ -78,7 +79,7 @@ impl Witness {
 
     /// Failures other than those of reconnecting.
     fn failures(&self) -> u64 {
-        self.errors.lock().iter().filter(|(op, _)| **op != Op::Connect).map(|(_, count)| count).sum()
+        self.errors.lock().iter().filter(|(op, _)| **op != RedisOp::Connect).map(|(_, count)| count).sum()
     }
 
     /// Not counting the initial report that the link is not up yet.
