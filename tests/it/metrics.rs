@@ -136,8 +136,9 @@ async fn the_gauges_of_limits_are_the_limits() {
 async fn a_revoked_keys_gauges_disappear() {
     const KEYS: [&str; 2] = ["sk-leaving-0123456789", "sk-staying-0123456789"];
     let app = TestApp::builder()
-        .key(KEYS[0], "leaving", Some(6000), Some(60_000))
-        .key(KEYS[1], "staying", Some(6000), None)
+        // One request takes all they may use in a minute: nothing but the revocation ends that.
+        .key(KEYS[0], "leaving", Some(1), Some(10))
+        .key(KEYS[1], "staying", Some(1), None)
         .setting("GAUGE_REFRESH_INTERVAL", "50ms")
         .setting("SNAPSHOT_REFRESH_INTERVAL", "50ms")
         .spawn()
@@ -164,6 +165,7 @@ async fn a_revoked_keys_gauges_disappear() {
         "counted"
     );
     assert!(scrape.metric("nexusgate_active_api_keys").is(2.0));
+    assert!(has(&scrape, "rpm_limit", "staying"));
 }
 
 /// Names that clients make up never become a series, however many there are.

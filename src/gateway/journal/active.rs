@@ -131,16 +131,28 @@ impl Active {
     ///
     /// # Errors
     /// A failed write. A partial record is cut off, or the segment ends before it.
-    pub(super) fn write(&mut self, disk: &Disk, head: &mut [u8], payloads: &Payloads) -> io::Result<Written> {
+    pub(super) fn write(
+        &mut self,
+        disk: &Disk,
+        mut head: Vec<u8>,
+        payloads: &Payloads,
+    ) -> io::Result<Written> {
         let file = self.open(disk)?;
         let start = self.len;
-        frame::seal(head, self.id);
+        frame::seal(&mut head, self.id);
         let request = payloads.request.as_deref().unwrap_or_default();
         let response = payloads.response.as_deref().unwrap_or_default();
         let length = head.len() + request.len() + response.len();
-        let mut parts =
-            [IoSlice::new(head), IoSlice::new(request), IoSlice::new(response), IoSlice::new(&self.end_mark)];
-        if let Err(error) = write_all_at(&file, &mut parts, start) {
+        let written = if frame::is_short(payloads) {
+            for part in [request, response, &self.end_mark] {
+                head.extend_from_slice(part);
+            }
+            write_all_at(&file, &mut [IoSlice::new(&head)], start)
+        } else {
+            let parts = [&head[..], request, response, &self.end_mark];
+            write_all_at(&file, &mut parts.map(IoSlice::new), start)
+        };
+        if let Err(error) = written {
             // With the partial record cut off, the next one follows the last whole one. If even that fails, the segment
             // ends here and the reader skips the rest.
             if file.set_len(start).is_ok() {
@@ -233,7 +245,11 @@ impl Active {
 fn write_all_at(file: &File, mut parts: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
     // One call in practice: the kernel writes a regular file short only when the disk is full or after a signal.
     while !parts.is_empty() {
-        match rustix::io::pwritev(file, parts, at) {
+        let written = match &*parts {
+            [part] => rustix::io::pwrite(file, part, at),
+            parts => rustix::io::pwritev(file, parts, at),
+        };
+        match written {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => {
                 at += u64::try_from(written).unwrap_or(u64::MAX);

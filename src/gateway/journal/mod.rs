@@ -267,7 +267,7 @@ impl<R: Row> Journal<R> {
         let encode = |payloads: &Payloads| {
             frame::encode(|head| row.write_json(head), table, payloads, disk.salt, time_ms)
         };
-        let mut head = match encode(&payloads) {
+        let head = match encode(&payloads) {
             Ok(head) => head,
             Err(error) => return shared.keep_unwritten(row, table, time_ms, &error),
         };
@@ -275,10 +275,10 @@ impl<R: Row> Journal<R> {
             return shared.keep_unwritten(row, table, time_ms, &"the file system hangs");
         };
         let written = match disk.room(&active) {
-            Room::Everything => active.write(disk, &mut head, &payloads).map(|written| (written, true)),
+            Room::Everything => active.write(disk, head, &payloads).map(|written| (written, true)),
             Room::RowOnly => encode(&Payloads::default())
                 .map_err(io::Error::other)
-                .and_then(|mut head| active.write(disk, &mut head, &Payloads::default()))
+                .and_then(|head| active.write(disk, head, &Payloads::default()))
                 .map(|written| (written, payloads.is_empty())),
             Room::Nothing => Err(io::Error::new(io::ErrorKind::StorageFull, "JOURNAL_MAX_SIZE is used up")),
         };
