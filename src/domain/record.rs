@@ -39,7 +39,7 @@ pub struct RequestRecord {
     pub key: Arc<ApiKey>,
     /// System name of the model.
     pub model: LabelValue,
-    /// The target that answered, or the last one tried.
+    /// The target that answered, or the last one tried; `None`: no provider was called.
     pub target: Option<Arc<Target>>,
     pub status: Status,
     pub stream: bool,

@@ -23,6 +23,9 @@ use super::refusal::error_response;
 use super::relay::Relay;
 use super::transform::Transform;
 
+/// Providers called for one request, at most (DESIGN § 7).
+const MAX_PROVIDERS: usize = 3;
+
 /// The wait before a retry at the same provider; jittered by half. Short, because the caller is waiting.
 const RETRY_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -136,6 +139,8 @@ impl Gateway {
 /// The failures of the targets tried so far.
 #[derive(Default)]
 struct Tried<'a> {
+    /// Targets whose providers were called.
+    called: usize,
     /// The last provider called, with its failure.
     last: Option<(&'a Arc<Target>, Failure)>,
     /// The last error answer from any of them.
@@ -151,6 +156,7 @@ impl<'a> Tried<'a> {
             self.unsupported = Some(failure);
             return;
         }
+        self.called += 1;
         guard.blame(failure.code());
         if let Some(answer) = failure.answer.take() {
             self.answer = Some((answer, target));
@@ -158,9 +164,9 @@ impl<'a> Tried<'a> {
         self.last = Some((target, failure));
     }
 
-    /// Whether no other provider would do better.
+    /// Whether no other provider would do better, or enough have been called.
     fn is_final(&self) -> bool {
-        self.last.as_ref().is_some_and(|(_, failure)| !failure.retriable)
+        self.called >= MAX_PROVIDERS || self.last.as_ref().is_some_and(|(_, failure)| !failure.retriable)
     }
 
     fn into_failure(self) -> Failure {

@@ -45,16 +45,16 @@ pub(super) struct FinishGuard {
 const MAX_LOGGED_ANSWER: usize = 4 << 20;
 
 impl FinishGuard {
-    /// Accepts a request: it will be sent to the first of its targets. Its series exist from now on.
+    /// Accepts a request. Its series exist from now on: those of its first target.
     pub(super) fn accept(
         gateway: &Gateway,
         scope: Arc<RequestScope>,
         key: Arc<ApiKey>,
         job: &Job,
     ) -> Box<Self> {
-        let target = job.targets[0].clone();
-        let model = target.system_name.clone();
-        let provider = target.provider.name.clone();
+        let first = &job.targets[0];
+        let model = first.system_name.clone();
+        let provider = first.provider.name.clone();
         let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
         let overhead = scope.arrived.elapsed().saturating_sub(scope.client_wait());
         let id = Uuid::now_v7();
@@ -67,7 +67,7 @@ impl FinishGuard {
                 call: scope.call,
                 key,
                 model,
-                target: Some(target),
+                target: None,
                 status: Status::Failed,
                 stream: job.stream,
                 usage: Usage::default(),
@@ -189,7 +189,6 @@ impl FinishGuard {
     /// It was answered from the log row `source`.
     pub(super) fn answered_from(&mut self, source: Uuid) {
         self.record.source = Some(source);
-        self.record.target = None;
     }
 
     /// The client has had the whole answer since `at`, though the provider has not ended it yet.

@@ -15,9 +15,6 @@ use crate::domain::record::Call;
 use super::Gateway;
 use super::refusal::Refusal;
 
-/// Providers tried for one request, at most (DESIGN § 7).
-const MAX_PROVIDERS: usize = 3;
-
 /// Selects one provider, as `model@provider` does.
 const PROVIDER_HEADER: &str = "x-nexusgate-provider";
 
@@ -64,7 +61,6 @@ impl Gateway {
             // Providers whose breaker is open come last: they are tried only when there is no other.
             let now = Instant::now();
             ordered.sort_by_key(|target| !self.health().is_fit(&target.provider, now));
-            ordered.truncate(MAX_PROVIDERS);
         }
         Ok(ordered)
     }

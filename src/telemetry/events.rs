@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use metrics::Counter;
+
 use crate::domain::label::{LabelValue, LimitType, Outcome, RejectReason, Status, WasteReason};
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
@@ -41,14 +43,7 @@ impl CompletionFinished<'_> {
             Status::Failed => count_waste(model, record.usage, record.cost, WasteReason::Failed),
             Status::CacheHit => {}
         }
-        if record.was_answered() {
-            if record.target.as_ref().is_some_and(|target| !target.price.is_set()) {
-                model.unpriced.increment(1);
-            }
-            if !record.usage.is_known() {
-                model.usage_missing.increment(1);
-            }
-        }
+        count_gaps(&model.unpriced, &model.usage_missing, record);
     }
 }
 
@@ -74,14 +69,20 @@ impl EmbeddingFinished<'_> {
         if record.status == Status::Completed {
             model.duration.record(record.duration.as_secs_f64());
         }
-        if record.was_answered() {
-            if record.target.as_ref().is_some_and(|target| !target.price.is_set()) {
-                model.unpriced.increment(1);
-            }
-            if !record.usage.is_known() {
-                model.usage_missing.increment(1);
-            }
-        }
+        count_gaps(&model.unpriced, &model.usage_missing, record);
+    }
+}
+
+/// Counts an answer whose price or usage is not known: its cost is missing.
+fn count_gaps(unpriced: &Counter, usage_missing: &Counter, record: &RequestRecord) {
+    if !record.was_answered() {
+        return;
+    }
+    if record.target.as_ref().is_some_and(|target| !target.price.is_set()) {
+        unpriced.increment(1);
+    }
+    if !record.usage.is_known() {
+        usage_missing.increment(1);
     }
 }
 
@@ -133,14 +134,17 @@ fn count_completed(model: &ModelSeries, record: &RequestRecord) {
     }
 }
 
-/// Whether a stream met its model's targets; `None` without a target, or without a stream to measure.
+/// Whether a stream met its model's targets; `None` without a target, or without what it takes to tell.
 fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -> Option<bool> {
     let slo = target.slo;
     let ttft = record.ttft.filter(|_| slo.ttft.is_some() || slo.tpot.is_some())?;
+    if slo.ttft.is_some_and(|goal| ttft > goal) {
+        return Some(false);
+    }
+    let Some(goal) = slo.tpot else { return Some(true) };
     // An answer of one token has no time per further token, so it cannot miss that target.
-    let tpot = tpot.unwrap_or_default();
-    let met = |goal: Option<Duration>, measured: Duration| goal.is_none_or(|goal| measured <= goal);
-    Some(met(slo.ttft, ttft) && met(slo.tpot, tpot))
+    let tokens = record.usage.completion?;
+    Some(tokens <= 1 || tpot.is_none_or(|tpot| tpot <= goal))
 }
 
 fn count_waste(model: &ModelSeries, usage: Usage, cost: Cost, reason: WasteReason) {

@@ -440,6 +440,46 @@ async fn a_provider_at_its_concurrency_limit_is_passed_over() {
     assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
 }
 
+/// Nobody is blamed for a request that no provider has seen.
+#[tokio::test]
+async fn a_request_that_reached_no_provider_names_none() {
+    let app = TestApp::builder()
+        .adjust(|settings| settings.declared.providers[0].max_concurrency = Some(1))
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    app.provider().always(Reply::text("slow").held_by(&gate));
+    let waiting = tokio::spawn(app.chat(MODEL).build().send());
+    gate.reached(1).await;
+    assert_eq!(app.chat(MODEL).send().await.status(), 503);
+    gate.open();
+    assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
+    app.settled().await;
+    let mut rows: Vec<_> = app
+        .log_rows()
+        .await
+        .into_iter()
+        .map(|row| (row.status, row.provider, row.model_id.is_some()))
+        .collect();
+    rows.sort();
+    let called = ("completed".to_owned(), Some("alpha".to_owned()), true);
+    assert_eq!(rows, [called, ("failed".to_owned(), None, false)]);
+}
+
+/// Three providers are called, however many there are.
+#[tokio::test]
+async fn three_of_many_providers_are_called() {
+    let app = TestApp::builder().providers(&["a", "b", "c", "d", "e"]).spawn().await;
+    for provider in &app.providers {
+        provider.always(Reply::status(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    assert_eq!(app.chat(MODEL).send().await.status(), 503);
+    let scrape = app.settled().await;
+    // The third gets a retry.
+    assert_eq!(scrape.metric("nexusgate_upstream_attempts_total").value(), 4.0);
+    assert_eq!(app.providers.iter().filter(|provider| !provider.calls().is_empty()).count(), 3);
+}
+
 #[tokio::test]
 async fn weights_are_kept() {
     let app = TestApp::builder()

@@ -306,13 +306,25 @@ async fn cached_tokens_have_prices_of_their_own() {
     assert!((app.log_rows().await[0].prompt_cost - prompt).abs() < 1e-12);
 }
 
-/// Goodput: what a stream meets or misses. An answer that was not streamed has no first token, so it is neither.
+/// Goodput: what a stream meets or misses. An answer that was not streamed has no first token, so it is neither; nor is
+/// one whose tokens nobody counted, unless its first one was late already.
 #[tokio::test]
 async fn only_streams_of_models_with_targets_meet_or_miss_them() {
-    for (target, within, missed) in [(None, 0.0, 0.0), (Some(60_000), 1.0, 0.0), (Some(0), 0.0, 1.0)] {
+    for (ttft, tpot, counted, within, missed) in [
+        (None, None, true, 0.0, 0.0),
+        (Some(60_000), None, true, 1.0, 0.0),
+        (Some(0), None, true, 0.0, 1.0),
+        (None, Some(60_000), true, 1.0, 0.0),
+        (None, Some(0), true, 0.0, 1.0),
+        (None, Some(60_000), false, 0.0, 0.0),
+        (Some(0), Some(60_000), false, 0.0, 1.0),
+    ] {
         let app = TestApp::builder()
             .adjust(move |settings| {
-                settings.declared.models.iter_mut().for_each(|model| model.slo_ttft_ms = target);
+                settings.declared.providers[0].ask_stream_usage = counted;
+                for model in &mut settings.declared.models {
+                    (model.slo_ttft_ms, model.slo_tpot_ms) = (ttft, tpot);
+                }
             })
             .spawn()
             .await;
@@ -324,7 +336,7 @@ async fn only_streams_of_models_with_targets_meet_or_miss_them() {
             count("nexusgate_completions_within_slo_total"),
             count("nexusgate_completions_missed_slo_total"),
         );
-        assert_eq!(counts, (within, missed), "{target:?}");
+        assert_eq!(counts, (within, missed), "{ttft:?} {tpot:?} {counted}");
     }
 }
 

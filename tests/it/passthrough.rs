@@ -212,6 +212,21 @@ async fn tokens_are_counted_by_anthropic_alone() {
     assert!(app.provider().calls().is_empty());
 }
 
+/// However many other providers the model has.
+#[tokio::test]
+async fn the_one_provider_that_counts_tokens_is_found() {
+    let app = TestApp::builder()
+        .providers(&["a", "b", "c", "d", "e", "f"])
+        .adjust(|settings| settings.declared.providers[5].kind = ProviderKind::Anthropic)
+        .spawn()
+        .await;
+    let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "How many?" }] });
+    for turn in 0..20 {
+        let call = app.http.post(app.url("/v1/messages/count_tokens")).header("x-api-key", &app.key);
+        assert_eq!(call.json(&body).send().await.expect("an answer").status(), 200, "{turn}");
+    }
+}
+
 /// A token count is no inference, but takes a slot like one.
 #[tokio::test]
 async fn token_counts_take_room() {
