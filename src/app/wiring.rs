@@ -103,13 +103,23 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
 /// How precisely the last use of a key is recorded: one statement a minute for a busy key, not one per batch.
 const SEEN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long recording may take, and how long it rests after a failure: rows wait meanwhile.
 const SEEN_PATIENCE: Duration = Duration::from_secs(1);
+const SEEN_REST: Duration = Duration::from_secs(20);
 
 /// The database's side of the request log.
 struct DatabaseSink {
     writer: Arc<LogWriter>,
+    seen: Mutex<Seen>,
+}
+
+/// When keys were used.
+#[derive(Default)]
+struct Seen {
     /// When each key's last use was recorded.
-    seen: Mutex<HashMap<i64, Instant>>,
+    recorded: HashMap<i64, Instant>,
+    /// After a failure: when to go on.
+    rests_until: Option<Instant>,
 }
 
 impl DatabaseSink {
@@ -117,30 +127,18 @@ impl DatabaseSink {
         Self { writer, seen: Mutex::default() }
     }
 
-    /// Records when these rows' keys were used. No request depends on it, so a failure is only logged.
-    async fn note_keys(&self, rows: &[LogRow]) {
-        let Some(latest) = rows.iter().map(|row| row.created_at).max() else { return };
-        let now = Instant::now();
-        let due: Vec<i64> = {
-            let mut seen = self.seen.lock();
-            let used: BTreeSet<i64> = rows.iter().map(|row| row.api_key_id).collect();
-            let due = |id: &i64| seen.get(id).is_none_or(|at| now.duration_since(*at) >= SEEN_INTERVAL);
-            let due: Vec<i64> = used.into_iter().filter(due).collect();
-            seen.extend(due.iter().map(|id| (*id, now)));
-            due
-        };
-        // Rows must not wait while other work uses up the connections.
-        let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
-        let failed = match noted {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        if let Some(error) = failed {
-            tracing::debug!(error, "it could not be noted which keys are in use");
-            let mut seen = self.seen.lock();
-            seen.retain(|id, _| !due.contains(id));
+    /// The keys of these rows whose use has not been recorded for a while.
+    fn due(&self, rows: &[LogRow], now: Instant) -> Vec<i64> {
+        let mut seen = self.seen.lock();
+        if seen.rests_until.is_some_and(|end| now < end) {
+            return Vec::new();
         }
+        let used: BTreeSet<i64> = rows.iter().map(|row| row.api_key_id).collect();
+        let is_due =
+            |id: &i64| seen.recorded.get(id).is_none_or(|at| now.duration_since(*at) >= SEEN_INTERVAL);
+        let due: Vec<i64> = used.into_iter().filter(is_due).collect();
+        seen.recorded.extend(due.iter().map(|id| (*id, now)));
+        due
     }
 }
 
@@ -150,14 +148,34 @@ impl Sink<LogRow> for DatabaseSink {
     }
 
     async fn insert(&self, _table: LogTable, rows: &[LogRow]) -> Result<u64, InsertError> {
-        let inserted = request_log::insert_batch(&self.writer, rows).await.map_err(|error| match error {
+        request_log::insert_batch(&self.writer, rows).await.map_err(|error| match error {
             StoreError::Database(_) | StoreError::Sqlite(_) if !error.is_transient() => {
                 InsertError::Refused(error.to_string())
             }
             _ => InsertError::Unavailable(error.to_string()),
-        })?;
-        self.note_keys(rows).await;
-        Ok(inserted)
+        })
+    }
+
+    /// Records when these rows' keys were used. No request depends on it, so a failure is only logged.
+    async fn inserted(&self, rows: &[LogRow]) {
+        let (Some(latest), now) = (rows.iter().map(|row| row.created_at).max(), Instant::now()) else {
+            return;
+        };
+        let due = self.due(rows, now);
+        if due.is_empty() {
+            return;
+        }
+        // Rows must not wait for long while other work uses up the connections.
+        let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
+        let error = match noted {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::debug!(error, "it could not be noted which keys are in use");
+        let mut seen = self.seen.lock();
+        seen.recorded.retain(|id, _| !due.contains(id));
+        seen.rests_until = Some(now + SEEN_REST);
     }
 }
 

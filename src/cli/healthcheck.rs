@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgMatches;
+use http_body_util::BodyExt as _;
 
+use super::http::{gateway_url, http_client};
 use super::{CliError, failed, runtime, say};
 
 /// Shorter than the usual timeout of a container's health check, so that the reason is still printed.
@@ -16,16 +18,23 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let port = matches.get_one::<String>("port").map_or("3000", String::as_str);
     let base =
         matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
-    let url = format!("{}/readyz?exclude=database", base.trim_end_matches('/'));
+    let mut url = gateway_url(&base)?;
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("readyz");
+    }
+    url.set_query(Some("exclude=database"));
+    let uri = url.as_str().parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
     runtime()?.block_on(async {
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| failed(&error.without_url()))?;
-        let response = client.get(&url).send().await.map_err(|error| failed(&error.without_url()))?;
-        let status = response.status();
-        let text = response.text().await.unwrap_or_default();
-        say(format_args!("{status}: {}", text.trim()))?;
+        let client = http_client(&url)?;
+        let exchange = async {
+            let response = client.get(uri).await.map_err(|error| failed(&error))?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
+            Ok((status, String::from_utf8_lossy(&body).trim().to_owned()))
+        };
+        let late = || CliError::Other(format!("no answer within {} s", TIMEOUT.as_secs()));
+        let (status, text) = tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(late()))?;
+        say(format_args!("{status}: {text}"))?;
         Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }

@@ -4,6 +4,7 @@ mod admin;
 mod catalog;
 mod demo;
 mod healthcheck;
+mod http;
 mod migrate;
 mod openapi;
 mod rotate;

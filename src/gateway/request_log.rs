@@ -31,6 +31,12 @@ pub trait Sink<R>: Send + Sync + 'static {
     /// new.
     fn insert(&self, table: LogTable, rows: &[R]) -> impl Future<Output = Result<u64, InsertError>> + Send;
 
+    /// These rows are in. Whatever this does is not part of the insert, and must not take long.
+    fn inserted(&self, rows: &[R]) -> impl Future<Output = ()> + Send {
+        let _ = rows;
+        std::future::ready(())
+    }
+
     /// Whether inserting holds the thread until the database has answered. The log then has a thread of its own, and
     /// [`WriterConfig::insert_timeout`] cannot end an insert: a hanging disk shows in the age of the oldest row.
     fn holds_thread(&self) -> bool {
@@ -350,6 +356,7 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                     self.journal.emit(LogEvent::Flushed { table, took: started.elapsed() });
                     let known = rows.len().saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
                     tracing::trace!(%table, new, known, "rows of the request log written");
+                    self.sink.inserted(rows).await;
                     return Ok(());
                 }
                 Err(InsertError::Refused(reason)) => {

@@ -306,7 +306,7 @@ catalog! {
 
     /// Existing series; a histogram with one set of labels counts as one.
     METRICS_SERIES: Gauge, Count = "nexusgate_metrics_series";
-    /// Series refused by the series cap and counted under `_overflow` instead.
+    /// Series refused by the series cap: counted under `_overflow` instead, gauges left out.
     METRICS_OVERFLOW: Counter, Count = "nexusgate_metrics_overflow_total" { metric };
     /// Seconds to render one scrape.
     METRICS_RENDER_DURATION: Histogram(Buckets::Internal), Seconds = "nexusgate_metrics_render_duration_seconds";

@@ -12,8 +12,9 @@ pub fn markdown() -> String {
         "# Metrics\n\n\
          Generated from `src/telemetry/catalog.rs` by `cargo run -- metrics-catalog > docs/METRICS.md`; do not edit.\n\n\
          Counters of money and seconds are fractional. `model`, `provider` and `api_key_comment` take configured names, at most\n\
-         128 characters, with backslashes and control characters replaced; `route`, `method`, `code`, `op`, `metric` and\n\
-         `version` the gateway's own words. Past `METRICS_MAX_SERIES` labels without listed values read `_overflow`.\n\n\
+         128 characters, with backslashes and control characters replaced; `route`, `method`, `code`, `metric` and `version`\n\
+         the gateway's own words. Past `METRICS_MAX_SERIES` labels without listed values read `_overflow`; gauges of\n\
+         further keys and providers are left out.\n\n\
          | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n",
     );
     for metric in ALL {

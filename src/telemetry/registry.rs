@@ -148,7 +148,12 @@ impl Registry {
     }
 
     pub fn retirable_gauge(&self, metric: &'static Metric, labels: &[&str]) -> RetirableGauge {
-        RetirableGauge(self.gauge(metric, labels))
+        if !self.recording {
+            return RetirableGauge(Gauge::noop());
+        }
+        // Past the cap there is none: what several callers set and retire by turns would say nothing of any of them.
+        let key = self.own_key(metric, labels);
+        RetirableGauge(key.map_or_else(Gauge::noop, |key| self.recorder.register_gauge(&key, &METADATA)))
     }
 
     pub fn histogram(&self, metric: &'static Metric, labels: &[&str]) -> SafeHistogram {
@@ -179,25 +184,31 @@ impl Registry {
 
     /// The key of a series, or of the metric's overflow series when the cap is reached.
     fn key(&self, metric: &'static Metric, values: &[&str]) -> Key {
-        debug_assert_eq!(metric.labels.len(), values.len(), "{}: labels as declared", metric.name);
-        let key = build_key(metric, values);
-        let mut known = self.known.lock();
-        if known.contains(&key) {
-            return key;
-        }
-        let open = metric.labels.iter().any(|label| label.values.is_none());
-        if open && known.len() >= self.max_series {
-            drop(known);
-            self.count_overflow(metric);
+        self.own_key(metric, values).unwrap_or_else(|| {
             let folded: Vec<&str> = (metric.labels.iter().zip(values))
                 .map(|(label, value)| if label.values.is_none() { OVERFLOW } else { value })
                 .collect();
             let key = build_key(metric, &folded);
             self.known.lock().insert(key.clone());
-            return key;
+            key
+        })
+    }
+
+    /// The key of a series; `None`, and counted, when the cap is reached.
+    fn own_key(&self, metric: &'static Metric, values: &[&str]) -> Option<Key> {
+        debug_assert_eq!(metric.labels.len(), values.len(), "{}: labels as declared", metric.name);
+        let key = build_key(metric, values);
+        let mut known = self.known.lock();
+        if !known.contains(&key) {
+            let open = metric.labels.iter().any(|label| label.values.is_none());
+            if open && known.len() >= self.max_series {
+                drop(known);
+                self.count_overflow(metric);
+                return None;
+            }
+            known.insert(key.clone());
         }
-        known.insert(key.clone());
-        key
+        Some(key)
     }
 
     fn count_overflow(&self, metric: &'static Metric) {

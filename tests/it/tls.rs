@@ -59,3 +59,23 @@ async fn a_private_authority_is_believed_when_it_is_named() {
     assert_eq!(answer.status(), 200);
     assert!(answer.text().await.expect("a body").contains("hello"));
 }
+
+/// `nexusgate healthcheck` of a gateway behind TLS, with a certificate that the system knows or does not.
+#[tokio::test]
+async fn a_health_check_goes_through_tls() {
+    let (url, certificate) = private_provider().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("system.pem");
+    std::fs::write(&file, certificate).expect("written");
+    for (known, code) in [(true, 0), (false, 1)] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_nexusgate"));
+        command.args(["healthcheck", "--url", &url]).env_clear();
+        if known {
+            command.env("SSL_CERT_FILE", &file);
+        }
+        // Off this thread: the server runs on it.
+        let output =
+            tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it ends");
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

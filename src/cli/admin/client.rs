@@ -2,18 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::ArgMatches;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use url::Url;
 
+use super::super::http::{HttpClient, gateway_url, http_client};
 use super::super::{CliError, failed};
 
 /// `providers test` waits for a provider; everything else answers at once.
@@ -21,37 +16,21 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Calls the admin API of one gateway.
 pub(super) struct AdminClient {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: HttpClient,
     base: Url,
     secret: String,
-}
-
-fn no_roots() -> ClientConfig {
-    ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
 impl AdminClient {
     /// Reads where the gateway is, and its secret, from the flags or the environment.
     pub(super) fn new(matches: &ArgMatches) -> Result<Self, CliError> {
         let text = matches.get_one::<String>("url").map_or("", String::as_str);
-        let base = Url::parse(text)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            .ok_or_else(|| CliError::Other("NEXUSGATE_URL: expected http://… or https://…".to_owned()))?;
+        let base = gateway_url(text)?;
         let secret = matches.get_one::<String>("admin-secret").filter(|secret| !secret.is_empty()).cloned();
         let secret = secret.ok_or_else(|| {
             CliError::Other("ADMIN_SUPER_SECRET is not set: the secret of the gateway's admin API".to_owned())
         })?;
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        // The system's certificates, because the gateway may have a certificate of a company's own authority.
-        let tls = HttpsConnectorBuilder::new();
-        let tls = match base.scheme() {
-            "https" => tls.with_native_roots()?,
-            // Without TLS no certificates are needed, and a small image may have none.
-            _ => tls.with_tls_config(no_roots()),
-        };
-        let tls = tls.https_or_http().enable_http1().build();
-        Ok(Self { http: Client::builder(TokioExecutor::new()).build(tls), base, secret })
+        Ok(Self { http: http_client(&base)?, base, secret })
     }
 
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, CliError> {

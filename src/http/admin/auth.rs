@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::Admin;
 use super::error::{AdminError, AdminResult};
+use super::extract::read_body;
 
 /// How long an administrator waits for a database that does not answer. Longer than the pool's wait for a connection
 /// (10 s) and than a test of a provider.
@@ -22,22 +23,27 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let mut response = match check(&admin, &request) {
         Err(error) => error.into_response(),
-        Ok(()) => {
-            let changes = !request.method().is_safe();
-            let work = admin.0.tasks.spawn(next.run(request));
-            match tokio::time::timeout(PATIENCE, work).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "an admin handler panicked");
-                    AdminError::Internal.into_response()
-                }
-                Err(_) if changes => AdminError::Unfinished.into_response(),
-                Err(_) => AdminError::DatabaseAway.into_response(),
-            }
-        }
+        Ok(()) => match read_body(request, admin.0.max_body_size).await {
+            Err(error) => error.into_response(),
+            Ok(request) => see_through(&admin, request, next).await,
+        },
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+async fn see_through(admin: &Admin, request: Request, next: Next) -> Response {
+    let changes = !request.method().is_safe();
+    let work = admin.0.tasks.spawn(next.run(request));
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "an admin handler panicked");
+            AdminError::Internal.into_response()
+        }
+        Err(_) if changes => AdminError::Unfinished.into_response(),
+        Err(_) => AdminError::DatabaseAway.into_response(),
+    }
 }
 
 fn check(admin: &Admin, request: &Request) -> AdminResult<()> {

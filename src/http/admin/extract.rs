@@ -15,27 +15,32 @@ use super::error::{AdminError, AdminResult};
 /// The largest body of an admin request: a list of some ten thousand model names.
 const MAX_BODY: usize = 1 << 20;
 
+/// The request with its body read: only then does the wait for the database begin.
+pub(super) async fn read_body(request: Request, max_body_size: usize) -> AdminResult<Request> {
+    let max = MAX_BODY.min(max_body_size);
+    let (head, body) = request.into_parts();
+    match Limited::new(body, max).collect().await {
+        Ok(body) => Ok(Request::from_parts(head, body.to_bytes().into())),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(AdminError::TooLarge(max)),
+        Err(_) => Err(unreadable()),
+    }
+}
+
+fn unreadable() -> AdminError {
+    AdminError::Invalid { field: None, message: "The request body could not be read.".into() }
+}
+
 /// A JSON body. Unknown fields are ignored: clients of the reference system may send more than we read.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Admin> for Body<T> {
     type Rejection = AdminError;
 
-    async fn from_request(request: Request, admin: &Admin) -> AdminResult<Self> {
+    async fn from_request(request: Request, _: &Admin) -> AdminResult<Self> {
         if !may_be_json(request.headers()) {
             return Err(AdminError::NotJson);
         }
-        let max = MAX_BODY.min(admin.0.max_body_size);
-        let body = match Limited::new(request.into_body(), max).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(AdminError::TooLarge(max));
-            }
-            Err(_) => {
-                let message = "The request body could not be read.".into();
-                return Err(AdminError::Invalid { field: None, message });
-            }
-        };
+        let body = request.into_body().collect().await.map_err(|_| unreadable())?.to_bytes();
         // Serde would read a list as the fields in their order.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(AdminError::Invalid {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbBackend};
 
@@ -162,8 +162,8 @@ pub struct Overview {
     pub embeddings: Totals,
     /// The most asked first.
     pub models: Vec<ModelCount>,
-    /// Every bucket, also the empty ones, oldest first. The first begins at or before the range does; the last is the
-    /// one that `now` is in.
+    /// Every bucket, also the empty ones, oldest first. The range begins within the first one, of which only the rest
+    /// counts, and `now` is in the last one.
     pub series: Vec<Bucket>,
 }
 
@@ -177,7 +177,8 @@ pub async fn overview(
     now: DateTime<Utc>,
 ) -> StoreResult<Overview> {
     let step = range.bucket_seconds();
-    let first = (now.timestamp() - range.seconds()).div_euclid(step);
+    let start = now - TimeDelta::seconds(range.seconds());
+    let first = start.timestamp().div_euclid(step);
     let last = now.timestamp().div_euclid(step);
     let time = |bucket: i64| {
         DateTime::from_timestamp(bucket * step, 0)
@@ -189,7 +190,7 @@ pub async fn overview(
     let mut series = (first..=last).map(empty).collect::<StoreResult<Vec<_>>>()?;
     let mut models: HashMap<(String, LogTable), u64> = HashMap::new();
     for table in LogTable::ALL.iter().copied() {
-        let query = sums(db.get_database_backend(), table, step, time(first)?, time(last + 1)?);
+        let query = sums(db.get_database_backend(), table, step, start, time(last + 1)?);
         for row in db.query_all(&query).await? {
             let (bucket, model, status, requests): (i64, String, String, i64) = (
                 row.try_get_by_index(0)?,
