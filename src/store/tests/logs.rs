@@ -6,6 +6,7 @@ use bytestring::ByteString;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::sums::usage_of;
 use super::{TestDb, on_each};
 use crate::domain::key::{ApiKey, Limits};
 use crate::domain::label::{ApiFormat, FinishReason, LabelValue, LogTable, ModelType, Status};
@@ -428,7 +429,7 @@ async fn retention_deletes_the_oldest_in_small_batches_and_leaves_the_sums() {
             (0..25).map(|n| LogRow { created_at: noon() + Duration::from_secs(n), ..row() }).collect();
         log::insert_batch(&t.log, &batch).await.unwrap();
         log::insert_batch(&t.log, &[embedding()]).await.unwrap();
-        let before = log::usage(&t.db, &UsageFilter::default()).await.unwrap();
+        let before = usage_of(t, &UsageFilter::default()).await;
         let older_than = noon() + Duration::from_secs(20);
         let mut deleted = Vec::new();
         loop {
@@ -442,7 +443,7 @@ async fn retention_deletes_the_oldest_in_small_batches_and_leaves_the_sums() {
             log::list(&t.db, LogTable::Completions, &LogFilter::default(), &Page::default()).await.unwrap();
         assert_eq!(left.last().unwrap().created_at, older_than, "exactly what is older is gone");
         assert_eq!((left.len(), rows(t, LogTable::Embeddings).await), (5, 1));
-        assert_eq!(log::usage(&t.db, &UsageFilter::default()).await.unwrap(), before);
+        assert_eq!(usage_of(t, &UsageFilter::default()).await, before);
     })
     .await;
 }
