@@ -316,7 +316,8 @@ impl<R: Row> Journal<R> {
     }
 
     /// The tally of rows that an earlier process left.
-    pub fn replay_tally(&self, table: LogTable) -> Tally {
+    #[cfg(test)]
+    fn replay_tally(&self, table: LogTable) -> Tally {
         self.shared.backlog.lock().replayed[table as usize]
     }
 
