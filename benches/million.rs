@@ -14,7 +14,9 @@ use chrono::{DateTime, Utc};
 use nexusgate::app::RunningApp;
 use nexusgate::config::Settings;
 use nexusgate::domain::label::{ApiFormat, LogTable, Status};
-use nexusgate::store::request_log::{self as log, Cursor, LogFilter, Page, StatsRange, UsageFilter};
+use nexusgate::store::request_log::{
+    self as log, Cursor, LogFilter, Page, StatsRange, UsageFilter, UsageGroup,
+};
 use sea_orm::{ConnectionTrait, Database, DbBackend};
 
 /// The limit of counting; see [`log::count`].
@@ -199,10 +201,17 @@ async fn measure() {
         })
         .await;
     }
-    let usage =
-        time("usage, all", async || log::usage(db, &UsageFilter::default()).await.expect("a query")).await;
-    assert_eq!(usage.iter().map(log::Usage::requests).sum::<u64>(), 1_000_000);
+    let every = [
+        UsageGroup::Day,
+        UsageGroup::ApiKey,
+        UsageGroup::Model,
+        UsageGroup::Provider,
+        UsageGroup::Table,
+    ];
+    let any = UsageFilter::default();
+    let usage = time("usage, all", async || log::usage_by(db, &any, &every).await.expect("a query")).await;
+    assert_eq!(usage.iter().map(|group| group.sums.requests()).sum::<u64>(), 1_000_000);
     let filter = UsageFilter { api_key_id: Some(7), ..UsageFilter::default() };
-    time("usage of a key", async || log::usage(db, &filter).await.expect("a query")).await;
+    time("usage of a key", async || log::usage_by(db, &filter, &every).await.expect("a query")).await;
     app.shutdown().await;
 }

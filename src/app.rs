@@ -145,17 +145,16 @@ impl RunningApp {
             metrics_token: settings.metrics_bearer_token.clone(),
             admin,
         };
-        let main = listen(SocketAddr::new(settings.listen_addr, settings.port)).await?;
+        let (main, address) = listen(SocketAddr::new(settings.listen_addr, settings.port)).await?;
         let metrics = match settings.metrics_addr {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
-        let address = local_address(&main)?;
-        let metrics_address = metrics.as_ref().map(local_address).transpose()?;
+        let metrics_address = metrics.as_ref().map(|(_, address)| *address);
         let patience = settings.client_timeout.0;
         let surface = Surface::new(&state, &settings.allowed_origins, metrics.is_none());
         servers.spawn(serve::serve(main, surface, patience, stop.clone(), gateway.abandoned().clone()));
-        if let Some(metrics) = metrics {
+        if let Some((metrics, _)) = metrics {
             // Until the very end: the last scrape is the one that sees the last requests.
             let never = CancellationToken::new();
             tasks.spawn(serve::serve(metrics, Surface::metrics(&state), patience, stop_tasks.clone(), never));
@@ -312,11 +311,10 @@ fn gateway_settings(settings: &Settings, upstream_trust: Trust) -> gateway::Sett
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-}
-
-fn local_address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    let address = SocketAddr::from(([0, 0, 0, 0], 0));
-    listener.local_addr().map_err(|source| StartError::Listen { address, source })
+/// A listener on `address`, and the address that it got: its port differs when 0 was asked for.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }

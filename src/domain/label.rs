@@ -191,24 +191,16 @@ impl LabelValue {
             })
             .collect();
         let clean = clean.trim();
-        Self::of(if clean.is_empty() { "unknown" } else { clean })
+        let text = if clean.is_empty() { "unknown" } else { clean };
+        // Fixed keys: the hash only has to spread configured names, which no attacker chooses.
+        let mut hasher = std::hash::DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self { text: text.into(), hash: hasher.finish() }
     }
 
     /// The text; it has no control characters.
     pub fn shared(&self) -> Arc<str> {
         self.text.clone()
-    }
-
-    /// The label of a key without a comment, or of a model that is not configured.
-    pub fn unknown() -> Self {
-        Self::of("unknown")
-    }
-
-    fn of(text: &str) -> Self {
-        // Fixed keys: the hash only has to spread configured names, which no attacker chooses.
-        let mut hasher = std::hash::DefaultHasher::new();
-        text.hash(&mut hasher);
-        Self { text: text.into(), hash: hasher.finish() }
     }
 
     pub fn as_str(&self) -> &str {

@@ -12,6 +12,10 @@ use super::label::{ApiFormat, FinishReason, LabelValue, LogTable, Status};
 use super::model::Target;
 use super::usage::{Cost, Usage};
 
+/// The longest request id, in bytes: it must fit the reference system's column. Ids are indexed, too, and PostgreSQL
+/// refuses index rows above 2,704 bytes.
+pub const REQUEST_ID_MAX_BYTES: usize = 127;
+
 /// The kind of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
@@ -62,7 +66,7 @@ pub struct RequestRecord {
     pub longest_stall: Option<Duration>,
     /// Time the gateway itself took: everything but waiting for the upstream and for the client.
     pub overhead: Duration,
-    /// The client's `X-NexusGate-ReqId`.
+    /// The client's `X-NexusGate-ReqId`: letters, digits and `_.:/-`, at most [`REQUEST_ID_MAX_BYTES`].
     pub request_id: Option<String>,
     /// The completion that a cache hit was answered from.
     pub source: Option<Uuid>,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason, Status};
-use crate::domain::record::{Call, RequestRecord};
+use crate::domain::record::{Call, REQUEST_ID_MAX_BYTES, RequestRecord};
 use crate::domain::usage::Usage;
 use crate::limit::{Lock, LockGuard};
 use crate::store::request_log::{self, LogRow};
@@ -35,8 +35,6 @@ use super::reading::fold;
 use super::refusal::Refusal;
 
 const HEADER: &str = "x-nexusgate-reqid";
-/// The longest id: it must fit the reference system's column.
-const MAX_LENGTH: usize = 127;
 /// The `Retry-After` while the first request runs.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a request waits for a database that does not answer, before it runs without a look-up.
@@ -54,9 +52,10 @@ pub(super) fn request_id(headers: &HeaderMap) -> Result<Option<String>, Refusal>
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
     let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(byte);
     let bytes = value.as_bytes();
-    if bytes.is_empty() || bytes.len() > MAX_LENGTH || !bytes.iter().all(valid) {
-        let message =
-            format!("`X-NexusGate-ReqId` must be 1 to {MAX_LENGTH} characters of A-Z a-z 0-9 _ . : / -.");
+    if bytes.is_empty() || bytes.len() > REQUEST_ID_MAX_BYTES || !bytes.iter().all(valid) {
+        let message = format!(
+            "`X-NexusGate-ReqId` must be 1 to {REQUEST_ID_MAX_BYTES} characters of A-Z a-z 0-9 _ . : / -."
+        );
         return Err(Refusal::new(RejectReason::InvalidRequest, message));
     }
     Ok(value.to_str().ok().map(str::to_owned))

@@ -38,7 +38,7 @@ pub(super) fn read_whole(
         // Some providers (OpenRouter) report errors with the status of a success.
         return Err(reported(&body).map_or_else(protocol, |error| Failure::told(job.call, &error)));
     };
-    if observed.error.is_some() {
+    if observed.failed {
         let mut failure = Failure::told(job.call, &parse_error(200, &body)).costing(&observed.usage);
         if context.is_none() {
             let body = as_asked(job, head, body);

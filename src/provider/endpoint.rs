@@ -22,9 +22,6 @@ const AZURE_API_VERSION: &str = "2024-10-21";
 pub enum Operation {
     /// A chat-like call in the provider's own format.
     Complete,
-    /// A chat completion at a provider that also speaks Responses, and the other way round.
-    ChatCompletions,
-    Responses,
     Embeddings,
     /// The list of models on offer.
     Models,
@@ -36,8 +33,8 @@ impl Operation {
     fn path(self, kind: ProviderKind) -> &'static str {
         match (self, kind) {
             (Self::Complete, ProviderKind::Anthropic) => "messages",
-            (Self::Complete, ProviderKind::OpenAiResponses) | (Self::Responses, _) => "responses",
-            (Self::Complete | Self::ChatCompletions, _) => "chat/completions",
+            (Self::Complete, ProviderKind::OpenAiResponses) => "responses",
+            (Self::Complete, _) => "chat/completions",
             (Self::Embeddings, _) => "embeddings",
             (Self::Models, _) => "models",
             (Self::CountTokens, _) => "messages/count_tokens",
@@ -127,7 +124,7 @@ fn azure_path(base: &str, path: &str, operation: Operation, remote_id: &str) -> 
     }
     let resource = base.trim_end_matches("/openai");
     match operation {
-        Operation::Models | Operation::Responses => (format!("{resource}/openai/{path}"), true),
+        Operation::Models => (format!("{resource}/openai/{path}"), true),
         _ => (format!("{resource}/openai/deployments/{}/{path}", encode(remote_id)), true),
     }
 }

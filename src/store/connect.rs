@@ -309,7 +309,7 @@ fn reason(error: &sqlx::Error) -> String {
 }
 
 /// A database URL without its password, for messages. Anything that does not parse keeps only its scheme.
-pub fn redact_url(database_url: &str) -> String {
+fn redact_url(database_url: &str) -> String {
     let Ok(mut url) = Url::parse(database_url) else {
         return match database_url.split_once(':') {
             Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => {

@@ -31,7 +31,7 @@ use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-pub use connect::{Settings, connect, log_writer, redact_url};
+pub use connect::{Settings, connect, log_writer};
 pub use crypt::Cipher;
 pub use error::{StoreError, StoreResult};
 pub use snapshot::{ActiveCounts, Snapshot, SnapshotStore, counts};

@@ -53,27 +53,13 @@ impl Hasher for TakeBytes {
 
 type KeyMap = HashMap<KeyHash, Arc<ApiKey>, BuildHasherDefault<TakeBytes>>;
 
-/// The configuration at one moment.
-#[derive(Debug)]
+/// The configuration at one moment; by default nothing is configured.
+#[derive(Debug, Default)]
 pub struct Snapshot {
     keys: KeyMap,
     targets: HashMap<Box<str>, Vec<Arc<Target>>, RandomState>,
     providers: Vec<Arc<Provider>>,
-    loaded_at: DateTime<Utc>,
     problems: Vec<String>,
-}
-
-impl Default for Snapshot {
-    /// Nothing configured.
-    fn default() -> Self {
-        Self {
-            keys: KeyMap::default(),
-            targets: HashMap::default(),
-            providers: Vec::new(),
-            loaded_at: DateTime::UNIX_EPOCH,
-            problems: Vec::new(),
-        }
-    }
 }
 
 impl Snapshot {
@@ -83,7 +69,6 @@ impl Snapshot {
     /// # Errors
     /// [`StoreError::Database`]. Entries that cannot be used do not fail it: see [`problems`](Self::problems).
     pub async fn load(db: &DatabaseConnection, cipher: &Arc<Cipher>) -> StoreResult<Self> {
-        let loaded_at = now();
         // One transaction, so that no model is seen without its provider.
         let options = sea_orm::TransactionOptions {
             isolation_level: (db.get_database_backend() == sea_orm::DbBackend::Postgres)
@@ -106,7 +91,7 @@ impl Snapshot {
 
         let cipher = Arc::clone(cipher);
         let build = tokio::task::spawn_blocking(move || {
-            let mut snapshot = Self { loaded_at, ..Self::default() };
+            let mut snapshot = Self::default();
             snapshot.add_routes(providers, models, &cipher);
             snapshot.add_keys(&keys)?;
             Ok(snapshot)
@@ -142,11 +127,6 @@ impl Snapshot {
     /// Every provider, in the order of ids.
     pub fn providers(&self) -> &[Arc<Provider>] {
         &self.providers
-    }
-
-    /// When it was read.
-    pub fn loaded_at(&self) -> DateTime<Utc> {
-        self.loaded_at
     }
 
     /// One line for each entry that was left out because it cannot be used: a secret under another key, a base URL or a

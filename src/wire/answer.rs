@@ -2,7 +2,7 @@
 
 use super::lenient::{Array, Items, Raw, json_object, read_json};
 use super::usage::{AnthropicUsage, ChatUsage};
-use super::watch::{Choices, Failure, Response, anthropic_finish_reason};
+use super::watch::{Choices, Response, anthropic_finish_reason, is_error};
 use crate::domain::label::{ApiFormat, FinishReason};
 use crate::domain::record::Call;
 use crate::domain::usage::Usage;
@@ -12,8 +12,8 @@ use crate::domain::usage::Usage;
 pub struct Observed {
     pub usage: Usage,
     pub finish_reason: Option<FinishReason>,
-    /// The short code of the error in an answer that failed although its HTTP status is a success.
-    pub error: Option<String>,
+    /// Whether it reports an error, although its HTTP status is a success.
+    pub failed: bool,
 }
 
 /// The body is not JSON, or not an answer of the format.
@@ -54,16 +54,15 @@ pub fn observe_answer(call: Call, body: &[u8]) -> Result<Observed, NotAnAnswer> 
 fn observe_chat(body: &[u8]) -> Result<Observed, NotAnAnswer> {
     let answer: ChatAnswer<'_> = read_json(body).map_err(|_| NotAnAnswer)?;
     let choices = answer.choices.0.ok_or(NotAnAnswer)?;
-    let finish_reason = choices.finish_reason();
-    let error = Failure::code_of(answer.error).or_else(|| choices.into_error());
-    Ok(Observed { usage: answer.usage.usage(), finish_reason, error })
+    let failed = is_error(answer.error) || choices.has_failed();
+    Ok(Observed { usage: answer.usage.usage(), finish_reason: choices.finish_reason(), failed })
 }
 
 fn observe_anthropic(body: &[u8]) -> Result<Observed, NotAnAnswer> {
     let answer: AnthropicAnswer<'_> = read_json(body).map_err(|_| NotAnAnswer)?;
     answer.content.0.ok_or(NotAnAnswer)?;
     let finish_reason = answer.stop_reason.text().as_deref().map(anthropic_finish_reason);
-    Ok(Observed { usage: answer.usage.usage(), finish_reason, error: None })
+    Ok(Observed { usage: answer.usage.usage(), finish_reason, failed: false })
 }
 
 fn observe_responses(body: &[u8]) -> Result<Observed, NotAnAnswer> {
@@ -71,7 +70,7 @@ fn observe_responses(body: &[u8]) -> Result<Observed, NotAnAnswer> {
     if !answer.is_response() {
         return Err(NotAnAnswer);
     }
-    Ok(Observed { usage: answer.usage(), finish_reason: answer.finish_reason(), error: answer.error() })
+    Ok(Observed { usage: answer.usage(), finish_reason: answer.finish_reason(), failed: answer.has_failed() })
 }
 
 #[cfg(test)]
@@ -101,7 +100,8 @@ mod tests {
             cache_write: Some(1),
             reasoning: Some(3),
         };
-        assert_eq!(observed, Ok(Observed { usage, finish_reason: Some(FinishReason::Length), error: None }));
+        let expected = Observed { usage, finish_reason: Some(FinishReason::Length), failed: false };
+        assert_eq!(observed, Ok(expected));
         for (reason, folded) in [
             ("stop", FinishReason::Stop),
             ("tool_calls", FinishReason::ToolCalls),
@@ -112,16 +112,18 @@ mod tests {
             let body = format!(r#"{{"choices":[{{"finish_reason":"{reason}"}}]}}"#);
             assert_eq!(finish(ApiFormat::OpenAiChat, &body), Some(folded));
         }
-        for (body, error) in [
-            (r#"{"choices":[{"finish_reason":"error"}]}"#, "error"),
-            (r#"{"choices":[{"finish_reason":null,"error":{"code":502,"message":"m"}}]}"#, "502"),
-            (r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"error","error":"m m"}]}"#, "error"),
-            (r#"{"choices":[],"error":{"code":"overloaded"}}"#, "overloaded"),
+        for (body, failed) in [
+            (r#"{"choices":[{"finish_reason":"error"}]}"#, true),
+            (r#"{"choices":[{"finish_reason":null,"error":{"code":502,"message":"m"}}]}"#, true),
+            (r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"error","error":"m m"}]}"#, true),
+            (r#"{"choices":[],"error":{"code":"overloaded"}}"#, true),
+            (r#"{"choices":[],"error":"m m"}"#, true),
+            (r#"{"choices":[{"finish_reason":"stop","error":null}],"error":null}"#, false),
+            (r#"{"choices":[{"finish_reason":"stop","error":""}],"error":{}}"#, false),
+            (r#"{"choices":[{"finish_reason":"stop","error":[1]}],"error":false}"#, false),
         ] {
-            assert_eq!(observe(ApiFormat::OpenAiChat, body).unwrap().error.as_deref(), Some(error), "{body}");
+            assert_eq!(observe(ApiFormat::OpenAiChat, body).unwrap().failed, failed, "{body}");
         }
-        let fine = r#"{"choices":[{"finish_reason":"stop","error":null}],"error":null}"#;
-        assert_eq!(observe(ApiFormat::OpenAiChat, fine).unwrap().error, None);
         assert_eq!(observe(ApiFormat::OpenAiChat, r#"{"choices":[],"usage":"?"}"#), Ok(Observed::default()));
         let odd = r#"{"choices":[],"usage":{"prompt_tokens":1e400,"completion_tokens":3}}"#;
         let usage = Usage { completion: Some(3), ..Usage::default() };
@@ -189,7 +191,7 @@ mod tests {
         }
         let failed =
             observe(format, r#"{"status":"failed","output":[],"error":{"code":"server_error"}}"#).unwrap();
-        assert_eq!((failed.finish_reason, failed.error.as_deref()), (None, Some("server_error")));
+        assert_eq!((failed.finish_reason, failed.failed), (None, true));
     }
 
     #[test]

@@ -5,13 +5,12 @@ mod chat;
 mod responses;
 mod template;
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
 use super::error::{ApiError, parse_error};
-use super::lenient::{Raw, json_object};
+use super::lenient::Raw;
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
 use crate::domain::label::{ApiFormat, FinishReason};
@@ -41,8 +40,8 @@ pub struct Seen {
     /// Whether a choice of a chat went on after it had finished, so that its finish reason is not the end; only
     /// `[DONE]` or the end of the connection is.
     pub goes_on: bool,
-    /// The short code of the first error that the provider sent as an event.
-    pub error: Option<String>,
+    /// Whether the provider sent an error as an event.
+    pub failed: bool,
     /// Whether an event was not JSON, or too large to be read.
     pub malformed: bool,
 }
@@ -118,10 +117,8 @@ impl Reader {
             ApiFormat::OpenAiResponses => responses::read(event.event, data, seen),
             ApiFormat::Anthropic => anthropic::read(event.event, data, &mut self.usage, seen),
         };
-        if failed && seen.error.is_none() {
-            seen.error = Some(Failure::code_of_event(data));
-        }
-        if seen.error.is_some() && self.failure.is_none() {
+        seen.failed |= failed;
+        if seen.failed && self.failure.is_none() {
             self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
         }
         if kind == Some(Kind::Content) && !failed {
@@ -169,7 +166,7 @@ impl StreamWatcher {
         self.seen.done || (self.seen.terminal && self.reader.format != ApiFormat::OpenAiChat)
     }
 
-    /// The error whose code is in [`Seen::error`], with the status that it would have had outside of a stream.
+    /// The first error that the provider sent as an event, with the status that it would have had outside of a stream.
     pub fn failure(&self) -> Option<&ApiError> {
         self.reader.failure.as_deref()
     }
@@ -251,48 +248,9 @@ impl StreamWatcher {
     }
 }
 
-json_object! {
-    /// An error as providers send it within a stream: `{"error": {…}}`, `{"error": "…"}`, or the bare fields.
-    pub(super) struct Failure<'de> {
-        error: Raw<'de> = "error",
-        code: Raw<'de> = "code",
-        kind: Raw<'de> = "type",
-    }
-}
-
-impl Failure<'_> {
-    /// The short code of an event that is an error as a whole.
-    fn code_of_event(data: &str) -> String {
-        let event: Failure<'_> = serde_json::from_str(data).unwrap_or_default();
-        Self::code_of(event.error).unwrap_or_else(|| event.short_code())
-    }
-
-    /// The short code of an `error` field that is a non-empty object or text.
-    pub(super) fn code_of(error: Raw<'_>) -> Option<String> {
-        if let Some(failure) = error.object::<Failure<'_>>().filter(|_| error.is_filled()) {
-            return Some(failure.short_code());
-        }
-        let text = error.text()?;
-        Some(if is_short_code(&text) { text.into_owned() } else { ERROR.to_owned() })
-    }
-
-    fn short_code(&self) -> String {
-        [self.code, self.kind]
-            .into_iter()
-            .filter_map(Raw::text)
-            .find(|text| is_short_code(text) && text != ERROR)
-            .map(Cow::into_owned)
-            .or_else(|| self.code.count().map(|code| code.to_string()))
-            .unwrap_or_else(|| ERROR.to_owned())
-    }
-}
-
-/// The code of an error that has none.
-const ERROR: &str = "error";
-
-/// Whether `text` is a code rather than a sentence; only codes go into the request log.
-fn is_short_code(text: &str) -> bool {
-    text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte))
+/// Whether the value of an `error` field is an error: an object or a text that is not empty.
+pub(super) fn is_error(value: Raw<'_>) -> bool {
+    (value.is_object() && value.is_filled()) || value.text().is_some()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub struct Tally {
     pub acknowledged: u64,
     /// Refused by the database for their contents; kept in `rejected.jsonl`.
     pub rejected: u64,
-    /// Lost: no room in memory nor on disk.
+    /// Lost: no room in memory nor on disk, or their part of the journal is damaged, cannot be read or was deleted.
     pub dropped: u64,
 }
 

@@ -104,15 +104,17 @@ pub enum LogEvent {
     Retried { table: LogTable },
     /// The database answered, or stopped answering. Emitted only on a change.
     DatabaseUp(bool),
-    /// Rows go into the database without their bodies, because space was short.
+    /// Rows go into the database without their bodies: space was short, or the database refused the bodies.
     PayloadsDropped { table: LogTable, rows: u64 },
-    /// Rows are lost, because neither memory nor disk had room.
+    /// Rows are lost: neither memory nor disk had room, or their part of the journal is damaged, cannot be read or was
+    /// deleted.
     RowsDropped { table: LogTable, rows: u64 },
     /// The database refuses rows for their contents; they are in `rejected.jsonl`.
     RowsRejected { table: LogTable, rows: u64 },
     /// Damaged or torn stretches of the journal were skipped.
     RecordsDamaged { records: u64 },
-    /// The file system failed or hung; the row waits in memory only.
+    /// The journal could not be written, synced or shortened, or its active segment was deleted. Rows that it does not
+    /// hold wait in memory only.
     JournalFailed,
 }
 
@@ -316,7 +318,8 @@ impl<R: Row> Journal<R> {
     }
 
     /// The tally of rows that an earlier process left.
-    pub fn replay_tally(&self, table: LogTable) -> Tally {
+    #[cfg(test)]
+    fn replay_tally(&self, table: LogTable) -> Tally {
         self.shared.backlog.lock().replayed[table as usize]
     }
 

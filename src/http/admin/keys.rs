@@ -364,7 +364,7 @@ struct BucketUsage {
     current: u64,
     /// Per minute.
     limit: u32,
-    /// Available at once. May exceed the limit: unused minutes add up to `RATE_LIMIT_BURST` of them.
+    /// Available at once, at most the limit: what a burst may take beyond it is not shown.
     remaining: u64,
 }
 

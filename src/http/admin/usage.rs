@@ -107,7 +107,7 @@ struct SumsView {
 impl From<Sums> for SumsView {
     fn from(sums: Sums) -> Self {
         Self {
-            requests: sums.completed + sums.failed + sums.aborted + sums.cache_hit,
+            requests: sums.requests(),
             completed: sums.completed,
             failed: sums.failed,
             aborted: sums.aborted,
@@ -119,7 +119,7 @@ impl From<Sums> for SumsView {
             reasoning_tokens: sums.reasoning_tokens,
             prompt_cost: sums.prompt_cost,
             completion_cost: sums.completion_cost,
-            cost: sums.prompt_cost + sums.completion_cost,
+            cost: sums.cost(),
         }
     }
 }

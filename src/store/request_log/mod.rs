@@ -15,9 +15,9 @@ mod write;
 mod writer;
 
 pub use read::{Cursor, LogFilter, Page, count, find_by_request_id, get, list};
-pub use row::{LogRow, REQUEST_ID_MAX_BYTES};
+pub use row::LogRow;
 pub use stats::{Bucket, ModelCount, Overview, StatsRange, Totals, overview};
-pub use usage::{Sums, Usage, UsageFilter, UsageGroup, UsageSum, usage, usage_by};
+pub use usage::{Sums, UsageFilter, UsageGroup, UsageSum, usage_by};
 pub use write::{delete, insert_batch, prune};
 pub use writer::LogWriter;
 

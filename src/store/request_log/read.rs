@@ -171,10 +171,6 @@ pub async fn find_by_request_id(
     api_key_id: i64,
     request_id: &str,
 ) -> StoreResult<Option<LogRow>> {
-    // A text with NUL cannot have been stored.
-    if request_id.contains('\0') {
-        return Ok(None);
-    }
     let query = columns(table, true)
         .and_where(Expr::col("request_id").eq(request_id))
         .and_where(Expr::col("api_key_id").eq(api_key_id))

@@ -12,13 +12,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain::label::LogTable;
-use crate::domain::record::{Call, RequestRecord};
+use crate::domain::record::{Call, REQUEST_ID_MAX_BYTES, RequestRecord};
 
-/// The longest request id that is kept, in bytes. Ids are indexed, and PostgreSQL refuses index rows above 2,704 bytes;
-/// half a kilobyte is more than any id needs.
-pub const REQUEST_ID_MAX_BYTES: usize = 512;
-
-/// The longest error that is kept, in characters; indexed too.
+/// The longest error that is kept, in characters. Errors are indexed, and PostgreSQL refuses index rows above 2,704
+/// bytes.
 const ERROR_MAX_CHARS: usize = 500;
 
 /// A row of the request log, of either table, ready to be stored: no NUL character (PostgreSQL refuses it), valid
@@ -195,7 +192,7 @@ impl From<&RequestRecord> for LogRow {
             finish_reason: record.finish_reason.map(|reason| reason.as_str().into()),
             error: record.error.as_deref().map(error),
             // If ids were truncated, two could become one, and one request would get the other's answer.
-            request_id: record.request_id.as_deref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).map(text),
+            request_id: record.request_id.as_ref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).cloned(),
             source: record.source,
             request_body: record.request_body.as_ref().map(body),
             response_body: record.response_body.as_ref().map(body),

@@ -17,44 +17,6 @@ use crate::store::error::StoreResult;
 /// Rows in one statement.
 const PAGE: usize = 500;
 
-/// The requests of one key to one model at one provider on one day.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Usage {
-    /// UTC; the day of arrival.
-    pub day: NaiveDate,
-    pub api_key_id: i64,
-    /// System name.
-    pub model: String,
-    /// `None`: no provider was reached.
-    pub provider: Option<String>,
-    pub table: LogTable,
-    pub completed: u64,
-    pub failed: u64,
-    pub aborted: u64,
-    pub cache_hit: u64,
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    pub cached_tokens: u64,
-    pub cache_write_tokens: u64,
-    pub reasoning_tokens: u64,
-    /// USD.
-    pub prompt_cost: f64,
-    /// USD.
-    pub completion_cost: f64,
-}
-
-impl Usage {
-    /// Requests, however they ended.
-    pub fn requests(&self) -> u64 {
-        self.completed + self.failed + self.aborted + self.cache_hit
-    }
-
-    /// USD.
-    pub fn cost(&self) -> f64 {
-        self.prompt_cost + self.completion_cost
-    }
-}
-
 /// Selects usage; `None`: all.
 #[derive(Debug, Clone, Default)]
 pub struct UsageFilter {
@@ -121,7 +83,20 @@ pub struct Sums {
     pub completion_cost: f64,
 }
 
-/// Usage summed by `by`, the latest day first. Without groups in `by` the result is one sum, even over no rows.
+impl Sums {
+    /// Requests, however they ended.
+    pub fn requests(&self) -> u64 {
+        self.completed + self.failed + self.aborted + self.cache_hit
+    }
+
+    /// USD.
+    pub fn cost(&self) -> f64 {
+        self.prompt_cost + self.completion_cost
+    }
+}
+
+/// Usage summed by `by`, the latest day first; known also for days whose rows retention has pruned. Without groups in
+/// `by` the result is one sum, even over no rows.
 ///
 /// # Errors
 /// [`StoreError::Database`](crate::store::StoreError::Database).
@@ -206,46 +181,6 @@ fn filtered(filter: &UsageFilter) -> Select<Entity> {
         // SQLite has no OFFSET without LIMIT.
         .limit(filter.limit.unwrap_or(u64::try_from(i64::MAX).unwrap_or(u64::MAX)))
         .offset(filter.offset)
-}
-
-/// Usage by day, key, model and provider, the latest day first. Known also for days whose rows retention has pruned.
-///
-/// # Errors
-/// [`StoreError::Database`](crate::store::StoreError::Database).
-pub async fn usage(db: &impl ConnectionTrait, filter: &UsageFilter) -> StoreResult<Vec<Usage>> {
-    let rows = filtered(filter)
-        .order_by_desc(Column::Day)
-        .order_by_asc(Column::ApiKeyId)
-        .order_by_asc(Column::Model)
-        .order_by_asc(Column::Provider)
-        .order_by_asc(Column::Kind)
-        .all(db)
-        .await?;
-    Ok(rows.into_iter().map(Usage::from).collect())
-}
-
-impl From<Model> for Usage {
-    fn from(row: Model) -> Self {
-        let count = |stored: i64| u64::try_from(stored).unwrap_or(0);
-        Self {
-            day: row.day,
-            api_key_id: row.api_key_id,
-            model: row.model,
-            provider: Some(row.provider).filter(|name| !name.is_empty()),
-            table: LogTable::parse(&row.kind).unwrap_or(LogTable::Completions),
-            completed: count(row.completed),
-            failed: count(row.failed),
-            aborted: count(row.aborted),
-            cache_hit: count(row.cache_hit),
-            prompt_tokens: count(row.prompt_tokens),
-            completion_tokens: count(row.completion_tokens),
-            cached_tokens: count(row.cached_tokens),
-            cache_write_tokens: count(row.cache_write_tokens),
-            reasoning_tokens: count(row.reasoning_tokens),
-            prompt_cost: row.prompt_cost,
-            completion_cost: row.completion_cost,
-        }
-    }
 }
 
 /// The columns of the primary key.

@@ -3,10 +3,16 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, Utc};
 
 use super::logs::{embedding, noon, row};
-use super::{on_each, settings};
+use super::{TestDb, on_each, settings};
 use crate::domain::label::{LogTable, Status};
 use crate::store::log_writer;
-use crate::store::request_log::{self as log, LogRow, StatsRange, UsageFilter};
+use crate::store::request_log::{self as log, LogRow, StatsRange, Sums, UsageFilter, UsageGroup, UsageSum};
+
+/// The sums as they are stored: each group apart.
+pub(super) async fn usage_of(t: &TestDb, filter: &UsageFilter) -> Vec<UsageSum> {
+    use UsageGroup::{ApiKey, Day, Model, Provider, Table};
+    log::usage_by(&t.db, filter, &[Day, ApiKey, Model, Provider, Table]).await.unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sums_by_day_equal_the_rows_whoever_writes() {
@@ -44,24 +50,22 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
             new += writer.await.unwrap();
         }
         assert_eq!(new, 400, "each is new exactly once");
-        let usage = log::usage(&t.db, &UsageFilter::default()).await.unwrap();
-        assert_eq!(usage.iter().map(log::Usage::requests).sum::<u64>(), 400);
+        let usage = usage_of(t, &UsageFilter::default()).await;
+        assert_eq!(usage.iter().map(|sum| sum.sums.requests()).sum::<u64>(), 400);
         let mut sorted = usage.clone();
         sorted.sort_by_key(|sum| std::cmp::Reverse(sum.day));
         assert_eq!(usage, sorted, "the latest day first");
         for sum in &usage {
+            let place = (sum.day, sum.api_key_id, sum.model.as_deref(), sum.provider.as_deref(), sum.table);
             let mine: Vec<_> = rows
                 .iter()
                 .filter(|row| {
-                    (
-                        row.created_at.date_naive(),
-                        row.api_key_id,
-                        &*row.model,
-                        row.provider.as_deref(),
-                        row.table,
-                    ) == (sum.day, sum.api_key_id, sum.model.as_str(), sum.provider.as_deref(), sum.table)
+                    let day = Some(row.created_at.date_naive());
+                    let provider = Some(row.provider.as_deref().unwrap_or_default());
+                    (day, Some(row.api_key_id), Some(&*row.model), provider, Some(row.table)) == place
                 })
                 .collect();
+            let sum = &sum.sums;
             let number =
                 |status: &str| u64::try_from(mine.iter().filter(|row| row.status == status).count()).unwrap();
             assert_eq!(sum.completed, number("completed"));
@@ -80,13 +84,13 @@ async fn the_sums_by_day_equal_the_rows_whoever_writes() {
             model: Some("model-1".to_owned()),
             ..UsageFilter::default()
         };
-        let filtered = log::usage(&t.db, &filter).await.unwrap();
+        let filtered = usage_of(t, &filter).await;
         assert!(!filtered.is_empty());
-        assert!(
-            filtered.iter().all(|sum| Some(sum.day) == day && sum.api_key_id == 1 && sum.model == "model-1")
-        );
+        for sum in &filtered {
+            assert_eq!((sum.day, sum.api_key_id, sum.model.as_deref()), (day, Some(1), Some("model-1")));
+        }
         let paged = UsageFilter { offset: 1, limit: Some(2), ..UsageFilter::default() };
-        assert_eq!(log::usage(&t.db, &paged).await.unwrap(), usage[1..3]);
+        assert_eq!(usage_of(t, &paged).await, usage[1..3]);
     })
     .await;
 }
@@ -116,26 +120,28 @@ async fn each_part_of_a_sum_is_its_own() {
                 log::insert_batch(writer, &batch).await.unwrap();
                 let count = u64::from(times);
                 let expected: Vec<_> = (1..=40_u32)
-                    .map(|key| log::Usage {
-                        day,
-                        api_key_id: key.into(),
-                        model: batch[0].model.to_string(),
+                    .map(|key| UsageSum {
+                        day: Some(day),
+                        api_key_id: Some(key.into()),
+                        model: Some(batch[0].model.to_string()),
                         provider: batch[0].provider.as_deref().map(str::to_owned),
-                        table: LogTable::Completions,
-                        completed: count,
-                        failed: 0,
-                        aborted: 0,
-                        cache_hit: 0,
-                        prompt_tokens: count * 10_000,
-                        completion_tokens: count * 2_000,
-                        cached_tokens: count * 300,
-                        cache_write_tokens: count * 40,
-                        reasoning_tokens: count * 5,
-                        prompt_cost: f64::from(times) * f64::from(key),
-                        completion_cost: f64::from(times) * 0.25,
+                        table: Some(LogTable::Completions),
+                        sums: Sums {
+                            completed: count,
+                            failed: 0,
+                            aborted: 0,
+                            cache_hit: 0,
+                            prompt_tokens: count * 10_000,
+                            completion_tokens: count * 2_000,
+                            cached_tokens: count * 300,
+                            cache_write_tokens: count * 40,
+                            reasoning_tokens: count * 5,
+                            prompt_cost: f64::from(times) * f64::from(key),
+                            completion_cost: f64::from(times) * 0.25,
+                        },
                     })
                     .collect();
-                assert_eq!(log::usage(&t.db, &filter).await.unwrap(), expected);
+                assert_eq!(usage_of(t, &filter).await, expected);
             }
         }
     })

@@ -86,8 +86,10 @@ fn events_end_a_stream_in_its_format() {
     for format in ApiFormat::ALL.iter().copied() {
         let mut watcher = StreamWatcher::new(format, false);
         watcher.feed(error_event(format, &error, None));
-        let code = if format == ApiFormat::Anthropic { "api_error" } else { "stream_cut" };
-        assert_eq!(watcher.seen().error.as_deref(), Some(code));
+        assert!(watcher.seen().failed, "{format}");
+        let read = watcher.failure().unwrap();
+        let code = (format != ApiFormat::Anthropic).then_some("stream_cut");
+        assert_eq!((read.code.as_deref(), &*read.message), (code, "gone"));
     }
 }
 

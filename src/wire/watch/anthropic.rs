@@ -1,6 +1,6 @@
 //! Events of an Anthropic Messages stream.
 
-use super::{Failure, Kind, Seen};
+use super::{Kind, Seen};
 use crate::domain::label::FinishReason;
 use crate::wire::lenient::{Raw, json_object};
 use crate::wire::usage::AnthropicUsage;
@@ -16,7 +16,6 @@ json_object! {
         content_block: Raw<'de> = "content_block",
         /// Of `message_delta`.
         usage: Raw<'de> = "usage",
-        error: Raw<'de> = "error",
     }
 }
 
@@ -99,9 +98,7 @@ pub(super) fn read(
                 delta.stop_reason.text().as_deref().map(finish_reason).or(seen.finish_reason);
         }
         Some("message_stop") => seen.terminal = true,
-        Some("error") if seen.error.is_none() => {
-            seen.error = Some(Failure::code_of(event.error).unwrap_or_else(|| super::ERROR.to_owned()));
-        }
+        Some("error") => seen.failed = true,
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

@@ -1,6 +1,6 @@
 //! Chunks of a chat completion stream.
 
-use super::{Failure, Kind, Seen};
+use super::{Kind, Seen, is_error};
 use crate::domain::label::FinishReason;
 use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
 use crate::wire::usage::ChatUsage;
@@ -88,8 +88,8 @@ pub(crate) struct Choices {
     count: usize,
     says_something: bool,
     progress: Progress,
-    /// The short code of the first error that a choice ended with.
-    error: Option<String>,
+    /// Whether a choice ended with an error.
+    failed: bool,
 }
 
 /// Choices that have content, and choices that have finished: a bit for each.
@@ -152,10 +152,7 @@ impl<'de> Fold<'de> for Choices {
         let spoke = choice.delta.says_something();
         self.says_something |= spoke;
         let reason = choice.finish_reason.text();
-        if self.error.is_none() {
-            let failed = reason.as_deref() == Some(FAILED);
-            self.error = Failure::code_of(choice.error).or_else(|| failed.then(|| super::ERROR.to_owned()));
-        }
+        self.failed |= reason.as_deref() == Some(FAILED) || is_error(choice.error);
         self.progress.add(choice.index.0, spoke, reason.as_deref().map(finish_reason));
     }
 }
@@ -166,9 +163,9 @@ impl Choices {
         self.progress.finish_reason()
     }
 
-    /// The short code of the first error that a choice ended with.
-    pub(crate) fn into_error(self) -> Option<String> {
-        self.error
+    /// Whether a choice ended with an error.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
     }
 }
 
@@ -197,7 +194,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
     }
     let mut kind = Kind::Idle;
     let mut usage_only = false;
-    let mut error = Failure::code_of(error);
+    let mut failed = is_error(error);
     if let Some(choices) = chunk.choices.0 {
         if choices.says_something {
             seen.first_token = true;
@@ -210,16 +207,16 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         seen.finish_reason = progress.finish_reason();
         seen.terminal = seen.done || progress.is_complete();
         seen.goes_on = progress.goes_on;
-        usage_only = choices.count == 0 && chunk.usage.is_object() && error.is_none();
-        error = error.or(choices.error);
+        usage_only = choices.count == 0 && chunk.usage.is_object() && !failed;
+        failed |= choices.failed;
     }
     if let Some(usage) = usage.object::<ChatUsage>() {
         seen.usage.merge(&usage.usage());
         kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
     }
-    if error.is_some() {
+    if failed {
         kind = Kind::Telling;
-        seen.error = seen.error.take().or(error);
+        seen.failed = true;
     }
     Some(kind)
 }

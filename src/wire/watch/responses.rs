@@ -1,6 +1,6 @@
 //! Events of a Responses stream.
 
-use super::{Failure, Kind, Seen};
+use super::{Kind, Seen, is_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Fold, Raw, json_object};
@@ -93,9 +93,9 @@ impl Response<'_> {
         self.usage.usage()
     }
 
-    /// The short code of the error it ended with.
-    pub(crate) fn error(&self) -> Option<String> {
-        Failure::code_of(self.error)
+    /// Whether it ended with an error.
+    pub(crate) fn has_failed(&self) -> bool {
+        is_error(self.error)
     }
 }
 
@@ -110,15 +110,9 @@ pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Ki
             let response: Response<'_> = event.response.object().unwrap_or_default();
             seen.usage.merge(&response.usage());
             seen.finish_reason = response.finish_reason().or(seen.finish_reason);
-            if seen.error.is_none() && kind == "response.failed" {
-                seen.error = Some(response.error().unwrap_or_else(|| super::ERROR.to_owned()));
-            }
+            seen.failed |= kind == "response.failed";
         }
-        "error" => {
-            if seen.error.is_none() {
-                seen.error = Some(Failure::code_of_event(data));
-            }
-        }
+        "error" => seen.failed = true,
         kind if kind.ends_with(".delta") => {
             let content = event.delta.is_filled();
             seen.first_token |= content;

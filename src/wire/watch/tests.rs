@@ -83,10 +83,7 @@ fn chat_streams_are_understood() {
             "filter-results-first-crlf",
             ended_chat(FinishReason::ContentFilter, [Some(8), Some(1), Some(0), None, Some(0)]),
         ),
-        (
-            "comments-and-error",
-            Seen { error: Some("502".to_owned()), ..ended_chat(FinishReason::Other, [None; 5]) },
-        ),
+        ("comments-and-error", Seen { failed: true, ..ended_chat(FinishReason::Other, [None; 5]) }),
         ("refusal-cut-without-end", Seen { first_token: true, ..Seen::default() }),
         ("last-blank-line-missing", ended(FinishReason::Stop, [Some(3), Some(1), Some(0), None, Some(0)])),
         ("no-space-not-json", Seen { malformed: true, ..ended_chat(FinishReason::Stop, [None; 5]) }),
@@ -123,7 +120,7 @@ fn anthropic_streams_are_understood() {
             Seen {
                 first_token: true,
                 usage: usage([Some(7), Some(1), None, None, None]),
-                error: Some("overloaded_error".to_owned()),
+                failed: true,
                 ..Seen::default()
             },
         ),
@@ -142,7 +139,7 @@ fn responses_streams_are_understood() {
         ("text", ended(FinishReason::Stop, [Some(20), Some(6), Some(16), None, Some(2)])),
         ("tool-call", ended(FinishReason::ToolCalls, [Some(90), Some(14), Some(0), None, Some(0)])),
         ("reasoning-incomplete", ended(FinishReason::Length, [Some(33), Some(64), Some(0), None, Some(64)])),
-        ("failed", Seen { terminal: true, error: Some("insufficient_quota".to_owned()), ..Seen::default() }),
+        ("failed", Seen { terminal: true, failed: true, ..Seen::default() }),
         ("cut-mid-event", Seen { first_token: true, ..Seen::default() }),
     ];
     for (case, expected) in cases {
@@ -268,50 +265,54 @@ fn odd_fields_do_not_break_the_watching() {
 }
 
 #[test]
-fn errors_in_a_stream_have_a_short_code() {
+fn errors_in_a_stream_are_seen() {
+    use ApiFormat::{Anthropic, OpenAiChat, OpenAiResponses};
+    // The last part is the code of the error.
     let cases = [
+        (OpenAiChat, r#"data: {"error":{"message":"m","type":"server_error","code":null}}"#, None),
         (
-            ApiFormat::OpenAiChat,
-            r#"data: {"error":{"message":"m","type":"server_error","code":null}}"#,
-            "server_error",
-        ),
-        (
-            ApiFormat::OpenAiChat,
+            OpenAiChat,
             r#"data: {"error":{"message":"m","type":"t","code":"rate_limit_exceeded"}}"#,
-            "rate_limit_exceeded",
+            Some("rate_limit_exceeded"),
         ),
-        (ApiFormat::OpenAiChat, r#"data: {"error":"Something went wrong, sorry"}"#, "error"),
-        (ApiFormat::OpenAiChat, r#"data: {"error":{"message":"m","code":500}}"#, "500"),
+        (OpenAiChat, r#"data: {"error":"Something went wrong, sorry"}"#, None),
+        (OpenAiChat, r#"data: {"error":{"message":"m","code":500}}"#, Some("500")),
         (
-            ApiFormat::OpenAiChat,
+            OpenAiChat,
             "event: error\ndata: {\"code\":\"over_capacity\",\"message\":\"m\"}",
-            "over_capacity",
+            Some("over_capacity"),
         ),
+        (OpenAiChat, r#"data: {"choices":[],"x_groq":{"error":"over_capacity"}}"#, None),
+        (Anthropic, r#"data: {"type":"error","error":{"type":"api_error","message":"m"}}"#, None),
+        (Anthropic, r#"data: {"type":"error"}"#, None),
         (
-            ApiFormat::OpenAiChat,
-            r#"data: {"choices":[],"x_groq":{"error":"over_capacity"}}"#,
-            "over_capacity",
-        ),
-        (
-            ApiFormat::Anthropic,
-            r#"data: {"type":"error","error":{"type":"api_error","message":"m"}}"#,
-            "api_error",
-        ),
-        (ApiFormat::Anthropic, r#"data: {"type":"error"}"#, "error"),
-        (
-            ApiFormat::OpenAiResponses,
+            OpenAiResponses,
             r#"data: {"type":"error","code":"server_error","message":"m","param":null}"#,
-            "server_error",
+            Some("server_error"),
         ),
         (
-            ApiFormat::OpenAiResponses,
+            OpenAiResponses,
             r#"data: {"type":"response.failed","response":{"error":{"code":"server_error"}}}"#,
-            "server_error",
+            Some("server_error"),
         ),
+        (OpenAiResponses, r#"data: {"type":"response.failed","response":{}}"#, None),
     ];
     for (format, event, code) in cases {
-        let stream = format!("{event}\n\n");
-        assert_eq!(watch(format, true, &[stream.as_bytes()]).1.error.as_deref(), Some(code), "{event}");
+        let mut watcher = StreamWatcher::new(format, true);
+        watcher.feed(format!("{event}\n\n").into());
+        assert!(watcher.seen().failed, "{event}");
+        assert_eq!(watcher.failure().unwrap().code.as_deref(), code, "{event}");
+    }
+    for event in [
+        r#"{"choices":[],"error":null}"#,
+        r#"{"choices":[],"error":""}"#,
+        r#"{"choices":[],"error":{ }}"#,
+        r#"{"choices":[],"error":[1]}"#,
+        r#"{"choices":[{"finish_reason":"stop","error":null}],"x_groq":{"error":null}}"#,
+    ] {
+        let mut watcher = StreamWatcher::new(OpenAiChat, true);
+        watcher.feed(format!("data: {event}\n\n").into());
+        assert!(!watcher.seen().failed && watcher.failure().is_none(), "{event}");
     }
 }
 

@@ -121,7 +121,7 @@ fn recorded_streams_are_understood() {
             assert!(seen.terminal && !seen.malformed, "{format}/{name}: {seen:?}");
             assert_eq!(seen.usage, expected_usage(format, &name, &values), "{format}/{name}");
             let failed = name.starts_with("error");
-            assert_eq!(seen.error.as_deref(), failed.then_some("insufficient_quota"), "{format}/{name}");
+            assert_eq!(seen.failed, failed, "{format}/{name}");
             assert_eq!(seen.first_token, !failed && !name.starts_with("refusal"), "{format}/{name}");
             let finish_reason = match &*name {
                 _ if failed => None,
@@ -163,7 +163,7 @@ fn recorded_answers_are_understood() {
                 assert!(observed.is_err(), "{format}/{name}");
                 continue;
             }
-            let Observed { usage, finish_reason, error } = observed.unwrap();
+            let Observed { usage, finish_reason, failed } = observed.unwrap();
             // A whole answer has the usage at the same path as the last event of a stream.
             let body: Value = serde_json::from_str(&body).unwrap();
             let as_event = match format {
@@ -171,7 +171,7 @@ fn recorded_answers_are_understood() {
                 _ => body,
             };
             assert_eq!(usage, expected_usage(format, &name, &[as_event]), "{format}/{name}");
-            assert!(usage.is_known() && finish_reason.is_some() && error.is_none(), "{format}/{name}");
+            assert!(usage.is_known() && finish_reason.is_some() && !failed, "{format}/{name}");
         }
     }
 }
