@@ -201,13 +201,8 @@ async fn measure() {
         })
         .await;
     }
-    let every = [
-        UsageGroup::Day,
-        UsageGroup::ApiKey,
-        UsageGroup::Model,
-        UsageGroup::Provider,
-        UsageGroup::Table,
-    ];
+    let every =
+        [UsageGroup::Day, UsageGroup::ApiKey, UsageGroup::Model, UsageGroup::Provider, UsageGroup::Table];
     let any = UsageFilter::default();
     let usage = time("usage, all", async || log::usage_by(db, &any, &every).await.expect("a query")).await;
     assert_eq!(usage.iter().map(|group| group.sums.requests()).sum::<u64>(), 1_000_000);
