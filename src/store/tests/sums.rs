@@ -167,7 +167,8 @@ async fn an_overview_sums_up_every_range() {
                 LogRow { created_at: at(range_ms / 2), ..embedding() },
             ];
             let inside = batch.len();
-            batch.push(LogRow { created_at: at(range_ms + step * 1_000), ..row() });
+            // Before the range, though within its first bucket.
+            batch.push(LogRow { created_at: at(range_ms + 1), ..row() });
             batch.push(LogRow { created_at: now + Duration::from_secs(86_400), ..row() });
             log::insert_batch(&t.log, &batch).await.unwrap();
 
