@@ -36,6 +36,15 @@ pub(super) fn text(field: &'static str, text: Option<&str>) -> StoreResult<()> {
     }
 }
 
+/// The longest comment, in characters: a paragraph, not a document.
+const COMMENT_MAX: usize = 1000;
+
+/// A comment.
+pub(super) fn comment(comment: Option<&str>) -> StoreResult<()> {
+    length("comment", comment, COMMENT_MAX)?;
+    text("comment", comment)
+}
+
 /// Text that travels in an HTTP header: printable ASCII.
 pub(super) fn header_text(field: &'static str, text: Option<&str>) -> StoreResult<()> {
     match text {

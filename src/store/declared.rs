@@ -108,7 +108,6 @@ async fn apply_provider(
     new: &NewProvider,
     done: &mut Applied,
 ) -> StoreResult<()> {
-    super::check::lets_something_through("max_concurrency", new.max_concurrency)?;
     let new = NewProvider { source: Source::Config, ..new.clone() };
     let existing = providers::Entity::find()
         .filter(providers::Column::Name.eq(&new.name))
@@ -187,8 +186,6 @@ async fn apply_key(
     let Some(key) = &new.key else {
         return Err(StoreError::invalid("key", "must be given"));
     };
-    super::check::lets_something_through("rpm_limit", new.limits.rpm)?;
-    super::check::lets_something_through("tpm_limit", new.limits.tpm)?;
     let existing = api_keys::Entity::find()
         .filter(api_keys::Column::KeyHash.eq(hash_key(key.expose()).to_vec()))
         .one(db)

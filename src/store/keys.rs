@@ -233,7 +233,9 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) ->
 
 fn changed(change: ApiKeyChange) -> StoreResult<ActiveModel> {
     let ApiKeyChange { comment, rpm, tpm, expires_at, allowed_models, revoked } = change;
-    check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
+    check::comment(comment.as_ref().and_then(Option::as_deref))?;
+    check::lets_something_through("rpm_limit", rpm.flatten())?;
+    check::lets_something_through("tpm_limit", tpm.flatten())?;
     let allowed_models = match allowed_models {
         Some(names) => Set(names_json(names.as_deref())?),
         None => NotSet,
@@ -302,8 +304,9 @@ pub async fn upsert_by_external_id(
     new: &NewApiKey,
     change: &ApiKeyChange,
 ) -> StoreResult<(StoredKey, Secret, Upserted)> {
-    check_external_id(Some(external_id))?;
     let new = NewApiKey { external_id: Some(external_id.to_owned()), ..new.clone() };
+    // A living key is left as it is; a wrong setting is told all the same.
+    check_new(&new)?;
     // The loop ends at its first turn, unless another caller changed the row between two statements.
     loop {
         let row = Entity::find().filter(Field::ExternalId.eq(external_id)).one(db).await?;
@@ -424,7 +427,9 @@ fn check_new(new: &NewApiKey) -> StoreResult<()> {
             return Err(StoreError::invalid("key", "must be printable ASCII without spaces"));
         }
     }
-    check::text("comment", new.comment.as_deref())?;
+    check::comment(new.comment.as_deref())?;
+    check::lets_something_through("rpm_limit", new.limits.rpm)?;
+    check::lets_something_through("tpm_limit", new.limits.tpm)?;
     check_external_id(new.external_id.as_deref())
 }
 

@@ -18,9 +18,13 @@ use crate::domain::model::Slo;
 use crate::domain::usage::Price;
 
 /// Weights are relative to each other: a share of one in a million is as good as none.
-pub const WEIGHT_MAX: u32 = 1_000_000;
+const WEIGHT_MAX: u32 = 1_000_000;
 /// USD for a million tokens. No provider charges that much; a higher price is in the wrong unit.
-pub const PRICE_MAX: f64 = 1e6;
+const PRICE_MAX: f64 = 1e6;
+/// The longest remote id, in characters.
+const REMOTE_ID_MAX: usize = 500;
+/// Milliseconds of a day: the longest target.
+const SLO_MAX_MS: f64 = 86_400_000.0;
 
 /// A model to be made, of a provider named beside it.
 #[derive(Debug, Clone)]
@@ -225,12 +229,14 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
         check::name("system_name", name)?;
     }
     check_remote_id(remote_id.as_ref().and_then(Option::as_deref))?;
-    check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
+    check::comment(comment.as_ref().and_then(Option::as_deref))?;
     check::at_most("input_price", input_price.flatten(), PRICE_MAX)?;
     check::at_most("output_price", output_price.flatten(), PRICE_MAX)?;
     check::at_most("cached_input_price", cached_input_price.flatten(), PRICE_MAX)?;
     check::at_most("cache_write_price", cache_write_price.flatten(), PRICE_MAX)?;
     check::at_most("weight", weight, WEIGHT_MAX)?;
+    check::at_most("slo_ttft_ms", slo_ttft.flatten().map(to_ms), SLO_MAX_MS)?;
+    check::at_most("slo_tpot_ms", slo_tpot.flatten().map(to_ms), SLO_MAX_MS)?;
     if let Some(provider_id) = provider_id {
         check_provider(db, provider_id).await?;
     }
@@ -322,12 +328,14 @@ pub(super) fn row_of(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMode
 pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveModel> {
     check::name("system_name", &new.system_name)?;
     check_remote_id(new.remote_id.as_deref())?;
-    check::text("comment", new.comment.as_deref())?;
+    check::comment(new.comment.as_deref())?;
     check::at_most("input_price", new.price.input, PRICE_MAX)?;
     check::at_most("output_price", new.price.output, PRICE_MAX)?;
     check::at_most("cached_input_price", new.price.cached_input, PRICE_MAX)?;
     check::at_most("cache_write_price", new.price.cache_write, PRICE_MAX)?;
     check::at_most("weight", Some(new.weight), WEIGHT_MAX)?;
+    check::at_most("slo_ttft_ms", new.slo.ttft.map(to_ms), SLO_MAX_MS)?;
+    check::at_most("slo_tpot_ms", new.slo.tpot.map(to_ms), SLO_MAX_MS)?;
     Ok(ActiveModel {
         provider_id: Set(provider_id),
         system_name: Set(new.system_name.clone()),
@@ -351,6 +359,7 @@ fn check_remote_id(remote_id: Option<&str>) -> StoreResult<()> {
     if remote_id == Some("") {
         return Err(StoreError::invalid("remote_id", "must not be empty"));
     }
+    check::length("remote_id", remote_id, REMOTE_ID_MAX)?;
     check::text("remote_id", remote_id)
 }
 

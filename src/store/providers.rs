@@ -15,6 +15,11 @@ use crate::domain::key::Secret;
 use crate::domain::label::LabelValue;
 use crate::domain::provider::{Provider, ProviderKind, ProxyUrl};
 
+/// The longest URL, key and API version, in characters.
+const URL_MAX: usize = 2000;
+const CREDENTIAL_MAX: usize = 4000;
+const VERSION_MAX: usize = 128;
+
 /// A provider to be made.
 #[derive(Debug, Clone)]
 pub struct NewProvider {
@@ -230,11 +235,12 @@ pub async fn update(
         check::name("name", name)?;
     }
     if let Some(base_url) = &base_url {
-        check::http_url("base_url", base_url)?;
+        check_base_url(base_url)?;
     }
     check_credential(api_key.as_ref().and_then(Option::as_ref))?;
-    check::header_text("api_version", api_version.as_ref().and_then(Option::as_deref))?;
-    check::text("comment", comment.as_ref().and_then(Option::as_deref))?;
+    check_version(api_version.as_ref().and_then(Option::as_deref))?;
+    check::comment(comment.as_ref().and_then(Option::as_deref))?;
+    check::lets_something_through("max_concurrency", max_concurrency.flatten())?;
     let row = ActiveModel {
         name: name.map_or(NotSet, Set),
         kind: kind.map_or(NotSet, |kind| Set(kind.as_str().to_owned())),
@@ -309,10 +315,11 @@ pub(super) fn row_of(cipher: &Cipher, new: &NewProvider) -> StoreResult<ActiveMo
 /// The columns that an administrator sets, except the secrets.
 pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
     check::name("name", &new.name)?;
-    check::http_url("base_url", &new.base_url)?;
+    check_base_url(&new.base_url)?;
     check_credential(new.api_key.as_ref())?;
-    check::header_text("api_version", new.api_version.as_deref())?;
-    check::text("comment", new.comment.as_deref())?;
+    check_version(new.api_version.as_deref())?;
+    check::comment(new.comment.as_deref())?;
+    check::lets_something_through("max_concurrency", new.max_concurrency)?;
     Ok(ActiveModel {
         name: Set(new.name.clone()),
         kind: Set(new.kind.as_str().to_owned()),
@@ -327,9 +334,21 @@ pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
     })
 }
 
+fn check_base_url(base_url: &str) -> StoreResult<()> {
+    check::length("base_url", Some(base_url), URL_MAX)?;
+    check::http_url("base_url", base_url).map(drop)
+}
+
 /// A provider's key must fit into a header.
 fn check_credential(api_key: Option<&Secret>) -> StoreResult<()> {
-    check::header_text("api_key", api_key.map(Secret::expose))
+    let api_key = api_key.map(Secret::expose);
+    check::length("api_key", api_key, CREDENTIAL_MAX)?;
+    check::header_text("api_key", api_key)
+}
+
+fn check_version(api_version: Option<&str>) -> StoreResult<()> {
+    check::length("api_version", api_version, VERSION_MAX)?;
+    check::header_text("api_version", api_version)
 }
 
 pub(super) fn seal(cipher: &Cipher, column: Column, secret: Option<&Secret>) -> StoreResult<Option<String>> {
@@ -338,6 +357,7 @@ pub(super) fn seal(cipher: &Cipher, column: Column, secret: Option<&Secret>) -> 
 
 pub(super) fn seal_proxy(cipher: &Cipher, url: Option<&Secret>) -> StoreResult<Option<String>> {
     if let Some(url) = url {
+        check::length("proxy_url", Some(url.expose()), URL_MAX)?;
         check::proxy_url("proxy_url", url.expose())?;
     }
     seal(cipher, Column::ProviderProxy, url)

@@ -10,9 +10,6 @@ use super::error::{AdminError, AdminResult};
 use crate::domain::label::ModelType;
 use crate::domain::provider::ProviderKind;
 
-/// The longest comment, in characters: a paragraph, not a document.
-pub(super) const COMMENT_MAX: usize = 1000;
-
 /// For `#[serde(deserialize_with)]` beside `default`: left out is `None`, `null` is `Some(None)`.
 pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     input: D,

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Admin;
 use super::error::{AdminError, AdminResult, ErrorBody};
 use super::extract::{Body, Name, Params};
-use super::fields::{COMMENT_MAX, When, at_most, given, in_range};
+use super::fields::{When, given, in_range};
 use crate::domain::key::{ApiKey, Limits, Secret};
 use crate::domain::label::LabelValue;
 use crate::limit;
@@ -173,7 +173,6 @@ pub(super) async fn create(
     State(admin): State<Admin>,
     Body(body): Body<NewKey>,
 ) -> AdminResult<Json<KeyView>> {
-    check_settings(body.comment.as_deref(), body.rpm_limit.flatten(), body.tpm_limit.flatten())?;
     let new = NewApiKey {
         key: body.key.map(Secret::new),
         comment: body.comment,
@@ -190,12 +189,6 @@ pub(super) async fn create(
         keys::create(admin.db(), admin.cipher(), &new).await.map_err(AdminError::about(NOUN))?;
     admin.changed().await;
     Ok(Json(KeyView::new(key, Shown::Whole(&secret))))
-}
-
-pub(super) fn check_settings(comment: Option<&str>, rpm: Option<u32>, tpm: Option<u32>) -> AdminResult<()> {
-    at_most("comment", comment, COMMENT_MAX)?;
-    in_range("rpmLimit", rpm, 1..=u32::MAX)?;
-    in_range("tpmLimit", tpm, 1..=u32::MAX)
 }
 
 async fn find(admin: &Admin, name: &str) -> AdminResult<StoredKey> {
@@ -260,8 +253,6 @@ pub(super) async fn change(
     Name(name): Name,
     Body(body): Body<KeyChange>,
 ) -> AdminResult<Json<KeyView>> {
-    let comment = body.comment.as_ref().and_then(Option::as_deref);
-    check_settings(comment, body.rpm_limit.flatten(), body.tpm_limit.flatten())?;
     let change = ApiKeyChange {
         comment: body.comment,
         rpm: body.rpm_limit,
@@ -329,7 +320,6 @@ pub(super) async fn change_limits(
     Name(name): Name,
     Body(body): Body<LimitChange>,
 ) -> AdminResult<Json<KeyView>> {
-    check_settings(None, body.rpm_limit.flatten(), body.tpm_limit.flatten())?;
     let change = ApiKeyChange { rpm: body.rpm_limit, tpm: body.tpm_limit, ..ApiKeyChange::default() };
     apply(&admin, &name, change).await
 }

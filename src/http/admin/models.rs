@@ -11,19 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::Admin;
 use super::error::{AdminError, AdminResult, ErrorBody};
 use super::extract::{Body, Id, Name, Params};
-use super::fields::{COMMENT_MAX, Deleted, ModelUse, at_most, given, in_range, not_empty};
+use super::fields::{Deleted, ModelUse, given, not_empty};
 use super::providers::ProviderView;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
-use crate::store::models::{self, ModelChange, ModelFilter, NewModel, PRICE_MAX, StoredModel, WEIGHT_MAX};
+use crate::store::models::{self, ModelChange, ModelFilter, NewModel, StoredModel};
 use crate::store::{Source, providers};
 
 const NOUN: &str = "model";
-
-/// The longest remote id, in characters.
-const REMOTE_ID_MAX: usize = 500;
-/// A day, in milliseconds.
-const SLO_MAX_MS: f64 = 86_400_000.0;
 
 /// A model, as one provider offers it.
 #[derive(Serialize, ToSchema)]
@@ -209,9 +204,6 @@ pub(super) async fn change_weights(
     Name(name): Name,
     Body(body): Body<Weights>,
 ) -> AdminResult<Json<Vec<Offer>>> {
-    for weight in &body.weights {
-        in_range("weight", Some(weight.weight), 0..=WEIGHT_MAX)?;
-    }
     let weights: Vec<(i64, u32)> =
         body.weights.iter().map(|weight| (weight.model_id, weight.weight)).collect();
     let found = models::set_weights(admin.db(), &name, &weights)
@@ -280,13 +272,6 @@ pub(super) async fn create(
     State(admin): State<Admin>,
     Body(body): Body<ModelBody>,
 ) -> AdminResult<Json<ModelView>> {
-    check(&Numbers {
-        weight: body.weight,
-        prices: [body.input_price, body.output_price, body.cached_input_price, body.cache_write_price],
-        slo: [body.slo_ttft_ms, body.slo_tpot_ms],
-    })?;
-    at_most("remoteId", body.remote_id.as_deref(), REMOTE_ID_MAX)?;
-    at_most("comment", body.comment.as_deref(), COMMENT_MAX)?;
     let new = NewModel {
         remote_id: not_empty(body.remote_id),
         context_length: body.context_length,
@@ -298,7 +283,10 @@ pub(super) async fn create(
         },
         weight: body.weight.unwrap_or(1),
         comment: body.comment,
-        slo: Slo { ttft: body.slo_ttft_ms.map(from_ms), tpot: body.slo_tpot_ms.map(from_ms) },
+        slo: Slo {
+            ttft: from_ms("sloTtftMs", body.slo_ttft_ms)?,
+            tpot: from_ms("sloTpotMs", body.slo_tpot_ms)?,
+        },
         ..NewModel::new(body.system_name, body.model_type.unwrap_or(ModelUse::Chat).into(), Source::Manual)
     };
     let stored = models::create(admin.db(), body.provider_id, &new).await.map_err(AdminError::about(NOUN))?;
@@ -306,27 +294,10 @@ pub(super) async fn create(
     Ok(Json(stored.into()))
 }
 
-struct Numbers {
-    weight: Option<u32>,
-    prices: [Option<f64>; 4],
-    slo: [Option<f64>; 2],
-}
-
-fn check(numbers: &Numbers) -> AdminResult<()> {
-    in_range("weight", numbers.weight, 0..=WEIGHT_MAX)?;
-    let prices = ["inputPrice", "outputPrice", "cachedInputPrice", "cacheWritePrice"];
-    for (field, price) in prices.into_iter().zip(numbers.prices) {
-        in_range(field, price, 0.0..=PRICE_MAX)?;
-    }
-    for (field, ms) in ["sloTtftMs", "sloTpotMs"].into_iter().zip(numbers.slo) {
-        in_range(field, ms, 0.0..=SLO_MAX_MS)?;
-    }
-    Ok(())
-}
-
-/// `ms` is within a day, as was checked.
-fn from_ms(ms: f64) -> Duration {
-    Duration::from_secs_f64(ms / 1e3)
+/// A target in milliseconds.
+fn from_ms(field: &'static str, ms: Option<f64>) -> AdminResult<Option<Duration>> {
+    let invalid = |_| AdminError::invalid(field, "must be a number of milliseconds");
+    ms.map(|ms| Duration::try_from_secs_f64(ms / 1e3).map_err(invalid)).transpose()
 }
 
 /// Show one model.
@@ -401,14 +372,6 @@ pub(super) async fn change(
     Id(id): Id,
     Body(body): Body<ChangeBody>,
 ) -> AdminResult<Json<ModelView>> {
-    check(&Numbers {
-        weight: body.weight,
-        prices: [body.input_price, body.output_price, body.cached_input_price, body.cache_write_price]
-            .map(Option::flatten),
-        slo: [body.slo_ttft_ms.flatten(), body.slo_tpot_ms.flatten()],
-    })?;
-    at_most("remoteId", body.remote_id.as_ref().and_then(Option::as_deref), REMOTE_ID_MAX)?;
-    at_most("comment", body.comment.as_ref().and_then(Option::as_deref), COMMENT_MAX)?;
     let change = ModelChange {
         provider_id: body.provider_id,
         system_name: body.system_name,
@@ -421,8 +384,8 @@ pub(super) async fn change(
         cache_write_price: body.cache_write_price,
         weight: body.weight,
         comment: body.comment,
-        slo_ttft: body.slo_ttft_ms.map(|ms| ms.map(from_ms)),
-        slo_tpot: body.slo_tpot_ms.map(|ms| ms.map(from_ms)),
+        slo_ttft: body.slo_ttft_ms.map(|ms| from_ms("sloTtftMs", ms)).transpose()?,
+        slo_tpot: body.slo_tpot_ms.map(|ms| from_ms("sloTpotMs", ms)).transpose()?,
     };
     let stored = models::update(admin.db(), id, change).await.map_err(AdminError::about(NOUN))?;
     admin.changed().await;

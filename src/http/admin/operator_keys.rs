@@ -10,7 +10,7 @@ use super::Admin;
 use super::error::{AdminError, AdminResult, ErrorBody};
 use super::extract::{Body, Name, Params};
 use super::fields::{When, given};
-use super::keys::{DEFAULT_RPM, DEFAULT_TPM, KeyParams, KeyView, Shown, check_settings};
+use super::keys::{DEFAULT_RPM, DEFAULT_TPM, KeyParams, KeyView, Shown};
 use crate::domain::key::{Limits, Secret, hash_key};
 use crate::store::Source;
 use crate::store::keys::{self, ApiKeyChange, NewApiKey, Upserted};
@@ -94,7 +94,6 @@ pub(super) async fn ensure(
     Name(name): Name,
     Body(body): Body<EnsuredKey>,
 ) -> AdminResult<Json<Ensured>> {
-    check_settings(body.comment.as_deref(), body.rpm_limit.flatten(), body.tpm_limit.flatten())?;
     let expires_at = body.expires_at.map(|When(at)| at);
     let new = NewApiKey {
         comment: body.comment.clone(),

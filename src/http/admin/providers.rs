@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::Admin;
 use super::error::{AdminError, AdminResult, ErrorBody};
 use super::extract::{Body, Id};
-use super::fields::{COMMENT_MAX, Deleted, ProviderType, at_most, given, in_range, not_empty};
+use super::fields::{Deleted, ProviderType, given, not_empty};
 use super::models::ModelView;
 use crate::domain::key::Secret;
 use crate::store::models::{self, ModelFilter};
@@ -25,9 +25,6 @@ const HIDDEN: &str = "…";
 const HIDDEN_PASSWORD: &str = "***";
 /// A key shorter than this is not shown in part: too little of it would be left.
 const SHOWN_MIN_CHARS: usize = 16;
-/// The longest base URL and key, in characters.
-const URL_MAX: usize = 2000;
-const CREDENTIAL_MAX: usize = 4000;
 
 /// A provider: an upstream account.
 #[derive(Serialize, ToSchema)]
@@ -206,14 +203,6 @@ pub(super) async fn create(
     State(admin): State<Admin>,
     Body(body): Body<ProviderBody>,
 ) -> AdminResult<Json<ProviderView>> {
-    check_texts(&[
-        ("baseUrl", Some(&body.base_url), URL_MAX),
-        ("apiKey", body.api_key.as_ref(), CREDENTIAL_MAX),
-        ("apiVersion", body.api_version.as_ref(), 128),
-        ("comment", body.comment.as_ref(), COMMENT_MAX),
-        ("proxyUrl", body.proxy_url.as_ref(), URL_MAX),
-    ])?;
-    in_range("maxConcurrency", body.max_concurrency, 1..=u32::MAX)?;
     let proxy_url = not_empty(body.proxy_url).map(|url| unmasked(url, None)).transpose()?.map(Secret::new);
     let kind = body.kind.unwrap_or(ProviderType::OpenAi).into();
     let new = NewProvider {
@@ -230,10 +219,6 @@ pub(super) async fn create(
         providers::create(admin.db(), admin.cipher(), &new).await.map_err(AdminError::about(NOUN))?;
     admin.changed().await;
     Ok(Json(ProviderView::new(stored, admin.cipher())))
-}
-
-fn check_texts(texts: &[(&'static str, Option<&String>, usize)]) -> AdminResult<()> {
-    texts.iter().try_for_each(|(field, text, max)| at_most(field, text.map(String::as_str), *max))
 }
 
 /// Changes of a provider; fields left out stay, null or an empty text clears.
@@ -287,15 +272,6 @@ pub(super) async fn change(
     Id(id): Id,
     Body(body): Body<ChangeBody>,
 ) -> AdminResult<Json<ProviderView>> {
-    let texts = |text: &Option<Option<String>>| text.clone().flatten();
-    check_texts(&[
-        ("baseUrl", body.base_url.as_ref(), URL_MAX),
-        ("apiKey", texts(&body.api_key).as_ref(), CREDENTIAL_MAX),
-        ("apiVersion", texts(&body.api_version).as_ref(), 128),
-        ("comment", texts(&body.comment).as_ref(), COMMENT_MAX),
-        ("proxyUrl", texts(&body.proxy_url).as_ref(), URL_MAX),
-    ])?;
-    in_range("maxConcurrency", body.max_concurrency.flatten(), 1..=u32::MAX)?;
     let stored = providers::get(admin.db(), id).await.map_err(AdminError::about(NOUN))?;
     let shown = (shown_key(&stored, admin.cipher()), shown_proxy(&stored, admin.cipher()));
     let proxy_url = match body.proxy_url {
