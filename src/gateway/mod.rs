@@ -41,15 +41,15 @@ use crate::domain::record::{Call, RequestRecord};
 use crate::limit::{Coordination, LimitServices, Limiter};
 use crate::provider::{Endpoints, Trust, UpstreamClient};
 use crate::store::request_log::LogRow;
-use crate::store::{SnapshotStore, connect};
+use crate::store::{Snapshot, SnapshotStore, connect};
 use crate::telemetry::Telemetry;
 use crate::wire::head::RequestHead;
 
-pub use crate::store::Snapshot;
 pub use admit::Caller;
 pub use body::GatewayBody;
 pub use gather::{NotGathered, gather};
 pub use refusal::Refusal;
+pub use route::OfferedModel;
 
 use dedup::{Found, Ids};
 use detach::Attached;
@@ -251,7 +251,7 @@ impl Gateway {
         targets().for_each(|target| self.telemetry().target_configured(target));
     }
 
-    pub fn snapshot(&self) -> Arc<Snapshot> {
+    fn snapshot(&self) -> Arc<Snapshot> {
         self.0.parts.snapshots.load_full()
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use http::HeaderMap;
 use rand::RngExt as _;
 
 use crate::domain::key::ApiKey;
-use crate::domain::label::{ModelType, RejectReason};
+use crate::domain::label::{LabelValue, ModelType, RejectReason};
 use crate::domain::model::Target;
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
@@ -18,7 +19,47 @@ use super::refusal::Refusal;
 /// Selects one provider, as `model@provider` does.
 const PROVIDER_HEADER: &str = "x-nexusgate-provider";
 
+/// A model as callers see it.
+pub struct OfferedModel {
+    /// System name.
+    pub name: LabelValue,
+    /// Name of a provider that offers it.
+    pub owner: LabelValue,
+    /// Since when it is offered; several providers may, and the earliest time counts.
+    pub created_at: DateTime<Utc>,
+}
+
+impl OfferedModel {
+    fn of(targets: &[Arc<Target>]) -> Option<Self> {
+        let first = targets.first()?;
+        Some(Self {
+            name: first.system_name.clone(),
+            owner: first.provider.name.clone(),
+            created_at: targets.iter().map(|target| target.created_at).min()?,
+        })
+    }
+}
+
 impl Gateway {
+    /// The models that this key may call, by name.
+    pub fn models(&self, key: &ApiKey) -> Vec<OfferedModel> {
+        let snapshot = self.snapshot();
+        let allowed = snapshot.models().filter(|(name, _)| key.may_use(name));
+        let mut models: Vec<_> = allowed.filter_map(|(_, targets)| OfferedModel::of(targets)).collect();
+        models.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        models
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// A refusal when there is no such model, or this key may not call it.
+    pub fn model(&self, key: &ApiKey, name: &str) -> Result<OfferedModel, Refusal> {
+        let snapshot = self.snapshot();
+        let targets = snapshot.resolve(name).filter(|_| key.may_use(name));
+        targets.and_then(OfferedModel::of).ok_or_else(|| not_found(name, None))
+    }
+
     /// The targets for `model`, in the order to try them; never empty.
     ///
     /// # Errors

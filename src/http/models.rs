@@ -8,10 +8,9 @@ use chrono::SecondsFormat;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::domain::key::ApiKey;
-use crate::domain::label::{ApiFormat, RejectReason};
+use crate::domain::label::ApiFormat;
 use crate::domain::record::Call;
-use crate::gateway::{Refusal, Snapshot};
+use crate::gateway::{OfferedModel, Refusal};
 
 use super::HttpState;
 
@@ -33,14 +32,12 @@ pub(super) async fn list(State(state): State<HttpState>, headers: HeaderMap) -> 
         Ok(key) => key,
         Err(refusal) => return refused(refusal, format),
     };
-    let snapshot = state.gateway.snapshot();
-    let mut names: Vec<&str> =
-        snapshot.models().map(|(name, _)| name).filter(|name| key.may_use(name)).collect();
-    names.sort_unstable();
-    let data: Vec<Value> = names.iter().map(|name| describe(&snapshot, name, format)).collect();
+    let models = state.gateway.models(&key);
+    let data: Vec<Value> = models.iter().map(|model| describe(model, format)).collect();
+    let ends = [models.first(), models.last()].map(|model| model.map(|model| model.name.as_str()));
     let body = match format {
         ApiFormat::Anthropic => {
-            json!({ "data": data, "has_more": false, "first_id": names.first(), "last_id": names.last() })
+            json!({ "data": data, "has_more": false, "first_id": ends[0], "last_id": ends[1] })
         }
         _ => json!({ "object": "list", "data": data }),
     };
@@ -67,32 +64,28 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Response {
     let format = format_of(&headers);
-    let snapshot = state.gateway.snapshot();
-    let known = |key: &ApiKey| key.may_use(&id) && snapshot.resolve(&id).is_some();
-    match state.gateway.authenticate(&headers) {
-        Ok(key) if known(&key) => Json(describe(&snapshot, &id, format)).into_response(),
-        Ok(_) => {
-            let name: String = id.chars().take(100).collect();
-            let message = format!("The model `{name}` does not exist or you do not have access to it.");
-            refused(Refusal::new(RejectReason::ModelNotFound, message).with_param(Some("model")), format)
-        }
+    let model = state.gateway.authenticate(&headers).and_then(|key| state.gateway.model(&key, &id));
+    match model {
+        Ok(model) => Json(describe(&model, format)).into_response(),
         Err(refusal) => refused(refusal, format),
     }
 }
 
-fn describe(snapshot: &Snapshot, name: &str, format: ApiFormat) -> Value {
-    let targets = snapshot.resolve(name).unwrap_or_default();
-    let owner = targets.first().map_or("nexusgate", |target| target.provider.name.as_str());
-    // Several providers may offer it: the earliest time counts.
-    let created = targets.iter().map(|target| target.created_at).min().unwrap_or_default();
+fn describe(model: &OfferedModel, format: ApiFormat) -> Value {
+    let OfferedModel { name, owner, created_at } = model;
     match format {
         ApiFormat::Anthropic => json!({
             "type": "model",
-            "id": name,
-            "display_name": name,
-            "created_at": created.to_rfc3339_opts(SecondsFormat::Secs, true),
+            "id": name.as_str(),
+            "display_name": name.as_str(),
+            "created_at": created_at.to_rfc3339_opts(SecondsFormat::Secs, true),
         }),
-        _ => json!({ "id": name, "object": "model", "created": created.timestamp(), "owned_by": owner }),
+        _ => json!({
+            "id": name.as_str(),
+            "object": "model",
+            "created": created_at.timestamp(),
+            "owned_by": owner.as_str(),
+        }),
     }
 }
 
