@@ -87,16 +87,16 @@ pub(super) fn request_log(
 fn observe(telemetry: &Telemetry, event: LogEvent) {
     let operations = &telemetry.operations;
     match event {
-        LogEvent::RowsWritten { table, rows } => operations.log(table).rows.increment(rows),
-        LogEvent::Flushed { table, took } => operations.log(table).flush_duration.record(took.as_secs_f64()),
-        LogEvent::Retried { table } => operations.log(table).retries.increment(1),
+        LogEvent::RowsWritten { table, rows } => operations.rows_written(table, rows),
+        LogEvent::Flushed { table, took } => operations.flushed(table, took),
+        LogEvent::Retried { table } => operations.retried(table),
         LogEvent::DatabaseUp(up) => operations.database_up.wrote(up),
-        LogEvent::PayloadsDropped { table, rows } => operations.log(table).payloads_dropped.increment(rows),
+        LogEvent::PayloadsDropped { table, rows } => operations.payloads_dropped(table, rows),
         LogEvent::RowsDropped { table, rows } | LogEvent::RowsRejected { table, rows } => {
-            operations.log(table).rows_dropped.increment(rows);
+            operations.rows_dropped(table, rows);
         }
-        LogEvent::RecordsDamaged { records } => operations.journal_damaged.increment(records),
-        LogEvent::JournalFailed => operations.journal_write_errors.increment(1),
+        LogEvent::RecordsDamaged { records } => operations.journal_damaged(records),
+        LogEvent::JournalFailed => operations.journal_failed(),
     }
 }
 

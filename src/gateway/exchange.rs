@@ -359,7 +359,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the body has a content coding; their names have no case (RFC 9110 § 8.4.1).
-fn is_encoded(headers: &HeaderMap) -> bool {
+pub fn is_encoded(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(header::CONTENT_ENCODING);
     codings
         .iter()

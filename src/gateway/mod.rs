@@ -47,6 +47,7 @@ use crate::wire::head::RequestHead;
 
 pub use admit::Caller;
 pub use body::GatewayBody;
+pub use exchange::is_encoded;
 pub use gather::{NotGathered, gather};
 pub use refusal::Refusal;
 pub use route::OfferedModel;

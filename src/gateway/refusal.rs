@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
+use crate::limit::retry_after_seconds;
 use crate::wire::error::{ApiError, ErrorFormat, render_error};
 
 use super::body::GatewayBody;
@@ -47,8 +48,7 @@ impl Refusal {
 
     /// Adds `Retry-After`, in whole seconds rounded up.
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        self.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        self.headers.insert(header::RETRY_AFTER, retry_after_seconds(wait).into());
         self
     }
 

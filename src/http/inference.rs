@@ -14,7 +14,7 @@ use http_body::Body as HttpBody;
 use crate::domain::label::{ApiFormat, RejectReason};
 use crate::domain::record::Call;
 use crate::gateway::scope::RequestScope;
-use crate::gateway::{GatewayBody, NotGathered, Refusal, gather};
+use crate::gateway::{GatewayBody, NotGathered, Refusal, gather, is_encoded};
 use crate::limit::add_state;
 
 use super::HttpState;
@@ -70,8 +70,7 @@ pub(super) async fn count_tokens(State(state): State<HttpState>, headers: Header
 
 /// The refusal of a compressed body: no SDK sends one, and a small one may expand to any size (RFC 9110 § 15.5.16).
 fn encoded(headers: &HeaderMap) -> Option<Refusal> {
-    let coding = headers.get(header::CONTENT_ENCODING)?;
-    if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+    if !is_encoded(headers) {
         return None;
     }
     let mut refusal =

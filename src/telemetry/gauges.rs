@@ -156,8 +156,8 @@ pub struct OperationGauges {
     pub database_up: DatabaseUp,
     log: [LogSeries; LogTable::ALL.len()],
     log_oldest_pending: Gauge,
-    pub journal_damaged: Counter,
-    pub journal_write_errors: Counter,
+    journal_damaged: Counter,
+    journal_write_errors: Counter,
 }
 
 /// Whether the last read and the last write worked. Both count: a gateway without traffic writes nothing, and a
@@ -190,13 +190,13 @@ impl DatabaseUp {
 }
 
 /// Series of one table of the request log.
-pub struct LogSeries {
-    pub rows: Counter,
+struct LogSeries {
+    rows: Counter,
     pending: Gauge,
-    pub retries: Counter,
-    pub flush_duration: SafeHistogram,
-    pub payloads_dropped: Counter,
-    pub rows_dropped: Counter,
+    retries: Counter,
+    flush_duration: SafeHistogram,
+    payloads_dropped: Counter,
+    rows_dropped: Counter,
     mismatch: Gauge,
 }
 
@@ -235,8 +235,42 @@ impl OperationGauges {
         self.log_oldest_pending.set(age.unwrap_or_default().as_secs_f64());
     }
 
-    /// The series of one table.
-    pub fn log(&self, table: LogTable) -> &LogSeries {
+    /// The database has these rows.
+    pub fn rows_written(&self, table: LogTable, rows: u64) {
+        self.log(table).rows.increment(rows);
+    }
+
+    /// It answered an insert.
+    pub fn flushed(&self, table: LogTable, took: Duration) {
+        self.log(table).flush_duration.record(took.as_secs_f64());
+    }
+
+    /// An insert failed and will be tried again.
+    pub fn retried(&self, table: LogTable) {
+        self.log(table).retries.increment(1);
+    }
+
+    /// Rows went in without their bodies.
+    pub fn payloads_dropped(&self, table: LogTable, rows: u64) {
+        self.log(table).payloads_dropped.increment(rows);
+    }
+
+    /// Rows are lost to the database.
+    pub fn rows_dropped(&self, table: LogTable, rows: u64) {
+        self.log(table).rows_dropped.increment(rows);
+    }
+
+    /// Damaged stretches of the journal were skipped.
+    pub fn journal_damaged(&self, records: u64) {
+        self.journal_damaged.increment(records);
+    }
+
+    /// The journal's files could not be written.
+    pub fn journal_failed(&self) {
+        self.journal_write_errors.increment(1);
+    }
+
+    fn log(&self, table: LogTable) -> &LogSeries {
         &self.log[table as usize]
     }
 }

@@ -9,6 +9,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::limit::retry_after_seconds;
 use crate::store::StoreError;
 
 /// Short for a result with an [`AdminError`].
@@ -152,9 +153,7 @@ impl IntoResponse for AdminError {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Self::TooManyGuesses(wait) => {
-                // Rounded up: a client that waits exactly this long must succeed.
-                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+                headers.insert(header::RETRY_AFTER, retry_after_seconds(wait).into());
             }
             Self::DatabaseAway => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
