@@ -1,9 +1,10 @@
 //! Wiring between modules that do not know each other.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::time;
 
@@ -118,27 +119,46 @@ struct DatabaseSink {
 struct Seen {
     /// When each key's last use was recorded.
     recorded: HashMap<i64, Instant>,
+    /// Keys whose use is to be recorded, with the time of the latest.
+    due: HashMap<i64, DateTime<Utc>>,
     /// After a failure: when to go on.
     rests_until: Option<Instant>,
+}
+
+impl Seen {
+    /// Notes uses of keys, except those that have been recorded a short while ago. Returns what is to be recorded now.
+    fn note(
+        &mut self,
+        uses: impl Iterator<Item = (i64, DateTime<Utc>)>,
+        now: Instant,
+    ) -> HashMap<i64, DateTime<Utc>> {
+        for (id, at) in uses {
+            let is_due =
+                self.recorded.get(&id).is_none_or(|before| now.duration_since(*before) >= SEEN_INTERVAL);
+            if is_due {
+                let latest = self.due.entry(id).or_insert(at);
+                *latest = at.max(*latest);
+            }
+        }
+        if self.due.is_empty() || self.rests_until.is_some_and(|end| now < end) {
+            return HashMap::new();
+        }
+        let due = std::mem::take(&mut self.due);
+        self.recorded.extend(due.keys().map(|id| (*id, now)));
+        due
+    }
+
+    /// Nothing was recorded: another time.
+    fn failed(&mut self, due: HashMap<i64, DateTime<Utc>>, now: Instant) {
+        self.recorded.retain(|id, _| !due.contains_key(id));
+        self.due.extend(due);
+        self.rests_until = Some(now + SEEN_REST);
+    }
 }
 
 impl DatabaseSink {
     fn new(writer: Arc<LogWriter>) -> Self {
         Self { writer, seen: Mutex::default() }
-    }
-
-    /// The keys of these rows whose use has not been recorded for a while.
-    fn due(&self, rows: &[LogRow], now: Instant) -> Vec<i64> {
-        let mut seen = self.seen.lock();
-        if seen.rests_until.is_some_and(|end| now < end) {
-            return Vec::new();
-        }
-        let used: BTreeSet<i64> = rows.iter().map(|row| row.api_key_id).collect();
-        let is_due =
-            |id: &i64| seen.recorded.get(id).is_none_or(|at| now.duration_since(*at) >= SEEN_INTERVAL);
-        let due: Vec<i64> = used.into_iter().filter(is_due).collect();
-        seen.recorded.extend(due.iter().map(|id| (*id, now)));
-        due
     }
 }
 
@@ -158,24 +178,21 @@ impl Sink<LogRow> for DatabaseSink {
 
     /// Records when these rows' keys were used. No request depends on it, so a failure is only logged.
     async fn inserted(&self, rows: &[LogRow]) {
-        let (Some(latest), now) = (rows.iter().map(|row| row.created_at).max(), Instant::now()) else {
-            return;
-        };
-        let due = self.due(rows, now);
-        if due.is_empty() {
-            return;
-        }
+        let now = Instant::now();
+        let uses = rows.iter().map(|row| (row.api_key_id, row.created_at));
+        let due = self.seen.lock().note(uses, now);
+        let Some(latest) = due.values().max() else { return };
+        let ids: Vec<i64> = due.keys().copied().collect();
         // Rows must not wait for long while other work uses up the connections.
-        let noted = time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &due, latest)).await;
+        let noted =
+            time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &ids, *latest)).await;
         let error = match noted {
             Ok(Ok(_)) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
         tracing::debug!(error, "it could not be noted which keys are in use");
-        let mut seen = self.seen.lock();
-        seen.recorded.retain(|id, _| !due.contains(id));
-        seen.rests_until = Some(now + SEEN_REST);
+        self.seen.lock().failed(due, now);
     }
 }
 
@@ -232,5 +249,27 @@ pub(super) fn declared(settings: &Settings) -> Declared {
                 ..NewApiKey::new(Source::Config)
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_is_recorded_once_a_minute_and_none_is_forgotten_while_that_fails() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let first = seen.note([(1, at(1)), (2, at(5)), (1, at(3))].into_iter(), start);
+        assert_eq!(first, HashMap::from([(1, at(3)), (2, at(5))]));
+        assert!(seen.note([(1, at(30))].into_iter(), after(30)).is_empty(), "not again so soon");
+
+        let second = seen.note([(1, at(60))].into_iter(), after(60));
+        assert_eq!(second, HashMap::from([(1, at(60))]));
+        seen.failed(second, after(60));
+        assert!(seen.note([(3, at(61))].into_iter(), after(61)).is_empty(), "it rests");
+        let third = seen.note(std::iter::empty(), after(80));
+        assert_eq!(third, HashMap::from([(1, at(60)), (3, at(61))]));
     }
 }

@@ -15,7 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Exit code 0 when the gateway is ready, 1 when it is not.
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
-    let port = matches.get_one::<String>("port").map_or("3000", String::as_str);
+    let port = matches.get_one::<u16>("port").copied().unwrap_or(3000);
     let base =
         matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
     let mut url = gateway_url(&base)?;

@@ -104,7 +104,14 @@ fn command() -> Command {
                 .env("NEXUSGATE_URL")
                 .help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
         )
-        .arg(Arg::new("port").long("port").env("PORT").default_value("3000").hide(true));
+        .arg(
+            Arg::new("port")
+                .long("port")
+                .env("PORT")
+                .default_value("3000")
+                .value_parser(clap::value_parser!(u16))
+                .hide(true),
+        );
     let rotate = Settings::add_flags(Command::new("rotate-encryption-key"))
         .about("Encrypt every stored secret under a new key; stop the gateway first")
         .arg(

@@ -125,7 +125,7 @@ settings! {
     metrics_addr: Option<SocketAddr> = "METRICS_ADDR";
     /// Bearer token that `/metrics` requires; without it anybody who reaches `/metrics` may read it.
     metrics_bearer_token: Option<Secret> = "METRICS_BEARER_TOKEN";
-    /// Maximum number of series; further ones are counted under `_overflow`.
+    /// Maximum number of series; further ones are counted under `_overflow`, or left out if they are gauges.
     metrics_max_series: usize = "METRICS_MAX_SERIES", "50000";
     /// Upper bounds of the latency histograms in seconds, ascending, separated by commas; docs/METRICS.md lists the defaults.
     metrics_latency_buckets: Option<LatencyBuckets> = "METRICS_LATENCY_BUCKETS";

@@ -356,7 +356,10 @@ impl<R: Row, S: Sink<R>> Writer<R, S> {
                     self.journal.emit(LogEvent::Flushed { table, took: started.elapsed() });
                     let known = rows.len().saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
                     tracing::trace!(%table, new, known, "rows of the request log written");
-                    self.sink.inserted(rows).await;
+                    let noted = AssertUnwindSafe(self.sink.inserted(rows)).catch_unwind().await;
+                    if noted.is_err() {
+                        tracing::error!("the work after an insert panicked");
+                    }
                     return Ok(());
                 }
                 Err(InsertError::Refused(reason)) => {

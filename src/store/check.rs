@@ -117,7 +117,7 @@ pub(super) fn count(stored: i64) -> u32 {
 /// Refuses a limit of 0, which would let nothing through; `None` is no limit.
 pub(super) fn lets_something_through(field: &'static str, limit: Option<u32>) -> StoreResult<()> {
     match limit {
-        Some(0) => Err(StoreError::invalid(field, "must be 1 or more; left out: no limit")),
+        Some(0) => Err(StoreError::invalid(field, "must be 1 or more")),
         _ => Ok(()),
     }
 }

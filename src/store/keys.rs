@@ -236,8 +236,9 @@ fn changed(change: ApiKeyChange) -> StoreResult<ActiveModel> {
     check::comment(comment.as_ref().and_then(Option::as_deref))?;
     check::lets_something_through("rpm_limit", rpm.flatten())?;
     check::lets_something_through("tpm_limit", tpm.flatten())?;
+    check_names(allowed_models.as_ref().and_then(Option::as_deref))?;
     let allowed_models = match allowed_models {
-        Some(names) => Set(names_json(names.as_deref())?),
+        Some(names) => Set(names.map(Into::into)),
         None => NotSet,
     };
     Ok(ActiveModel {
@@ -409,7 +410,7 @@ pub(super) fn settings(new: &NewApiKey) -> StoreResult<ActiveModel> {
         comment: Set(new.comment.clone()),
         rpm_limit: Set(new.limits.rpm.map(i64::from)),
         tpm_limit: Set(new.limits.tpm.map(i64::from)),
-        allowed_models: Set(names_json(new.allowed_models.as_deref())?),
+        allowed_models: Set(new.allowed_models.clone().map(Into::into)),
         expires_at: Set(new.expires_at.map(|at| at.trunc_subsecs(6))),
         external_id: Set(new.external_id.clone()),
         source: Set(new.source.as_str().to_owned()),
@@ -430,6 +431,7 @@ fn check_new(new: &NewApiKey) -> StoreResult<()> {
     check::comment(new.comment.as_deref())?;
     check::lets_something_through("rpm_limit", new.limits.rpm)?;
     check::lets_something_through("tpm_limit", new.limits.tpm)?;
+    check_names(new.allowed_models.as_deref())?;
     check_external_id(new.external_id.as_deref())
 }
 
@@ -441,10 +443,6 @@ fn check_external_id(external_id: Option<&str>) -> StoreResult<()> {
     check::text("external_id", external_id)
 }
 
-fn names_json(names: Option<&[String]>) -> StoreResult<Option<serde_json::Value>> {
-    let Some(names) = names else { return Ok(None) };
-    for name in names {
-        check::name("allowed_models", name)?;
-    }
-    Ok(Some(names.into()))
+fn check_names(names: Option<&[String]>) -> StoreResult<()> {
+    names.unwrap_or_default().iter().try_for_each(|name| check::name("allowed_models", name))
 }

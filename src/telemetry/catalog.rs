@@ -257,7 +257,7 @@ catalog! {
     /// Completed completions, by finish reason.
     FINISH_REASONS: Counter, Count = "nexusgate_completion_finish_reasons_total" { model, finish_reason: FinishReason };
     /// Completed streams that met their model's targets for first token and time per token (goodput). Models without targets
-    /// and answers that were not streamed count neither here nor as missed.
+    /// and answers that were not streamed count neither here nor as missed, nor do streams whose tokens nobody counted.
     WITHIN_SLO: Counter, Count = "nexusgate_completions_within_slo_total" { model };
     /// Completed streams that missed one of their model's targets.
     MISSED_SLO: Counter, Count = "nexusgate_completions_missed_slo_total" { model };

@@ -14,7 +14,7 @@ pub fn markdown() -> String {
          Counters of money and seconds are fractional. `model`, `provider` and `api_key_comment` take configured names, at most\n\
          128 characters, with backslashes and control characters replaced; `route`, `method`, `code`, `metric` and `version`\n\
          the gateway's own words. Past `METRICS_MAX_SERIES` labels without listed values read `_overflow`; gauges of\n\
-         further keys and providers are left out.\n\n\
+         further keys are left out, those of providers are always there.\n\n\
          | metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n",
     );
     for metric in ALL {

@@ -158,7 +158,7 @@ impl Telemetry {
         });
         for provider in configured {
             shown.entry(provider.clone()).or_insert_with(|| {
-                let gauge = self.registry.retirable_gauge(&m::PROVIDER_UP, &[provider.as_str()]);
+                let gauge = self.registry.uncapped_gauge(&m::PROVIDER_UP, &[provider.as_str()]);
                 gauge.set(1.0);
                 gauge
             });

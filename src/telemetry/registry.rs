@@ -147,11 +147,22 @@ impl Registry {
         self.recorder.register_gauge(&self.key(metric, labels), &METADATA)
     }
 
+    /// A gauge that exists also past the cap: for metrics of which there are a few, with alerts on each.
+    pub fn uncapped_gauge(&self, metric: &'static Metric, labels: &[&str]) -> RetirableGauge {
+        if !self.recording {
+            return RetirableGauge(Gauge::noop());
+        }
+        let key = build_key(metric, labels);
+        self.known.lock().insert(key.clone());
+        RetirableGauge(self.recorder.register_gauge(&key, &METADATA))
+    }
+
+    /// Past the cap it is not shown.
     pub fn retirable_gauge(&self, metric: &'static Metric, labels: &[&str]) -> RetirableGauge {
         if !self.recording {
             return RetirableGauge(Gauge::noop());
         }
-        // Past the cap there is none: what several callers set and retire by turns would say nothing of any of them.
+        // What several callers set and retire by turns would say nothing of any of them.
         let key = self.own_key(metric, labels);
         RetirableGauge(key.map_or_else(Gauge::noop, |key| self.recorder.register_gauge(&key, &METADATA)))
     }

@@ -466,6 +466,30 @@ async fn a_request_that_reached_no_provider_names_none() {
     assert_eq!(rows, [called, ("failed".to_owned(), None, false)]);
 }
 
+/// A provider that cannot be asked takes no place of those that can.
+#[tokio::test]
+async fn providers_that_cannot_be_asked_hide_none_that_can() {
+    let app = TestApp::builder()
+        .providers(&["a", "b", "c", "d"])
+        .adjust(|settings| {
+            for provider in &mut settings.declared.providers[..3] {
+                provider.kind = ProviderKind::Anthropic;
+            }
+            for model in settings.declared.models.iter_mut().filter(|model| model.provider == "d") {
+                model.weight = 0;
+            }
+        })
+        .spawn()
+        .await;
+    let file =
+        serde_json::json!([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]);
+    let response = app.chat(MODEL).with("messages", file).send().await;
+    assert_eq!(
+        (response.status(), &response.headers()["x-nexusgate-provider"]),
+        (StatusCode::OK, &"d".parse().expect("ASCII"))
+    );
+}
+
 /// Three providers are called, however many there are.
 #[tokio::test]
 async fn three_of_many_providers_are_called() {

@@ -26,8 +26,11 @@ fn more_than_sockets_hold() -> Reply {
 
 /// A connection that has sent the head of a request with these headers.
 async fn begin(app: &TestApp, path: &str, headers: &str) -> TcpStream {
+    begin_as(app, &app.key, path, headers).await
+}
+
+async fn begin_as(app: &TestApp, key: &str, path: &str, headers: &str) -> TcpStream {
     let mut connection = TcpStream::connect(app.running().address()).await.expect("connected");
-    let key = &app.key;
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          {headers}\r\n\r\n"
@@ -65,7 +68,13 @@ async fn half_a_body_is_not_waited_for() {
             answers.push(answer);
         }
         assert!(answers[0].contains(r#""code":"request_timeout""#), "{}", answers[0]);
-        assert!(answers[1].contains(r#""type":"error""#), "in its own format: {}", answers[1]);
+        let of_anthropic = r#"{"type":"error","error":{"type":"timeout_error","#;
+        assert!(answers[1].contains(of_anthropic), "in its own format: {}", answers[1]);
+        let secret = app.running().admin_secret().expose();
+        let mut connection = begin_as(&app, secret, "/api/admin/apiKey", "content-length: 1000").await;
+        connection.write_all(b"{\"comment\":").await.expect("written");
+        let answer = read_all(connection).await;
+        assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_timeout"), "{answer}");
         let scrape = app.settled().await;
         let rejected = scrape.metric("nexusgate_requests_rejected_total");
         assert!(rejected.label("reason", "invalid_request").is(2.0), "{}", scrape.text);

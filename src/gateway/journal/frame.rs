@@ -40,6 +40,7 @@ const VERSION: u8 = 2;
 const END_MAGIC: [u8; 4] = [0xF5, b'N', b'G', b'E'];
 pub(super) const END: usize = 8;
 pub(super) const HEADER: usize = 40;
+/// Bytes of bodies up to which a record is written as one piece: with its row it then takes about a page.
 const SHORT: usize = 3072;
 const HAS_REQUEST: u8 = 1;
 const HAS_RESPONSE: u8 = 2;
@@ -89,7 +90,7 @@ pub(super) fn encode(
     salt: u32,
     time_ms: u64,
 ) -> Result<Vec<u8>, EncodeError> {
-    // A row without its bodies takes 500 to 700 bytes: one allocation, freed by the caller after the write.
+    // A row without its bodies takes 500 to 700 bytes: one allocation for all, freed after the write.
     let bodies = if is_short(payloads) { payloads.len() } else { 0 };
     let mut head = Vec::with_capacity(1024 + bodies);
     head.resize(HEADER, 0);

@@ -30,6 +30,8 @@ pub(in crate::http) enum AdminError {
     MethodNotAllowed,
     /// 409: something else has this value.
     Taken { field: Cow<'static, str>, message: &'static str },
+    /// 408: the client paused for too long in the middle of its body.
+    TooSlow,
     /// 413: the body is larger than this many bytes.
     TooLarge(usize),
     /// 415.
@@ -83,6 +85,7 @@ impl AdminError {
             Self::NotFound(_) | Self::Dangling { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Taken { .. } => StatusCode::CONFLICT,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyGuesses(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -99,6 +102,7 @@ impl AdminError {
             Self::NotFound(_) | Self::Dangling { .. } => ErrorCode::NotFound,
             Self::MethodNotAllowed => ErrorCode::MethodNotAllowed,
             Self::Taken { .. } => ErrorCode::AlreadyExists,
+            Self::TooSlow => ErrorCode::RequestTimeout,
             Self::TooLarge(_) => ErrorCode::BodyTooLarge,
             Self::NotJson => ErrorCode::UnsupportedMediaType,
             Self::TooManyGuesses(_) => ErrorCode::TooManyAttempts,
@@ -120,6 +124,7 @@ impl AdminError {
             Self::Dangling { field, noun } => format!("{field}: there is no such {noun}.").into(),
             Self::MethodNotAllowed => "This path does not take this method.".into(),
             Self::Taken { field, message } => format!("{field}: {message}").into(),
+            Self::TooSlow => "The rest of the request body did not come in time.".into(),
             Self::TooLarge(max) => format!("The request body is larger than {max} bytes.").into(),
             Self::NotJson => "The body must be JSON: `Content-Type: application/json`.".into(),
             Self::TooManyGuesses(_) => "Too many wrong secrets. Wait before the next attempt.".into(),
@@ -155,6 +160,10 @@ impl IntoResponse for AdminError {
             Self::TooManyGuesses(wait) => {
                 headers.insert(header::RETRY_AFTER, retry_after_seconds(wait).into());
             }
+            Self::TooSlow => {
+                // The rest of the body may still arrive, and is not waited for.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Self::DatabaseAway => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
@@ -187,6 +196,7 @@ pub(super) enum ErrorCode {
     NotFound,
     MethodNotAllowed,
     AlreadyExists,
+    RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
     TooManyAttempts,

@@ -9,6 +9,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
+use super::super::client_body::ClientStopped;
 use super::Admin;
 use super::error::{AdminError, AdminResult};
 
@@ -22,6 +23,7 @@ pub(super) async fn read_body(request: Request, max_body_size: usize) -> AdminRe
     match Limited::new(body, max).collect().await {
         Ok(body) => Ok(Request::from_parts(head, body.to_bytes().into())),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(AdminError::TooLarge(max)),
+        Err(error) if ClientStopped::caused(&*error) => Err(AdminError::TooSlow),
         Err(_) => Err(unreadable()),
     }
 }

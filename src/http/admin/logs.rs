@@ -128,7 +128,7 @@ pub(super) struct LogEntry {
     /// System name.
     model: String,
     model_id: Option<i64>,
-    /// The provider that answered, or was tried last.
+    /// The provider that answered, or was tried last; null: none was called.
     provider: Option<String>,
     provider_id: Option<i64>,
     /// Completions only.

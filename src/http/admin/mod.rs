@@ -1,8 +1,8 @@
 //! The admin API: keys, providers, models, the request log and its sums, under `/api/admin`.
 //!
 //! Paths and names follow the reference system, so that its clients work unchanged. From the outside in, a request
-//! meets [`auth`] (the secret, no caching), then its handler: [`extract`] and [`fields`] read and check it, the store
-//! carries it out, [`Admin::changed`] makes it take effect, [`error`] answers failures.
+//! meets [`auth`] (the secret, the whole body, no caching), then its handler: [`extract`] and [`fields`] read it, the store
+//! checks it and carries it out, [`Admin::changed`] makes it take effect, [`error`] answers failures.
 
 mod auth;
 mod completions;

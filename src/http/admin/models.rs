@@ -283,10 +283,7 @@ pub(super) async fn create(
         },
         weight: body.weight.unwrap_or(1),
         comment: body.comment,
-        slo: Slo {
-            ttft: from_ms("sloTtftMs", body.slo_ttft_ms)?,
-            tpot: from_ms("sloTpotMs", body.slo_tpot_ms)?,
-        },
+        slo: Slo { ttft: body.slo_ttft_ms.map(from_ms), tpot: body.slo_tpot_ms.map(from_ms) },
         ..NewModel::new(body.system_name, body.model_type.unwrap_or(ModelUse::Chat).into(), Source::Manual)
     };
     let stored = models::create(admin.db(), body.provider_id, &new).await.map_err(AdminError::about(NOUN))?;
@@ -294,10 +291,9 @@ pub(super) async fn create(
     Ok(Json(stored.into()))
 }
 
-/// A target in milliseconds.
-fn from_ms(field: &'static str, ms: Option<f64>) -> AdminResult<Option<Duration>> {
-    let invalid = |_| AdminError::invalid(field, "must be a number of milliseconds");
-    ms.map(|ms| Duration::try_from_secs_f64(ms / 1e3).map_err(invalid)).transpose()
+/// A target in milliseconds. One that is no duration becomes the longest, which the store refuses.
+fn from_ms(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX)
 }
 
 /// Show one model.
@@ -384,8 +380,8 @@ pub(super) async fn change(
         cache_write_price: body.cache_write_price,
         weight: body.weight,
         comment: body.comment,
-        slo_ttft: body.slo_ttft_ms.map(|ms| from_ms("sloTtftMs", ms)).transpose()?,
-        slo_tpot: body.slo_tpot_ms.map(|ms| from_ms("sloTpotMs", ms)).transpose()?,
+        slo_ttft: body.slo_ttft_ms.map(|ms| ms.map(from_ms)),
+        slo_tpot: body.slo_tpot_ms.map(|ms| ms.map(from_ms)),
     };
     let stored = models::update(admin.db(), id, change).await.map_err(AdminError::about(NOUN))?;
     admin.changed().await;

@@ -33,7 +33,7 @@ pub struct LogRow {
     pub model: Arc<str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_id: Option<i64>,
-    /// Name of the provider that answered, or was tried last.
+    /// Name of the provider that answered, or was tried last; `None`: none was called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,12 +78,14 @@ pub(crate) const fn kind_of_status(status: u16) -> ErrorKind {
     }
 }
 
-/// The status that an error of this type or code has outside a stream.
+/// The status that an error of this type or code has outside a stream. Codes of a provider's account (`invalid_api_key`,
+/// `model_not_found`) are left to other providers: in a success they are no fault of the caller.
 pub(super) fn status_of_word(word: &str) -> Option<u16> {
-    if word == QUOTA {
-        return Some(429);
+    match word {
+        QUOTA | RATE_LIMIT => Some(429),
+        TOO_LONG | INVALID_PROMPT => Some(400),
+        _ => KINDS.iter().find(|w| word == w.openai || word == w.anthropic).map(|words| words.status),
     }
-    kind_of_word(word).map(|kind| KINDS[kind as usize].status)
 }
 
 /// OpenAI's `type` for an error that a provider reported: as precise as what is known.
@@ -140,7 +142,7 @@ mod tests {
             }
             assert_eq!(status_of_word(words.anthropic), Some(words.status), "{}", words.anthropic);
         }
-        assert_eq!((status_of_word(QUOTA), status_of_word("tokens")), (Some(429), Some(429)));
+        assert_eq!((status_of_word(QUOTA), status_of_word("model_not_found")), (Some(429), None));
         assert_eq!((kind_of_word("error"), status_of_word("error")), (None, None));
     }
 }

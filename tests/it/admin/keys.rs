@@ -136,6 +136,10 @@ async fn what_is_wrong_is_named() {
         (format!("/apiKey/{key}/ratelimit"), json!({ "tpmLimit": [] }), "tpmLimit"),
         (format!("/apiKey/{key}"), json!({ "revoked": "yes" }), "revoked"),
         (format!("/apiKey/{key}"), json!({ "comment": "\u{0}" }), "comment"),
+        (format!("/apiKey/{key}"), json!({ "comment": "x".repeat(1001) }), "comment"),
+        (format!("/apiKey/{key}"), json!({ "rpmLimit": 0 }), "rpmLimit"),
+        (format!("/apiKey/{key}"), json!({ "tpmLimit": 0 }), "tpmLimit"),
+        (format!("/apiKey/{key}"), json!({ "allowedModels": [""] }), "allowedModels"),
     ] {
         admin.put(&path, body).await.refused(400, "invalid_request", Some(field));
     }

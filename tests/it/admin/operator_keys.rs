@@ -45,6 +45,11 @@ async fn a_key_that_comes_back_keeps_what_is_not_said_anew() {
     admin.get(PATH).await.refused(404, "not_found", None);
     let made = admin.put(PATH, json!({ "comment": "first", "rpmLimit": 7 })).await.ok();
     assert_eq!((&made["rpmLimit"], &made["tpmLimit"]), (&json!(7), &json!(50_000)));
+    for (wrong, field) in
+        [(json!({ "rpmLimit": 0 }), "rpmLimit"), (json!({ "allowedModels": [""] }), "allowedModels")]
+    {
+        admin.put(PATH, wrong).await.refused(400, "invalid_request", Some(field));
+    }
     let again = admin.put(PATH, json!({ "comment": "second", "rpmLimit": 9 })).await.ok();
     assert_eq!(
         (&again["rpmLimit"], &again["comment"], &again["created"]),
