@@ -297,6 +297,31 @@ async fn closing_without_the_database_leaves_the_rows_to_the_next_start() {
     assert_eq!(told.sum(|e| if let LogEvent::RowsWritten { rows, .. } = e { *rows } else { 0 }), 11);
 }
 
+/// A database after whose inserts something panics.
+struct Clumsy(Fake);
+
+impl Sink<TestRow> for Clumsy {
+    async fn insert(&self, table: LogTable, rows: &[TestRow]) -> Result<u64, InsertError> {
+        self.0.insert(table, rows).await
+    }
+
+    async fn inserted(&self, _: &[TestRow]) {
+        panic!("a bookkeeper's bug");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_after_an_insert_does_not_end_the_log() {
+    let database = Fake::default();
+    let journal = Journal::open(JournalConfig::default(), Box::new(|_| {})).unwrap();
+    let log = RequestLog::start(journal, Clumsy(database.clone()), quick()).unwrap();
+    for number in 0..3 {
+        log.append(TestRow::new(number));
+        assert!(log.flush(PATIENT).await);
+    }
+    assert_eq!(database.numbers(), [0, 1, 2]);
+}
+
 /// A database that blocks the thread while the lock is held elsewhere.
 struct Holding(Fake, Arc<Mutex<()>>);
 
