@@ -142,9 +142,9 @@ fn within_slo(target: &Target, record: &RequestRecord, tpot: Option<Duration>) -
         return Some(false);
     }
     let Some(goal) = slo.tpot else { return Some(true) };
+    record.usage.completion?;
     // An answer of one token has no time per further token, so it cannot miss that target.
-    let tokens = record.usage.completion?;
-    Some(tokens <= 1 || tpot.is_none_or(|tpot| tpot <= goal))
+    Some(tpot.is_none_or(|tpot| tpot <= goal))
 }
 
 fn count_waste(model: &ModelSeries, usage: Usage, cost: Cost, reason: WasteReason) {
