@@ -4,6 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq as _;
 
 use super::label::LabelValue;
 
@@ -12,8 +13,8 @@ pub type KeyHash = [u8; 32];
 
 /// Hashes a key for look-up. A key is 128 random bits or more, so a plain hash is enough (NIST SP 800-63B § 5.1.1
 /// asks for salting and stretching only of low-entropy secrets).
-pub fn hash_key(key: &str) -> KeyHash {
-    Sha256::digest(key.as_bytes()).into()
+pub fn hash_key(key: impl AsRef<[u8]>) -> KeyHash {
+    Sha256::digest(key.as_ref()).into()
 }
 
 /// A configured caller.
@@ -60,6 +61,12 @@ impl Secret {
     /// The secret itself. Each use of this is a place to look at in a review.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// Whether `given` is this secret. Takes as long for any two of a length: hashing first hides where they differ, and
+    /// how long this one is.
+    pub fn is(&self, given: &[u8]) -> bool {
+        Sha256::digest(given).ct_eq(&Sha256::digest(self.0.as_bytes())).into()
     }
 }
 

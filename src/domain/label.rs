@@ -79,6 +79,10 @@ label_enum! {
         InFlightDuplicate = "in_flight_duplicate",
         Overloaded = "overloaded",
         ShuttingDown = "shutting_down",
+        /// The client left before its request was complete, or before it was decided on.
+        ClientClosed = "client_closed",
+        /// A handler panicked.
+        InternalError = "internal_error",
     }
 }
 

@@ -53,6 +53,7 @@ impl Gateway {
     /// # Errors
     /// The refusal to answer with.
     pub async fn admit(&self, scope: &RequestScope, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        self.before_admission();
         self.is_open()?;
         if !scope.has_slot() {
             return Err(overloaded());

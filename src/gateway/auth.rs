@@ -38,31 +38,42 @@ impl Gateway {
     }
 }
 
-fn credential(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then_some(token)
-    });
-    let api_key = || headers.get("x-api-key").and_then(|value| value.to_str().ok());
-    bearer.or_else(api_key).map(str::trim).filter(|key| !key.is_empty())
+fn credential(headers: &HeaderMap) -> Option<&[u8]> {
+    let api_key = || headers.get("x-api-key").map(|value| value.as_bytes().trim_ascii());
+    bearer(headers).or_else(api_key).filter(|key| !key.is_empty())
+}
+
+/// Credentials of the Bearer scheme (RFC 6750 § 2.1), as bytes: a secret need not be ASCII.
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, given) = value.split_at_checked(value.iter().position(|byte| *byte == b' ')?)?;
+    let given = given.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer") && !given.is_empty()).then_some(given)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(name: &'static str, value: &'static str) -> Option<String> {
-        let mut headers = HeaderMap::new();
-        headers.insert(name, header::HeaderValue::from_static(value));
-        credential(&headers).map(str::to_owned)
+    fn found(given: &[(&'static str, &'static str)]) -> Option<String> {
+        let given = given.iter().map(|(name, value)| {
+            (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
+        });
+        credential(&given.collect()).map(|key| String::from_utf8_lossy(key).into_owned())
     }
 
     #[test]
     fn keys_come_in_either_header() {
-        assert_eq!(found("authorization", "Bearer sk-1").as_deref(), Some("sk-1"));
-        assert_eq!(found("authorization", "bearer  sk-1 ").as_deref(), Some("sk-1"));
-        assert_eq!(found("x-api-key", "sk-2").as_deref(), Some("sk-2"));
-        assert_eq!(found("authorization", "Basic abc"), None);
-        assert_eq!(found("authorization", "Bearer "), None);
+        assert_eq!(found(&[("authorization", "Bearer sk-1")]).as_deref(), Some("sk-1"));
+        assert_eq!(found(&[("authorization", "bearer   sk-1 ")]).as_deref(), Some("sk-1"));
+        assert_eq!(found(&[("x-api-key", " sk-2")]).as_deref(), Some("sk-2"));
+        for nothing in ["Basic abc", "Bearer", "Bearer ", "sk-1", ""] {
+            assert_eq!(found(&[("authorization", nothing)]), None, "{nothing}");
+            assert_eq!(found(&[("authorization", nothing), ("x-api-key", "sk-2")]).as_deref(), Some("sk-2"));
+        }
+        assert_eq!(
+            found(&[("authorization", "Bearer sk-1"), ("x-api-key", "sk-2")]).as_deref(),
+            Some("sk-1")
+        );
     }
 }

@@ -46,6 +46,7 @@ use crate::telemetry::Telemetry;
 use crate::wire::head::RequestHead;
 
 pub use admit::Caller;
+pub use auth::bearer;
 pub use body::GatewayBody;
 pub use exchange::is_encoded;
 pub use gather::{NotGathered, gather};
@@ -89,12 +90,17 @@ pub struct Parts {
     pub hooks: Hooks,
 }
 
+/// See [`Hooks::before_admission`].
+pub type AdmissionHook = Box<dyn Fn() + Send + Sync>;
+
 /// See [`Hooks::before_attempt`].
 pub type AttemptHook = Box<dyn Fn(&Target) + Send + Sync>;
 
 /// Hooks by which tests inject faults.
 #[derive(Default)]
 pub struct Hooks {
+    /// Called before each request is admitted.
+    pub before_admission: Option<AdmissionHook>,
     /// Called before each upstream call.
     pub before_attempt: Option<AttemptHook>,
 }
@@ -351,6 +357,12 @@ impl Gateway {
         // known.
         if status.oldest.is_some() || LogTable::ALL.iter().all(|table| status.pending(*table) == 0) {
             self.0.ids.sweep(status.oldest);
+        }
+    }
+
+    fn before_admission(&self) {
+        if let Some(hook) = &self.0.parts.hooks.before_admission {
+            hook();
         }
     }
 

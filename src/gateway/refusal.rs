@@ -12,6 +12,9 @@ use crate::wire::error::{ApiError, ErrorFormat, render_error};
 
 use super::body::GatewayBody;
 
+/// The status of a request whose client left before the head of the answer (nginx' code; RFC 9110 has none).
+pub const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// A request that is refused before it reaches a model.
 #[derive(Debug)]
 pub struct Refusal {
@@ -35,6 +38,8 @@ impl Refusal {
             RejectReason::InFlightDuplicate => (409, "request_in_flight"),
             RejectReason::Overloaded => (503, "overloaded"),
             RejectReason::ShuttingDown => (503, "shutting_down"),
+            RejectReason::ClientClosed => (CLIENT_CLOSED_REQUEST, "client_closed_request"),
+            RejectReason::InternalError => (500, "internal_error"),
         };
         Self { reason, error: ApiError::new(status, message).with_code(code), headers: HeaderMap::new() }
     }

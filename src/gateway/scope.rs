@@ -76,8 +76,8 @@ impl RequestScope {
 
 impl Drop for RequestScope {
     fn drop(&mut self) {
-        // The client left, or a handler panicked, before the request was accepted.
-        self.refuse(RejectReason::InvalidRequest);
+        // The client left before the request was accepted.
+        self.refuse(RejectReason::ClientClosed);
     }
 }
 

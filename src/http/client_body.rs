@@ -38,6 +38,17 @@ impl ClientStopped {
     }
 }
 
+/// Whether a body broke off because its client left: it closed the connection or, over HTTP/2, gave up the request.
+pub(super) fn is_disconnect(error: &(dyn Error + 'static)) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let ended = [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof];
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return error.is_remote() || error.is_io();
+    }
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| ended.contains(&error.kind()))
+        || error.source().is_some_and(is_disconnect)
+}
+
 impl<B> Body for ClientBody<B>
 where
     B: Body<Data = Bytes> + Unpin,

@@ -10,11 +10,9 @@ use http::{Method, StatusCode};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
+use crate::gateway::refusal::CLIENT_CLOSED_REQUEST;
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::HttpRequestFinished;
-
-/// The code of a request whose client left before the head of the answer (nginx' code; RFC 9110 has none).
-const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// The label when no route matches: the path itself is chosen by the client.
 const UNMATCHED: &str = "unmatched";

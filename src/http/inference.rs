@@ -18,7 +18,7 @@ use crate::gateway::{GatewayBody, NotGathered, Refusal, gather, is_encoded};
 use crate::limit::add_state;
 
 use super::HttpState;
-use super::client_body::ClientStopped;
+use super::client_body::{ClientStopped, is_disconnect};
 
 /// Answers one call of any format; the scope names the format.
 pub(super) async fn infer(
@@ -100,6 +100,9 @@ where
 }
 
 fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    if is_disconnect(error) {
+        return Refusal::new(RejectReason::ClientClosed, "The connection ended before the request body did.");
+    }
     if !ClientStopped::caused(error) {
         return Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.");
     }

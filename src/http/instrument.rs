@@ -10,11 +10,11 @@ use axum::response::Response;
 use futures_util::FutureExt as _;
 use tower::{Layer, Service};
 
+use crate::domain::label::RejectReason;
 use crate::domain::record::Call;
-use crate::gateway::refusal::{Refused, error_response};
+use crate::gateway::refusal::Refused;
 use crate::gateway::scope::RequestScope;
-use crate::gateway::{Gateway, GatewayBody};
-use crate::wire::error::ApiError;
+use crate::gateway::{Gateway, GatewayBody, Refusal};
 
 #[derive(Clone)]
 pub(super) struct InstrumentLayer {
@@ -64,21 +64,21 @@ where
         request.extensions_mut().insert(scope.clone());
         let inner = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         Box::pin(async move {
-            let Ok(result) = inner.await else {
-                return Ok(panicked(call).map(Body::new));
+            let response = match inner.await {
+                Ok(result) => result?,
+                Err(_) => panicked(call).map(Body::new),
             };
-            let response = result?;
             see_refusal(&scope, &response);
             Ok(response)
         })
     }
 }
 
-/// The answer when a handler panicked. The request was counted while its parts were dropped: as failed if it had been accepted.
+/// The answer when a handler panicked. A request that had been accepted was counted as failed while its parts were
+/// dropped, so that this refusal does not count it.
 pub(super) fn panicked(call: Call) -> Response<GatewayBody> {
     tracing::error!(?call, "a handler panicked");
-    let error = ApiError::new(500, "The gateway failed to handle the request.").with_code("internal_error");
-    error_response(call, &error)
+    Refusal::new(RejectReason::InternalError, "The gateway failed to handle the request.").into_response(call)
 }
 
 /// Counts a request that was refused.

@@ -6,11 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::domain::key::Secret;
+use crate::gateway::bearer;
 use crate::telemetry::exporter::CONTENT_TYPE;
 
 use super::HttpState;
@@ -78,7 +76,8 @@ pub(super) async fn readyz(State(state): State<HttpState>, uri: Uri) -> Response
     ),
 )]
 pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) -> Response {
-    if !state.metrics_token.as_ref().is_none_or(|token| has_token(&headers, token)) {
+    if !state.metrics_token.as_ref().is_none_or(|token| bearer(&headers).is_some_and(|given| token.is(given)))
+    {
         let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];
         return (StatusCode::UNAUTHORIZED, challenge, "a bearer token is needed\n").into_response();
     }
@@ -99,14 +98,6 @@ pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) 
         out.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
-}
-
-/// Compares in constant time; hashing first hides the length too.
-fn has_token(headers: &HeaderMap, token: &Secret) -> bool {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some((scheme, given)) = given.and_then(|value| value.split_once(' ')) else { return false };
-    let same = Sha256::digest(given.trim().as_bytes()).ct_eq(&Sha256::digest(token.expose().as_bytes()));
-    scheme.eq_ignore_ascii_case("bearer") && same.into()
 }
 
 /// Whether `Accept-Encoding` takes gzip, with a quality above zero (RFC 9110 § 12.5.3).

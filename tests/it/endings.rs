@@ -348,7 +348,32 @@ async fn a_handler_panics() {
 
 #[expect(clippy::panic, reason = "the handler has to panic")]
 fn panicking(builder: Builder) -> Builder {
-    builder.hooks(Hooks { before_attempt: Some(Box::new(|_| panic!("injected by the test"))) })
+    builder.hooks(Hooks {
+        before_attempt: Some(Box::new(|_| panic!("injected by the test"))),
+        ..Hooks::default()
+    })
+}
+
+/// Whether or not the request takes the way through the router.
+#[tokio::test]
+#[expect(clippy::panic, reason = "the handler has to panic")]
+async fn a_handler_panics_before_the_request_is_accepted() {
+    for origins in ["", "https://app.example"] {
+        let hooks =
+            Hooks { before_admission: Some(Box::new(|| panic!("injected by the test"))), ..Hooks::default() };
+        let app = TestApp::builder().setting("ALLOWED_ORIGINS", origins).hooks(hooks).spawn().await;
+        assert_eq!(send(&app, false).await, Some(StatusCode::INTERNAL_SERVER_ERROR));
+        let scrape = app.settled().await;
+        let rejected = || scrape.metric("nexusgate_requests_rejected_total");
+        assert!(rejected().label("reason", "internal_error").is(1.0), "{}", scrape.text);
+        assert!(rejected().is(1.0), "and nothing else: {}", scrape.text);
+        assert!(
+            scrape.metric("nexusgate_http_requests_total").label("code", "500").is(1.0),
+            "{}",
+            scrape.text
+        );
+        assert!(app.log_rows().await.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Clients that send or read slowly.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use http_body_util::{BodyExt as _, Full};
+use futures_util::{StreamExt as _, stream};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nexusgate::demo::provider::Reply;
@@ -81,6 +83,75 @@ async fn half_a_body_is_not_waited_for() {
         assert!(scrape.metric("nexusgate_completions_total").is(0.0));
         assert!(app.provider().calls().is_empty());
     }
+}
+
+/// A client that leaves while it sends its request made no mistake, and is not counted as if it had.
+#[tokio::test]
+async fn a_client_that_leaves_during_its_upload() {
+    const PATH: &str = "/v1/chat/completions";
+    for origins in ["", "https://app.example"] {
+        let app = TestApp::builder().setting("ALLOWED_ORIGINS", origins).spawn().await;
+        for (headers, begun) in
+            [("content-length: 1000", "{\"model\":"), ("transfer-encoding: chunked", "9\r\n{\"mo")]
+        {
+            for reset in [false, true] {
+                let mut connection = begin(&app, PATH, headers).await;
+                connection.write_all(begun.as_bytes()).await.expect("written");
+                in_flight(&app, 1.0).await;
+                if reset {
+                    connection.set_zero_linger().expect("an open socket");
+                }
+                drop(connection);
+                in_flight(&app, 0.0).await;
+            }
+        }
+        let mut malformed = begin(&app, PATH, "transfer-encoding: chunked\r\nconnection: close").await;
+        malformed.write_all(b"nothing\r\n").await.expect("written");
+        let answer = read_all(malformed).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        let scrape = app.settled().await;
+        let rejected = |reason| scrape.metric("nexusgate_requests_rejected_total").label("reason", reason);
+        assert!(rejected("client_closed").is(4.0), "{}", scrape.text);
+        assert!(rejected("invalid_request").is(1.0), "{}", scrape.text);
+        let answers =
+            |code| scrape.metric("nexusgate_http_requests_total").label("route", PATH).label("code", code);
+        assert!(answers("499").is(4.0) && answers("400").is(1.0), "{}", scrape.text);
+    }
+}
+
+#[tokio::test]
+async fn over_http_2_a_client_that_leaves_during_its_upload() {
+    let app = TestApp::spawn().await;
+    let address = app.running().address();
+    for whole_connection in [false, true] {
+        let stream = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
+        let (mut sender, connection) =
+            http2::Builder::new(TokioExecutor::new()).handshake(stream).await.expect("HTTP/2");
+        let connection = tokio::spawn(connection);
+        let begun =
+            stream::once(async { Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{\"model\":"))) });
+        let request = http::Request::post(format!("http://{address}/v1/chat/completions"))
+            .header("authorization", format!("Bearer {}", app.key))
+            .body(StreamBody::new(begun.chain(stream::pending()).boxed()));
+        let answer = tokio::spawn(sender.send_request(request.expect("a request")));
+        in_flight(&app, 1.0).await;
+        if whole_connection {
+            connection.abort();
+        }
+        answer.abort();
+        in_flight(&app, 0.0).await;
+    }
+    let scrape = app.settled().await;
+    let rejected = || scrape.metric("nexusgate_requests_rejected_total");
+    assert!(rejected().label("reason", "client_closed").is(2.0), "{}", scrape.text);
+    assert!(rejected().is(2.0), "and nothing else: {}", scrape.text);
+    assert!(scrape.metric("nexusgate_http_requests_total").label("code", "499").is(2.0), "{}", scrape.text);
+}
+
+/// Waits until so many requests are in flight.
+async fn in_flight(app: &TestApp, count: f64) {
+    app.eventually("requests in flight", |scrape| scrape.metric("nexusgate_requests_in_flight").is(count))
+        .await;
 }
 
 /// A client that keeps sending is waited for, however long it takes.

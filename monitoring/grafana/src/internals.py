@@ -108,12 +108,12 @@ def requests():
             unit="s",
         ),
         lines(
-            "Refusals for want of room",
-            "overloaded: MAX_IN_FLIGHT is reached. shutting_down: the instance drains.",
+            "Refusals by the gateway's own fault",
+            "overloaded: MAX_IN_FLIGHT is reached. shutting_down: the instance drains. internal_error: a handler panicked.",
             [
                 (
                     total(
-                        rate("nexusgate_requests_rejected_total", 'reason=~"overloaded|shutting_down"'),
+                        rate("nexusgate_requests_rejected_total", 'reason=~"overloaded|shutting_down|internal_error"'),
                         "reason",
                         "instance",
                     ),
@@ -296,7 +296,7 @@ def metrics():
         ),
         number(
             "Series refused",
-            "By the cap, in the time range; counted under _overflow instead.",
+            "By the cap, in the time range; counted under _overflow instead, gauges left out.",
             f"{total(growth('nexusgate_metrics_overflow_total'))} or vector(0)",
             decimals=0,
             thresholds=ZERO_IS_GOOD,

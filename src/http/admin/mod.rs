@@ -25,7 +25,6 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use sea_orm::DatabaseConnection;
-use sha2::{Digest as _, Sha256};
 use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -66,7 +65,7 @@ struct Inner {
     cipher: Arc<Cipher>,
     snapshots: Arc<SnapshotStore>,
     limits: Arc<LimitServices>,
-    secret_hash: sha2::digest::Output<Sha256>,
+    secret: Secret,
     guesses: Guesses,
     max_body_size: usize,
     version: String,
@@ -94,7 +93,7 @@ impl Admin {
             cipher,
             snapshots,
             limits,
-            secret_hash: Sha256::digest(secret.expose().as_bytes()),
+            secret,
             guesses: Guesses::new(),
             max_body_size,
             version,
