@@ -47,7 +47,6 @@ pub(crate) fn record(label_set: usize) -> RequestRecord {
             model_type: ModelType::Chat,
             price,
             weight: 1,
-            context_length: None,
             slo: Slo { ttft: Some(Duration::from_secs(1)), tpot: None },
             created_at: Utc::now(),
             provider,

@@ -22,8 +22,6 @@ pub struct Target {
     pub price: Price,
     /// Share of the traffic relative to the other providers of this model; 0: only when named or when the others fail.
     pub weight: u32,
-    /// In tokens.
-    pub context_length: Option<u32>,
     pub slo: Slo,
     pub created_at: DateTime<Utc>,
     pub provider: Arc<Provider>,

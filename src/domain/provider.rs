@@ -53,7 +53,7 @@ pub struct Provider {
     /// Unique among the living; also the label.
     pub name: LabelValue,
     pub kind: ProviderKind,
-    /// The base URL that the provider's SDK would take (DESIGN § 4).
+    /// The base URL that the provider's SDK would take.
     pub base_url: Url,
     pub api_key: Option<Secret>,
     /// `api-version` of Azure's deployment URLs; `anthropic-version` of Anthropic.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::failure::ErrorCode;
 use super::key::ApiKey;
 use super::label::{ApiFormat, FinishReason, LabelValue, LogTable, Status};
 use super::model::Target;
@@ -54,8 +55,8 @@ pub struct RequestRecord {
     /// Usage and cost of the attempts before the last one.
     pub spent: Option<Box<Spent>>,
     pub finish_reason: Option<FinishReason>,
-    /// Why it failed, for the log: a short code such as `timeout`, `http_500`, `stream_cut`, `panic`.
-    pub error: Option<String>,
+    /// Why it failed.
+    pub error: Option<ErrorCode>,
     /// When the request arrived.
     pub started_at: DateTime<Utc>,
     /// From arrival to the last byte.

@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::domain::failure::ErrorCode;
 use crate::domain::key::ApiKey;
 use crate::domain::label::{ApiFormat, RejectReason, Status};
 use crate::domain::record::{Call, REQUEST_ID_MAX_BYTES, RequestRecord};
@@ -270,9 +271,9 @@ impl Gateway {
         let id = guard.record().id;
         let Some(body) = render(job, &kept) else {
             let message = "The request with this id has completed, but its answer was not kept.";
-            guard.blame("answer_not_kept");
+            guard.blame(ErrorCode::AnswerNotKept);
             let mut refusal = Refusal::new(RejectReason::InFlightDuplicate, message);
-            refusal.error = refusal.error.with_code("answer_not_kept");
+            refusal.error = refusal.error.with_code(ErrorCode::AnswerNotKept.to_string());
             let mut response = refusal.into_response(job.call);
             // The request was accepted, so it must not be counted as a refusal.
             response.extensions_mut().clear();

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use rand::RngExt as _;
 use uuid::Uuid;
 
+use crate::domain::failure::ErrorCode;
 use crate::domain::label::{Outcome, Status};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
@@ -17,13 +18,14 @@ use crate::wire::head::RequestHead;
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::exchange::{Admitted, Answer, EVENT_STREAM, Failure, UpstreamAnswer};
+use super::exchange::{Admitted, Answer, EVENT_STREAM};
+use super::failure::{Failure, UpstreamAnswer};
 use super::finish::FinishGuard;
 use super::refusal::error_response;
 use super::relay::Relay;
 use super::transform::Transform;
 
-/// Providers called for one request, at most (DESIGN § 7).
+/// Providers called for one request, at most.
 const MAX_PROVIDERS: usize = 3;
 
 /// The wait before a retry at the same provider; jittered by half. Short, because the caller is waiting.
@@ -152,12 +154,12 @@ struct Tried<'a> {
 
 impl<'a> Tried<'a> {
     fn add(&mut self, target: &'a Arc<Target>, mut failure: Failure, guard: &mut FinishGuard) {
-        if !failure.was_sent() {
+        if !failure.sent {
             self.unsupported = Some(failure);
             return;
         }
         self.called += 1;
-        guard.blame(failure.code());
+        guard.blame(failure.code);
         if let Some(answer) = failure.answer.take() {
             self.answer = Some((answer, target));
         }
@@ -246,13 +248,14 @@ pub(super) fn name_answer(headers: &mut HeaderMap, id: Uuid, target: Option<&Tar
 
 /// No provider succeeded: the client gets the last error answer of an upstream, or the gateway's own error.
 fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response<GatewayBody> {
-    guard.blame(failure.code());
+    guard.blame(failure.code);
     let answered_by = failure.answered_by.clone();
     let mut response = match failure.answer {
         Some(answer) => answer.into_response(job.call),
         None => {
+            let no_provider = failure.code == ErrorCode::NoProviderAvailable;
             let timeout = failure.outcome == Outcome::Timeout;
-            let status = match (timeout, failure.no_provider) {
+            let status = match (timeout, no_provider) {
                 (_, true) => StatusCode::SERVICE_UNAVAILABLE,
                 (true, _) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::BAD_GATEWAY,
@@ -264,7 +267,7 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
             };
             let error = ApiError::new(status.as_u16(), message).with_code("all_providers_failed");
             let mut response = error_response(job.call, &error);
-            if failure.no_provider {
+            if no_provider {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             response

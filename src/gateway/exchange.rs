@@ -4,32 +4,28 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 
-use crate::domain::label::{ApiFormat, Outcome};
+use crate::domain::label::Outcome;
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::domain::usage::Usage;
 use crate::provider::{
-    BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers, is_retriable,
-    outcome_of_status,
+    BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers,
 };
 use crate::telemetry::events::FailedOver;
-use crate::wire::convert::{ConvertError, convert_error};
-use crate::wire::error::{ApiError, ErrorFormat, has_shape, render_error};
+use crate::wire::error::ApiError;
 use crate::wire::sse::begins_as_events;
 
 use super::Gateway;
 use super::attempt::Attempt;
-use super::body::GatewayBody;
 use super::dispatch::Job;
+use super::failure::{Failure, UpstreamAnswer};
 use super::finish::FinishGuard;
 use super::gather::{NotGathered, gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
 use super::reading::{fails_at_once, fold, not_folded, read_whole};
-use super::refusal::error_format;
 use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
@@ -62,119 +58,6 @@ pub(super) enum Answer {
     },
 }
 
-/// An exchange that failed to answer the client's request.
-pub(super) struct Failure {
-    pub(super) outcome: Outcome,
-    pub(super) retriable: bool,
-    pub(super) retry_after: Option<Duration>,
-    /// The upstream's answer, if any.
-    pub(super) answer: Option<Box<UpstreamAnswer>>,
-    /// The target that gave `answer`, when it is passed on.
-    pub(super) answered_by: Option<Arc<Target>>,
-    /// No provider could even be tried.
-    pub(super) no_provider: bool,
-    pub(super) status: Option<StatusCode>,
-    /// The record's error code, when it does not follow from the status or the outcome.
-    pub(super) code: Option<&'static str>,
-    /// The usage reported by an answer that could not be used.
-    pub(super) usage: Option<Box<Usage>>,
-    /// The connection had rested for too long. The provider is not to blame, and a new connection may serve at once.
-    pub(super) stale: bool,
-}
-
-impl Failure {
-    pub(super) fn new(outcome: Outcome, retriable: bool) -> Self {
-        Self {
-            outcome,
-            retriable,
-            retry_after: None,
-            answer: None,
-            answered_by: None,
-            no_provider: false,
-            status: None,
-            code: None,
-            usage: None,
-            stale: false,
-        }
-    }
-
-    /// Every provider is at its concurrency limit.
-    pub(super) fn no_provider() -> Self {
-        Self { no_provider: true, ..Self::new(Outcome::Connect, false) }
-    }
-
-    /// The provider's format cannot express the request; another provider's may.
-    fn unsupported(call: Call, error: &ConvertError) -> Self {
-        let code = error.code().unwrap_or("unsupported_request");
-        let mut told = ApiError::new(400, error.to_string()).with_code(code);
-        told.param = error.param().map(|param| param.to_owned().into());
-        let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, &told);
-        let code = Some("unsupported_request");
-        Self { answer: Some(Box::new(answer)), code, ..Self::new(Outcome::Http4xx, true) }
-    }
-
-    /// Adds the usage that the unusable answer reported.
-    pub(super) fn costing(self, usage: &Usage) -> Self {
-        Self { usage: usage.is_known().then(|| Box::new(*usage)), ..self }
-    }
-
-    /// Whether a provider was called at all.
-    pub(super) fn was_sent(&self) -> bool {
-        self.code.is_none()
-    }
-
-    /// The error code for the record.
-    pub(super) fn code(&self) -> String {
-        if let Some(code) = self.code {
-            return code.to_owned();
-        }
-        match self.status {
-            Some(status) => format!("http_{}", status.as_u16()),
-            None if self.no_provider => "no_provider_available".to_owned(),
-            None => self.outcome.as_str().to_owned(),
-        }
-    }
-}
-
-/// An error answer that is passed on.
-pub(super) struct UpstreamAnswer {
-    pub(super) head: http::response::Parts,
-    pub(super) body: Bytes,
-    /// The provider's format; `None`: it is in the caller's already.
-    pub(super) format: Option<ApiFormat>,
-}
-
-impl UpstreamAnswer {
-    /// The gateway's own error in place of a provider's answer, with the provider's `head`.
-    pub(super) fn own(call: Call, mut head: http::response::Parts, error: &ApiError) -> Self {
-        head.status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        head.headers.insert(header::CONTENT_TYPE, JSON);
-        head.headers.remove(header::CONTENT_ENCODING);
-        Self { head, body: render_error(error_format(call), error).into(), format: None }
-    }
-
-    /// The answer for the caller: unchanged, if its SDK can read it, else in the shape of its format.
-    pub(super) fn into_response(mut self, call: Call) -> Response<GatewayBody> {
-        let shape = error_format(call);
-        let headers = &mut self.head.headers;
-        let readable = match self.format {
-            None => true,
-            Some(provider) => {
-                // Compressed although the gateway asked for an uncompressed answer: the client may be able to read it,
-                // the gateway cannot.
-                let compressed = is_encoded(headers);
-                ErrorFormat::from(provider) == shape && (compressed || has_shape(shape, &self.body))
-            }
-        };
-        if !readable {
-            headers.insert(header::CONTENT_TYPE, JSON);
-            headers.remove(header::CONTENT_ENCODING);
-            self.body = convert_error(shape, self.head.status.as_u16(), &self.body).into();
-        }
-        Response::from_parts(self.head, GatewayBody::whole(self.body))
-    }
-}
-
 /// What an exchange begins with.
 pub(super) struct Admitted<'a> {
     pub(super) permit: Permit,
@@ -187,8 +70,8 @@ pub(super) struct Admitted<'a> {
 }
 
 impl Gateway {
-    /// Sends the request to `target` and reads as much of the answer as it takes to judge it; the attempt's time is
-    /// measured from `since`. `moved` is the failover that led here, if any.
+    /// Sends the request to `target` and reads as much of the answer as it takes to judge it. The attempt is timed from when
+    /// it is sent; what comes before is the gateway's own time.
     pub(super) async fn exchange(
         &self,
         job: &Job,
@@ -259,7 +142,7 @@ impl Gateway {
             match error {
                 SendError::Connect(_) => Failure::new(Outcome::Connect, true),
                 SendError::Broken(_) => Failure::new(Outcome::StreamCut, true),
-                SendError::Stale(_) => Failure { stale: true, ..Failure::new(Outcome::StreamCut, true) },
+                SendError::Stale(_) => Failure::stale(),
                 SendError::Garbled(_) => Failure::new(Outcome::Protocol, true),
             }
         })?;
@@ -319,27 +202,16 @@ async fn read_error(
     retry_after: Option<Duration>,
 ) -> Failure {
     let status = head.status;
-    let outcome = if status.is_redirection() || status.is_informational() {
-        Outcome::Protocol
-    } else {
-        outcome_of_status(status)
-    };
     let format = Some(target.provider.kind.chat_format());
     let answer = match tokio::time::timeout(ERROR_PATIENCE, gather(upstream, MAX_ERROR, None)).await {
         Ok(Ok(body)) => UpstreamAnswer { head, body, format },
         // Too long, too late, or cut off. Callers act on the status.
         Ok(Err(_)) | Err(_) => {
             let message = "The provider answered with an error that could not be read.";
-            UpstreamAnswer::own(call, head, &ApiError::new(status.as_u16(), message))
+            UpstreamAnswer::own_under(head, call, &ApiError::new(status.as_u16(), message))
         }
     };
-    Failure {
-        retry_after,
-        answer: (outcome != Outcome::Protocol).then(|| Box::new(answer)),
-        status: Some(status),
-        // A redirection is no answer; another provider may give one.
-        ..Failure::new(outcome, outcome == Outcome::Protocol || is_retriable(status))
-    }
+    Failure::answered(status, answer, retry_after)
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

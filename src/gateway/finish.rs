@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::domain::failure::ErrorCode;
 use crate::domain::key::ApiKey;
 use crate::domain::label::{FinishReason, LabelValue, Status};
 use crate::domain::model::Target;
@@ -163,9 +164,9 @@ impl FinishGuard {
         }
     }
 
-    /// Sets the error code, a short one, for the case that the request fails.
-    pub(super) fn blame(&mut self, error: impl Into<String>) {
-        self.record.error = Some(error.into());
+    /// Sets the error code for the case that the request fails.
+    pub(super) fn blame(&mut self, code: ErrorCode) {
+        self.record.error = Some(code);
     }
 
     /// Fields of the request were left out for the provider that is being tried.
@@ -242,10 +243,10 @@ impl Drop for FinishGuard {
             return;
         }
         if std::thread::panicking() {
-            self.blame("panic");
+            self.blame(ErrorCode::Panic);
             self.end(Status::Failed);
         } else if self.gateway.abandoned().is_cancelled() {
-            self.blame("shutdown");
+            self.blame(ErrorCode::Shutdown);
             self.end(Status::Failed);
         } else {
             self.end(Status::Aborted);

@@ -10,6 +10,7 @@ mod dedup;
 mod detach;
 mod dispatch;
 mod exchange;
+mod failure;
 mod finish;
 mod gather;
 mod health;

@@ -3,12 +3,11 @@
 
 use bytes::{Bytes, BytesMut};
 use http::response::Parts;
-use http::{Response, StatusCode, header};
+use http::{Response, header};
 
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::provider::{is_retriable, outcome_of_status};
 use crate::wire::answer::{Observed, observe_answer};
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
@@ -17,7 +16,8 @@ use crate::wire::sse::SseScanner;
 use crate::wire::watch::StreamWatcher;
 
 use super::dispatch::Job;
-use super::exchange::{EVENT_STREAM, Failure, JSON, UpstreamAnswer};
+use super::exchange::{EVENT_STREAM, JSON};
+use super::failure::{Failure, UpstreamAnswer};
 
 /// Reads a whole answer and renders it, under its `head`, as the client asked. A success status whose body reports a
 /// failure counts as a failure: the next provider is tried, and if none succeeds, a client of the same format gets this
@@ -113,18 +113,4 @@ pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Opt
         None => seen.malformed.then(|| Failure::new(Outcome::Protocol, true)),
     };
     failure.map(|failure| failure.costing(&seen.usage))
-}
-
-impl Failure {
-    /// An error that a provider reported with the status of a success. It is passed on with the status that the error
-    /// stands for.
-    fn told(call: Call, error: &ApiError) -> Self {
-        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let answer = UpstreamAnswer::own(call, Response::new(()).into_parts().0, error);
-        Self {
-            answer: Some(Box::new(answer)),
-            status: Some(status),
-            ..Self::new(outcome_of_status(status), is_retriable(status))
-        }
-    }
 }

@@ -12,6 +12,7 @@ use http::StatusCode;
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
+use crate::domain::failure::ErrorCode;
 use crate::domain::label::{ApiFormat, Outcome, Status};
 use crate::provider::{UpstreamBody, outcome_of_status};
 use crate::wire::error::ApiError;
@@ -61,7 +62,7 @@ struct Inner {
 struct Ending {
     outcome: Outcome,
     /// The code for the record; `None`: it went well.
-    error: Option<&'static str>,
+    error: Option<ErrorCode>,
     /// Whether the client can see from the stream how it ended.
     told: bool,
 }
@@ -149,7 +150,7 @@ impl Inner {
             }
             Poll::Ready(Some(Err(error))) => {
                 let outcome = if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut };
-                self.break_off(outcome, "stream_cut", "The provider's answer broke off.");
+                self.cut_off(outcome);
                 Poll::Ready(())
             }
             Poll::Ready(None) => {
@@ -186,7 +187,7 @@ impl Inner {
                 }
                 self.break_off(
                     Outcome::Timeout,
-                    "stream_idle_timeout",
+                    ErrorCode::StreamIdleTimeout,
                     "The provider fell silent in the middle of its answer.",
                 );
                 return Poll::Ready(());
@@ -220,7 +221,7 @@ impl Inner {
 
     fn upstream_ended(&mut self) {
         let Some(ending) = self.verdict() else {
-            return self.break_off(Outcome::StreamCut, "stream_cut", "The provider's answer broke off.");
+            return self.cut_off(Outcome::StreamCut);
         };
         let from = self.queue.len();
         self.transform.finish(&mut self.queue);
@@ -239,13 +240,13 @@ impl Inner {
         let seen = self.transform.seen();
         let (outcome, error) = if seen.malformed {
             // The client's SDK stumbles over it too, so the answer is no success, whatever else came.
-            (Outcome::Protocol, Some("malformed_stream"))
+            (Outcome::Protocol, Some(ErrorCode::MalformedStream))
         } else if let Some(error) = self.transform.failure() {
             // A limit, or a request that it finds wrong, is not the provider's failure, however it reports the error.
             let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (outcome_of_status(status), Some("upstream_error"))
+            (outcome_of_status(status), Some(ErrorCode::UpstreamError))
         } else if self.transform.has_failed() {
-            (Outcome::Protocol, Some("conversion_failed"))
+            (Outcome::Protocol, Some(ErrorCode::ConversionFailed))
         } else if seen.terminal {
             (Outcome::Ok, None)
         } else {
@@ -254,11 +255,15 @@ impl Inner {
         Some(Ending { outcome, error, told: true })
     }
 
+    fn cut_off(&mut self, outcome: Outcome) {
+        self.break_off(outcome, ErrorCode::Call(Outcome::StreamCut), "The provider's answer broke off.");
+    }
+
     /// The upstream is gone or useless: the client is told by an event of its own format.
-    fn break_off(&mut self, outcome: Outcome, code: &'static str, message: &'static str) {
+    fn break_off(&mut self, outcome: Outcome, code: ErrorCode, message: &'static str) {
         let from = self.queue.len();
         let status = if outcome == Outcome::Timeout { 504 } else { 502 };
-        let error = ApiError::new(status, message).with_code(code);
+        let error = ApiError::new(status, message).with_code(code.to_string());
         let told = self.transform.fail(self.client_format, &error, &mut self.queue);
         self.put_aside(from);
         self.end(Ending { outcome, error: Some(code), told });
@@ -333,7 +338,7 @@ impl Drop for Relay {
         match status {
             // At the end of a shutdown it is the gateway that leaves, not the client.
             Status::Aborted if gateway.abandoned().is_cancelled() => {
-                inner.guard.blame("shutdown");
+                inner.guard.blame(ErrorCode::Shutdown);
                 status = Status::Failed;
             }
             Status::Aborted => inner.guard.scope().client_left(),

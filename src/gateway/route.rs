@@ -170,7 +170,6 @@ mod tests {
             model_type: ModelType::Chat,
             price: Price::default(),
             weight,
-            context_length: None,
             slo: Slo::default(),
             created_at: chrono::DateTime::UNIX_EPOCH,
             provider: Arc::new(Provider {

@@ -16,7 +16,7 @@ pub fn outcome_of_status(status: StatusCode) -> Outcome {
     }
 }
 
-/// Whether a status means that a retry, or another provider, may do better (DESIGN § 7).
+/// Whether a status means that a retry, or another provider, may do better.
 pub fn is_retriable(status: StatusCode) -> bool {
     // 529 is Anthropic's "overloaded".
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504 | 529)

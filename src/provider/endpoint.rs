@@ -1,4 +1,4 @@
-//! URLs of operations (DESIGN § 4).
+//! URLs of operations.
 //!
 //! A provider's base URL is the one its SDK takes, with or without trailing slashes and with any prefix a proxy put
 //! before it.

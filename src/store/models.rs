@@ -23,8 +23,8 @@ const WEIGHT_MAX: u32 = 1_000_000;
 const PRICE_MAX: f64 = 1e6;
 /// The longest remote id, in characters.
 const REMOTE_ID_MAX: usize = 500;
-/// Milliseconds of a day: the longest target.
-const SLO_MAX_MS: f64 = 86_400_000.0;
+/// The longest target: a day.
+const SLO_MAX: Duration = Duration::from_hours(24);
 
 /// A model to be made, of a provider named beside it.
 #[derive(Debug, Clone)]
@@ -230,13 +230,14 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
     }
     check_remote_id(remote_id.as_ref().and_then(Option::as_deref))?;
     check::comment(comment.as_ref().and_then(Option::as_deref))?;
-    check::at_most("input_price", input_price.flatten(), PRICE_MAX)?;
-    check::at_most("output_price", output_price.flatten(), PRICE_MAX)?;
-    check::at_most("cached_input_price", cached_input_price.flatten(), PRICE_MAX)?;
-    check::at_most("cache_write_price", cache_write_price.flatten(), PRICE_MAX)?;
+    check_price(Price {
+        input: input_price.flatten(),
+        output: output_price.flatten(),
+        cached_input: cached_input_price.flatten(),
+        cache_write: cache_write_price.flatten(),
+    })?;
     check::at_most("weight", weight, WEIGHT_MAX)?;
-    check::at_most("slo_ttft_ms", slo_ttft.flatten().map(to_ms), SLO_MAX_MS)?;
-    check::at_most("slo_tpot_ms", slo_tpot.flatten().map(to_ms), SLO_MAX_MS)?;
+    check_slo(Slo { ttft: slo_ttft.flatten(), tpot: slo_tpot.flatten() })?;
     if let Some(provider_id) = provider_id {
         check_provider(db, provider_id).await?;
     }
@@ -329,13 +330,9 @@ pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMo
     check::name("system_name", &new.system_name)?;
     check_remote_id(new.remote_id.as_deref())?;
     check::comment(new.comment.as_deref())?;
-    check::at_most("input_price", new.price.input, PRICE_MAX)?;
-    check::at_most("output_price", new.price.output, PRICE_MAX)?;
-    check::at_most("cached_input_price", new.price.cached_input, PRICE_MAX)?;
-    check::at_most("cache_write_price", new.price.cache_write, PRICE_MAX)?;
+    check_price(new.price)?;
     check::at_most("weight", Some(new.weight), WEIGHT_MAX)?;
-    check::at_most("slo_ttft_ms", new.slo.ttft.map(to_ms), SLO_MAX_MS)?;
-    check::at_most("slo_tpot_ms", new.slo.tpot.map(to_ms), SLO_MAX_MS)?;
+    check_slo(new.slo)?;
     Ok(ActiveModel {
         provider_id: Set(provider_id),
         system_name: Set(new.system_name.clone()),
@@ -353,6 +350,25 @@ pub(super) fn settings(provider_id: i64, new: &NewModel) -> StoreResult<ActiveMo
         source: Set(new.source.as_str().to_owned()),
         ..Default::default()
     })
+}
+
+fn check_price(price: Price) -> StoreResult<()> {
+    let Price { input, output, cached_input, cache_write } = price;
+    check::at_most("input_price", input, PRICE_MAX)?;
+    check::at_most("output_price", output, PRICE_MAX)?;
+    check::at_most("cached_input_price", cached_input, PRICE_MAX)?;
+    check::at_most("cache_write_price", cache_write, PRICE_MAX)
+}
+
+/// A target of 0 could never be met.
+fn check_slo(slo: Slo) -> StoreResult<()> {
+    for (field, target) in [("slo_ttft_ms", slo.ttft), ("slo_tpot_ms", slo.tpot)] {
+        if target.is_some_and(|target| target.is_zero() || target > SLO_MAX) {
+            let message = format!("must be above 0 and at most {}", SLO_MAX.as_millis());
+            return Err(StoreError::invalid(field, message));
+        }
+    }
+    Ok(())
 }
 
 fn check_remote_id(remote_id: Option<&str>) -> StoreResult<()> {

@@ -180,7 +180,6 @@ impl Snapshot {
                 model_type,
                 price: stored.price,
                 weight: stored.weight,
-                context_length: stored.context_length,
                 slo: stored.slo,
                 created_at: stored.created_at,
                 provider: Arc::clone(provider),

@@ -166,7 +166,7 @@ fn log_finished(what: &'static str, record: &RequestRecord) {
         model = %record.model,
         key = %record.key.comment,
         status = record.status.as_str(),
-        error = record.error.as_deref(),
+        error = record.error.map(tracing::field::display),
         duration_ms = record.duration.as_millis(),
         "{what} finished"
     );

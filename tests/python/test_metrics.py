@@ -27,7 +27,7 @@ from conftest import BINARY, KEY, METERED_KEY, METRICS_TOKEN, ODD_KEY, SHARED_CO
 
 #: As conftest.py starts the gateway.
 ADMIN_SECRET = "python-tests-admin-secret"
-#: The reference system's metrics (DESIGN § 3.2), which its dashboards and alerts depend on. First those of an
+#: The reference system's metrics, which its dashboards and alerts depend on. First those of an
 #: idle instance, then those that come with the first request.
 ALWAYS = {
     "nexusgate_info": "gauge",

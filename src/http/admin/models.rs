@@ -249,10 +249,10 @@ pub(super) struct ModelBody {
     #[schema(max_length = 1000)]
     comment: Option<String>,
     /// Target for the first token, in milliseconds.
-    #[schema(minimum = 0, maximum = 86_400_000)]
+    #[schema(exclusive_minimum = 0, maximum = 86_400_000)]
     slo_ttft_ms: Option<f64>,
     /// Target for each further token, in milliseconds.
-    #[schema(minimum = 0, maximum = 86_400_000)]
+    #[schema(exclusive_minimum = 0, maximum = 86_400_000)]
     slo_tpot_ms: Option<f64>,
 }
 
@@ -343,10 +343,10 @@ pub(super) struct ChangeBody {
     #[schema(value_type = Option<String>, max_length = 1000)]
     comment: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<f64>, minimum = 0, maximum = 86_400_000)]
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 86_400_000)]
     slo_ttft_ms: Option<Option<f64>>,
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<f64>, minimum = 0, maximum = 86_400_000)]
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 86_400_000)]
     slo_tpot_ms: Option<Option<f64>>,
 }
 

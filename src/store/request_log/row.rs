@@ -14,10 +14,6 @@ use uuid::Uuid;
 use crate::domain::label::LogTable;
 use crate::domain::record::{Call, REQUEST_ID_MAX_BYTES, RequestRecord};
 
-/// The longest error that is kept, in characters. Errors are indexed, and PostgreSQL refuses index rows above 2,704
-/// bytes.
-const ERROR_MAX_CHARS: usize = 500;
-
 /// A row of the request log, of either table, ready to be stored: no NUL character (PostgreSQL refuses it), valid
 /// UTF-8, finite numbers, times in whole microseconds.
 ///
@@ -190,7 +186,7 @@ impl From<&RequestRecord> for LogRow {
             longest_stall_ms: record.longest_stall.map(ms),
             overhead_ms: ms(record.overhead),
             finish_reason: record.finish_reason.map(|reason| reason.as_str().into()),
-            error: record.error.as_deref().map(error),
+            error: record.error.map(|code| code.to_string()),
             // If ids were truncated, two could become one, and one request would get the other's answer.
             request_id: record.request_id.as_ref().filter(|id| id.len() <= REQUEST_ID_MAX_BYTES).cloned(),
             source: record.source,
@@ -220,10 +216,6 @@ fn text(text: &str) -> String {
     } else {
         text.to_owned()
     }
-}
-
-fn error(error: &str) -> String {
-    text(error).chars().take(ERROR_MAX_CHARS).collect()
 }
 
 /// Bytes that are not UTF-8 become U+FFFD.

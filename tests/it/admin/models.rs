@@ -94,6 +94,7 @@ async fn what_is_wrong_is_named() {
         ("weight", json!(1_000_001)),
         ("comment", json!("x".repeat(1001))),
         ("sloTtftMs", json!(-1)),
+        ("sloTtftMs", json!(0)),
         ("sloTpotMs", json!(1e12)),
         ("providerId", json!("one")),
     ] {
