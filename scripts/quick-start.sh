@@ -16,8 +16,8 @@ Usage: scripts/quick-start.sh [options]
   --stop             stop what this script has started; nothing is deleted
   --help
 
-Settings and passwords go to DIR/.env, once; an existing .env is never changed. Natively, the database, the journal, logs
-and pid files are in DIR/data.
+Settings and passwords go to DIR/.env, once; an existing .env is never changed. Natively, the database, the journal,
+logs and pid files are in DIR/data, unless DATABASE_URL and DATA_DIR say otherwise for the first two.
 TEXT
 }
 
@@ -90,6 +90,13 @@ start() { # name, program, command…: in the background, with a log and a pid f
   fi
   nohup setsid "$@" >>"$data/$name.log" 2>&1 </dev/null &
   printf '%s\n' "$!" >"$data/$name.pid"
+  # Until it has taken the place of nohup and setsid, it does not count as alive.
+  for _ in $(seq 50); do
+    if alive "$data/$name.pid" "$program" || ! kill -0 "$!" 2>/dev/null; then
+      break
+    fi
+    sleep 0.1
+  done
 }
 
 stop_one() { # name, program
@@ -148,6 +155,8 @@ write_env() {
   set -o noclobber
   cat >"$env_file" <<TEXT
 # Written by scripts/quick-start.sh. It will not change this file; you may, and add settings of docs/SETTINGS.md.
+# Natively, relative paths begin at data/; METRICS_ADDR, and a LISTEN_ADDR without 127.0.0.1, are refused.
+# Docker Compose ignores $compose_ignores.
 PORT=$port
 ADMIN_SUPER_SECRET=$admin_secret
 ENCRYPTION_KEY=$(random_hex 32)
@@ -173,6 +182,16 @@ from_env() { # the value of a name in .env, or the default
   line=$(grep -E "^$1=" "$env_file" | tail -n 1) || true
   line=${line#*=}
   printf '%s' "${line:-${2:-}}"
+}
+
+# Settings that monitoring/docker-compose.yaml sets itself, or that need a change there (a port, a mounted file).
+compose_ignores="DATABASE_URL DATA_DIR LISTEN_ADDR METRICS_ADDR NEXUSGATE_CONFIG REDIS_URL UPSTREAM_CA_FILE"
+
+say_what_compose_ignores() {
+  local name
+  for name in $compose_ignores; do
+    [ -z "$(from_env "$name")" ] || say "note: $name in $env_file is ignored: see monitoring/docker-compose.yaml"
+  done
 }
 
 # --- natively ------------------------------------------------------------------------------------------------------
@@ -213,6 +232,19 @@ install_prometheus() { # Debian's packages, where they are missing
   [ "$status" = 0 ] || die "prometheus cannot be installed"
 }
 
+setting() { # the value of a name in the environment, else in .env
+  printf '%s' "${!1:-$(from_env "$1")}"
+}
+
+refuse_what_breaks() { # settings that would take the gateway away from where this script and its Prometheus look
+  [ -z "$(setting METRICS_ADDR)" ] ||
+    die "METRICS_ADDR is set: remove it, because /metrics has to stay on PORT, where Prometheus and this script look"
+  case $(setting LISTEN_ADDR) in
+    "" | 0.0.0.0 | :: | 127.0.0.1) ;;
+    *) die "LISTEN_ADDR is set: make it 127.0.0.1, 0.0.0.0 or ::, because this script looks for the gateway there" ;;
+  esac
+}
+
 start_gateway() {
   local binary=$1
   if alive "$data/nexusgate.pid" "$(basename "$binary")"; then
@@ -223,11 +255,12 @@ start_gateway() {
   (
     # In a subshell, so that the secrets are only in the gateway's environment.
     local name
-    for name in $("$binary" settings-reference | grep -oE '^[|] .[A-Z_]+' | tr -dc 'A-Z_\n') RUST_LOG; do
+    for name in $("$binary" settings-reference | grep -oE '^[|] .[A-Z_]+' | tr -dc 'A-Z_\n') NEXUSGATE_CONFIG \
+      RUST_LOG; do
       [ -n "${!name:-}" ] || [ -z "$(from_env "$name")" ] || export "$name=$(from_env "$name")"
     done
-    export PORT=$port DATABASE_URL="${DATABASE_URL:-sqlite://$data/nexusgate.db}" DATA_DIR="$data/journal"
-    export INSTANCE_ID=${INSTANCE_ID:-nexusgate-1}
+    export PORT=$port INSTANCE_ID="${INSTANCE_ID:-nexusgate-1}"
+    export DATABASE_URL="${DATABASE_URL:-sqlite://$data/nexusgate.db}" DATA_DIR="${DATA_DIR:-$data/journal}"
     ADMIN_SUPER_SECRET=$(from_env ADMIN_SUPER_SECRET)
     ENCRYPTION_KEY=$(from_env ENCRYPTION_KEY)
     METRICS_BEARER_TOKEN=$(from_env METRICS_BEARER_TOKEN)
@@ -299,9 +332,11 @@ else
 fi
 
 if compose_works; then
+  say_what_compose_ignores
   compose up --detach --build --wait
   how="docker compose -f monitoring/docker-compose.yaml --env-file $env_file logs -f nexusgate"
 else
+  refuse_what_breaks
   mkdir -p "$data"
   binary=$(find_binary)
   start_gateway "$binary"

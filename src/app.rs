@@ -3,6 +3,7 @@
 mod background;
 mod check;
 mod discard;
+mod log_sink;
 mod quiet;
 mod retention;
 mod serve;

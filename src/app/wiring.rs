@@ -1,28 +1,23 @@
 //! Wiring between modules that do not know each other.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
-
-use chrono::{DateTime, Utc};
-use parking_lot::Mutex;
-use tokio::time;
+use std::time::Duration;
 
 use super::StartError;
+use super::log_sink::DatabaseSink;
 use crate::config::Settings;
 use crate::domain::key::Limits;
-use crate::domain::label::LogTable;
 use crate::domain::model::Slo;
 use crate::domain::usage::Price;
 use crate::gateway::journal::{Journal, JournalConfig, LogEvent};
-use crate::gateway::request_log::{InsertError, RequestLog, Sink, WriterConfig};
+use crate::gateway::request_log::{RequestLog, WriterConfig};
 use crate::limit::{self, Burst, InvalidRedisUrl, LimitServices, Observer};
+use crate::store::Source;
 use crate::store::declared::{Declared, DeclaredModel};
-use crate::store::keys::{self, NewApiKey};
+use crate::store::keys::NewApiKey;
 use crate::store::models::NewModel;
 use crate::store::providers::NewProvider;
-use crate::store::request_log::{self, LogRow, LogWriter};
-use crate::store::{Source, StoreError};
+use crate::store::request_log::{LogRow, LogWriter};
 use crate::telemetry::Telemetry;
 use crate::telemetry::events::RateLimitRejectionsExposed;
 use crate::telemetry::gauges::RedisGauges;
@@ -79,6 +74,7 @@ pub(super) fn request_log(
         ..JournalConfig::default()
     };
     telemetry.operations.database_up.read(true);
+    telemetry.operations.show_journal_limit(config.max_size);
     let observer = telemetry.clone();
     let journal = Journal::open(config, Box::new(move |event| observe(&observer, event)))?;
     RequestLog::start(journal, DatabaseSink::new(writer), WriterConfig::default())
@@ -98,101 +94,6 @@ fn observe(telemetry: &Telemetry, event: LogEvent) {
         }
         LogEvent::RecordsDamaged { records } => operations.journal_damaged(records),
         LogEvent::JournalFailed => operations.journal_failed(),
-    }
-}
-
-/// How precisely the last use of a key is recorded: one statement a minute for a busy key, not one per batch.
-const SEEN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How long recording may take, and how long it rests after a failure: rows wait meanwhile.
-const SEEN_PATIENCE: Duration = Duration::from_secs(1);
-const SEEN_REST: Duration = Duration::from_secs(20);
-
-/// The database's side of the request log.
-struct DatabaseSink {
-    writer: Arc<LogWriter>,
-    seen: Mutex<Seen>,
-}
-
-/// When keys were used.
-#[derive(Default)]
-struct Seen {
-    /// When each key's last use was recorded.
-    recorded: HashMap<i64, Instant>,
-    /// Keys whose use is to be recorded, with the time of the latest.
-    due: HashMap<i64, DateTime<Utc>>,
-    /// After a failure: when to go on.
-    rests_until: Option<Instant>,
-}
-
-impl Seen {
-    /// Notes uses of keys, except those that have been recorded a short while ago. Returns what is to be recorded now.
-    fn note(
-        &mut self,
-        uses: impl Iterator<Item = (i64, DateTime<Utc>)>,
-        now: Instant,
-    ) -> HashMap<i64, DateTime<Utc>> {
-        for (id, at) in uses {
-            let is_due =
-                self.recorded.get(&id).is_none_or(|before| now.duration_since(*before) >= SEEN_INTERVAL);
-            if is_due {
-                let latest = self.due.entry(id).or_insert(at);
-                *latest = at.max(*latest);
-            }
-        }
-        if self.due.is_empty() || self.rests_until.is_some_and(|end| now < end) {
-            return HashMap::new();
-        }
-        let due = std::mem::take(&mut self.due);
-        self.recorded.extend(due.keys().map(|id| (*id, now)));
-        due
-    }
-
-    /// Nothing was recorded: another time.
-    fn failed(&mut self, due: HashMap<i64, DateTime<Utc>>, now: Instant) {
-        self.recorded.retain(|id, _| !due.contains_key(id));
-        self.due.extend(due);
-        self.rests_until = Some(now + SEEN_REST);
-    }
-}
-
-impl DatabaseSink {
-    fn new(writer: Arc<LogWriter>) -> Self {
-        Self { writer, seen: Mutex::default() }
-    }
-}
-
-impl Sink<LogRow> for DatabaseSink {
-    fn holds_thread(&self) -> bool {
-        self.writer.holds_thread()
-    }
-
-    async fn insert(&self, _table: LogTable, rows: &[LogRow]) -> Result<u64, InsertError> {
-        request_log::insert_batch(&self.writer, rows).await.map_err(|error| match error {
-            StoreError::Database(_) | StoreError::Sqlite(_) if !error.is_transient() => {
-                InsertError::Refused(error.to_string())
-            }
-            _ => InsertError::Unavailable(error.to_string()),
-        })
-    }
-
-    /// Records when these rows' keys were used. No request depends on it, so a failure is only logged.
-    async fn inserted(&self, rows: &[LogRow]) {
-        let now = Instant::now();
-        let uses = rows.iter().map(|row| (row.api_key_id, row.created_at));
-        let due = self.seen.lock().note(uses, now);
-        let Some(latest) = due.values().max() else { return };
-        let ids: Vec<i64> = due.keys().copied().collect();
-        // Rows must not wait for long while other work uses up the connections.
-        let noted =
-            time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &ids, *latest)).await;
-        let error = match noted {
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        tracing::debug!(error, "it could not be noted which keys are in use");
-        self.seen.lock().failed(due, now);
     }
 }
 
@@ -249,27 +150,5 @@ pub(super) fn declared(settings: &Settings) -> Declared {
                 ..NewApiKey::new(Source::Config)
             })
             .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_use_is_recorded_once_a_minute_and_none_is_forgotten_while_that_fails() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        let after = |seconds| start + Duration::from_secs(seconds);
-        let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let first = seen.note([(1, at(1)), (2, at(5)), (1, at(3))].into_iter(), start);
-        assert_eq!(first, HashMap::from([(1, at(3)), (2, at(5))]));
-        assert!(seen.note([(1, at(30))].into_iter(), after(30)).is_empty(), "not again so soon");
-
-        let second = seen.note([(1, at(60))].into_iter(), after(60));
-        assert_eq!(second, HashMap::from([(1, at(60))]));
-        seen.failed(second, after(60));
-        assert!(seen.note([(3, at(61))].into_iter(), after(61)).is_empty(), "it rests");
-        let third = seen.note(std::iter::empty(), after(80));
-        assert_eq!(third, HashMap::from([(1, at(60)), (3, at(61))]));
     }
 }

@@ -10,9 +10,7 @@ use http_body_util::BodyExt as _;
 use crate::domain::label::Outcome;
 use crate::domain::model::Target;
 use crate::domain::record::Call;
-use crate::provider::{
-    BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers,
-};
+use crate::provider::{BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers};
 use crate::telemetry::events::FailedOver;
 use crate::wire::error::ApiError;
 use crate::wire::sse::begins_as_events;

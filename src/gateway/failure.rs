@@ -60,7 +60,11 @@ impl Failure {
     }
 
     /// The provider answered with the status of an error.
-    pub(super) fn answered(status: StatusCode, answer: UpstreamAnswer, retry_after: Option<Duration>) -> Self {
+    pub(super) fn answered(
+        status: StatusCode,
+        answer: UpstreamAnswer,
+        retry_after: Option<Duration>,
+    ) -> Self {
         let code = ErrorCode::Http(status.as_u16());
         if status.is_redirection() || status.is_informational() {
             // A redirection is no answer; another provider may give one.

@@ -349,6 +349,7 @@ impl Gateway {
             telemetry.operations.show_log(table, status.pending(table), mismatch);
         }
         telemetry.operations.show_oldest_row(status.oldest);
+        telemetry.operations.show_journal(status.disk_bytes);
     }
 
     /// Forgets request ids that can be looked up in the database; call it every second or so.

@@ -92,6 +92,7 @@ impl Buckets {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Count,
+    Bytes,
     Seconds,
     Tokens,
     Usd,
@@ -101,6 +102,7 @@ impl Unit {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Count => "count",
+            Self::Bytes => "bytes",
             Self::Seconds => "seconds",
             Self::Tokens => "tokens",
             Self::Usd => "USD",
@@ -282,6 +284,10 @@ catalog! {
     REQUEST_LOG_PAYLOADS_DROPPED: Counter, Count = "nexusgate_request_log_payloads_dropped_total" { table: LogTable };
     /// Rows lost: refused by the database for their content, past the journal's size, in an unreadable part of the journal, or past the memory for rows while the journal cannot be written.
     REQUEST_LOG_ROWS_DROPPED: Counter, Count = "nexusgate_request_log_rows_dropped_total" { table: LogTable };
+    /// Bytes of the journal's files: rows on their way to the database.
+    JOURNAL_BYTES: Gauge, Bytes = "nexusgate_journal_bytes";
+    /// Bytes that the journal may have (`JOURNAL_MAX_SIZE`); past them payloads are dropped, then rows.
+    JOURNAL_MAX_BYTES: Gauge, Bytes = "nexusgate_journal_max_bytes";
     /// Torn or damaged stretches of the journal that were skipped; each may have held several records.
     JOURNAL_DAMAGED: Counter, Count = "nexusgate_journal_damaged_records_total";
     /// Failed writes and syncs of the journal's files; meanwhile rows are kept in memory only.

@@ -156,6 +156,8 @@ pub struct OperationGauges {
     pub database_up: DatabaseUp,
     log: [LogSeries; LogTable::ALL.len()],
     log_oldest_pending: Gauge,
+    journal_bytes: Gauge,
+    journal_max_bytes: Gauge,
     journal_damaged: Counter,
     journal_write_errors: Counter,
 }
@@ -217,6 +219,8 @@ impl OperationGauges {
                 mismatch: registry.gauge(&m::AUDIT_MISMATCH, &[table]),
             }),
             log_oldest_pending: registry.gauge(&m::REQUEST_LOG_OLDEST_PENDING, &[]),
+            journal_bytes: registry.gauge(&m::JOURNAL_BYTES, &[]),
+            journal_max_bytes: registry.gauge(&m::JOURNAL_MAX_BYTES, &[]),
             journal_damaged: registry.counter(&m::JOURNAL_DAMAGED, &[]),
             journal_write_errors: registry.counter(&m::JOURNAL_WRITE_ERRORS, &[]),
         }
@@ -226,13 +230,23 @@ impl OperationGauges {
     #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
     pub fn show_log(&self, table: LogTable, pending: u64, mismatch: i64) {
         let series = self.log(table);
-        series.pending.set(pending as f64);
+        series.pending.set(as_f64(pending));
         series.mismatch.set(mismatch as f64);
     }
 
     /// The age of the oldest row that is not in the database.
     pub fn show_oldest_row(&self, age: Option<Duration>) {
         self.log_oldest_pending.set(age.unwrap_or_default().as_secs_f64());
+    }
+
+    /// Bytes of the journal's files.
+    pub fn show_journal(&self, bytes: u64) {
+        self.journal_bytes.set(as_f64(bytes));
+    }
+
+    /// Bytes that the journal may have.
+    pub fn show_journal_limit(&self, bytes: u64) {
+        self.journal_max_bytes.set(as_f64(bytes));
     }
 
     /// The database has these rows.
@@ -300,7 +314,7 @@ impl RedisGauges {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of configured things")]
+#[expect(clippy::cast_precision_loss, reason = "counts and sizes stay far below 2^53")]
 fn as_f64(count: u64) -> f64 {
     count as f64
 }

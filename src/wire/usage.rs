@@ -1,4 +1,4 @@
-//! Token usage as each format writes it, read into [`Usage`] (DESIGN § 3.2 for the meanings). All usage is read here,
+//! Token usage as each format writes it, read into [`Usage`]. All usage is read here,
 //! so that metrics and clients get the same numbers.
 
 use serde::de::DeserializeOwned;

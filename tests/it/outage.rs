@@ -17,6 +17,8 @@ async fn inserts_fail_and_recover() {
     let pending = |scrape: &Scrape| {
         scrape.metric("nexusgate_request_log_pending").label("table", "completions").value()
     };
+    let journal = |scrape: &Scrape| scrape.metric("nexusgate_journal_bytes").value();
+    let before = journal(&app.scrape().await);
     for number in 1..=20 {
         let answer = app.chat(MODEL).send().await;
         assert_eq!(answer.status(), 200, "requests go on");
@@ -29,6 +31,8 @@ async fn inserts_fail_and_recover() {
         })
         .await;
     assert!(scrape.metric("nexusgate_database_up").is(0.0));
+    assert!(journal(&scrape) > before + 20.0 * 500.0, "{} bytes, {before} before", journal(&scrape));
+    assert!(scrape.metric("nexusgate_journal_max_bytes").is(f64::from(1 << 30)));
     assert!(scrape.metric("nexusgate_audit_mismatch").is(0.0), "pending rows are accounted for");
     assert!(scrape.metric("nexusgate_completions_total").label("status", "completed").is(21.0));
 

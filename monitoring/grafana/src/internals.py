@@ -192,6 +192,13 @@ def request_log():
             width=8,
         ),
         lines(
+            "Journal",
+            "Bytes of the journal, as a share of what it may have; at 100 % payloads are dropped, then rows.",
+            [(f"{sel('nexusgate_journal_bytes')} / {sel('nexusgate_journal_max_bytes')}", "{{instance}}")],
+            unit="percentunit",
+            width=8,
+        ),
+        lines(
             "Time to write a batch",
             "By table.",
             quantiles(f"{LOG}_flush_duration_seconds", by="table", qs=(0.5, 0.99)),

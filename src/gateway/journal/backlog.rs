@@ -320,6 +320,8 @@ impl<R: Row> Backlog<R> {
         self.replayed.iter().all(|tally| tally.pending == 0) && !self.runs.iter().any(uncounted)
     }
 
+    /// Rows in memory, without those being inserted.
+    #[cfg(test)]
     pub(super) fn memory_rows(&self) -> usize {
         self.memory_rows
     }

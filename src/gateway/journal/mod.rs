@@ -184,9 +184,7 @@ pub struct Status {
     pending: backlog::PerTable<u64>,
     /// Age of the oldest row that is not in the database.
     pub oldest: Option<Duration>,
-    /// Rows in memory, without those being inserted.
-    pub memory_rows: usize,
-    /// Bytes on disk.
+    /// Bytes of the journal's files.
     pub disk_bytes: u64,
 }
 
@@ -307,7 +305,6 @@ impl<R: Row> Journal<R> {
         Status {
             pending: std::array::from_fn(pending),
             oldest: backlog.oldest().map(age),
-            memory_rows: backlog.memory_rows(),
             disk_bytes: backlog.disk_bytes(),
         }
     }
@@ -315,6 +312,12 @@ impl<R: Row> Journal<R> {
     /// The tally of rows that this process appended.
     pub fn tally(&self, table: LogTable) -> Tally {
         self.shared.backlog.lock().own[table as usize]
+    }
+
+    /// Rows in memory, without those being inserted.
+    #[cfg(test)]
+    pub(super) fn rows_in_memory(&self) -> usize {
+        self.shared.backlog.lock().memory_rows()
     }
 
     /// The tally of rows that an earlier process left.

@@ -204,7 +204,7 @@ fn rows_beyond_the_memory_wait_on_disk_and_keep_their_order() {
     let (journal, told) =
         open(JournalConfig { memory_rows: 10, batch_rows: 7, segment_size: 2000, ..config(dir.path()) });
     (0..100).for_each(|n| journal.append(TestRow::with_bodies(n, 10)));
-    assert_eq!((journal.status().memory_rows, pending(&journal)), (10, 100));
+    assert_eq!((journal.rows_in_memory(), pending(&journal)), (10, 100));
     // More rows arrive while the first ones leave.
     let mut rows = Vec::new();
     for n in 100..120 {
@@ -217,7 +217,7 @@ fn rows_beyond_the_memory_wait_on_disk_and_keep_their_order() {
     assert_eq!(numbers(&rows), (0..120).collect::<Vec<_>>());
     assert!(rows.iter().all(|row| row.payloads.request.as_ref().is_some_and(|body| body.len() == 10)));
     journal.append(TestRow::new(120));
-    assert_eq!(journal.status().memory_rows, 1, "caught up: the memory is used again");
+    assert_eq!(journal.rows_in_memory(), 1, "caught up: the memory is used again");
     assert_eq!((told.payloads_dropped(), told.rows_dropped()), (0, 0));
 }
 
@@ -226,7 +226,7 @@ fn bodies_in_memory_are_bounded_too() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(JournalConfig { memory_bytes: 1000, batch_bytes: 500, ..config(dir.path()) });
     (0..10).for_each(|n| journal.append(TestRow::with_bodies(n, 100)));
-    assert_eq!(journal.status().memory_rows, 5);
+    assert_eq!(journal.rows_in_memory(), 5);
     let Some(batch) = next(&journal) else { panic!("rows wait") };
     assert_eq!(batch.groups[0].rows.len(), 2, "an insert's bodies are bounded");
     journal.settle(&batch);
