@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, ArgMatches, Args as _, Command};
 
 use crate::app::StartError;
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, Settings, variable};
 use crate::store::StoreError;
 
 /// Why a command failed. Displays as one line.
@@ -97,31 +97,29 @@ fn command() -> Command {
     // Before the subcommand or behind it.
     .mut_args(|setting| setting.global(true));
     let healthcheck = Command::new("healthcheck")
-        .about("Ask a running gateway whether it is ready; for containers")
-        .arg(
-            Arg::new("url")
-                .long("url")
-                .env("NEXUSGATE_URL")
-                .help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
-        )
-        .arg(
+        .about("Ask a running gateway whether it takes requests, with or without its database; for containers")
+        .arg(variable(
+            Arg::new("url").long("url").help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
+            "NEXUSGATE_URL",
+        ))
+        .arg(variable(
             Arg::new("port")
                 .long("port")
-                .env("PORT")
                 .default_value("3000")
                 .value_parser(clap::value_parser!(u16))
                 .hide(true),
-        );
+            "PORT",
+        ));
     let rotate = Settings::add_flags(Command::new("rotate-encryption-key"))
         .about("Encrypt every stored secret under a new key; stop the gateway first")
-        .arg(
+        .arg(variable(
             Arg::new("new-key")
                 .long("new-encryption-key")
-                .env("NEW_ENCRYPTION_KEY")
                 .hide_env_values(true)
                 .value_name("VALUE")
                 .help("The new key, like ENCRYPTION_KEY; without either, the key file is replaced"),
-        );
+            "NEW_ENCRYPTION_KEY",
+        ));
     let settings =
         Command::new("settings-reference").about("Print every setting: the source of docs/SETTINGS.md");
     let catalog = Command::new("metrics-catalog")

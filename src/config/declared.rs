@@ -117,11 +117,19 @@ fn model_type<'de, D: serde::Deserializer<'de>>(input: D) -> Result<ModelType, D
 }
 
 fn secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Secret>, D::Error> {
-    Ok(Option::<String>::deserialize(input)?.filter(|text| !text.is_empty()).map(Secret::new))
+    Ok(Some(text(input)?).filter(|text| !text.is_empty()).map(Secret::new))
+}
+
+/// A string; the error for anything else does not repeat it.
+fn text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    match toml::Value::deserialize(input)? {
+        toml::Value::String(text) => Ok(text),
+        other => Err(serde::de::Error::custom(format!("expected a string, not {}", other.type_str()))),
+    }
 }
 
 fn required_secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Secret, D::Error> {
-    let text = String::deserialize(input)?;
+    let text = text(input)?;
     if text.len() < 16 {
         return Err(serde::de::Error::custom("key: expected at least 16 characters"));
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{ALL, ConfigError, Declared};
@@ -33,19 +34,17 @@ impl ConfigFile {
         for (key, value) in &mut table {
             expand(key, value, &variable)?;
         }
-        let mut declared = Table::new();
-        for key in SECTIONS {
-            if let Some(value) = table.remove(key) {
-                declared.insert(key.to_owned(), value);
-            }
-        }
+        let declared = Declared {
+            providers: entries(&mut table, "providers")?,
+            models: entries(&mut table, "models")?,
+            api_keys: entries(&mut table, "api_keys")?,
+        };
         let mut known: Vec<String> = ALL.iter().map(super::SettingInfo::file_key).collect();
         if let Some(unknown) = table.keys().find(|key| !known.contains(key)) {
             known.extend(SECTIONS.map(str::to_owned));
             known.sort_by_key(|name| distance(name, unknown));
             return Err(format!("unknown setting {unknown:?}; did you mean {:?}?", known[0]));
         }
-        let declared = declared.try_into().map_err(|error: toml::de::Error| one_line(&error.to_string()))?;
         Ok(Self { settings: table, declared })
     }
 
@@ -61,6 +60,25 @@ impl ConfigFile {
             other => Some(other.to_string()),
         }
     }
+}
+
+/// The entries of a section, each read by itself, so that an error can name the one that is wrong.
+fn entries<T: DeserializeOwned>(table: &mut Table, section: &str) -> Result<Vec<T>, String> {
+    let entries = match table.remove(section) {
+        None => Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(other) => {
+            return Err(format!("{section}: expected `[[{section}]]` entries, not {}", other.type_str()));
+        }
+    };
+    let read = |(index, entry): (usize, Value)| {
+        let name = ["name", "comment"].iter().find_map(|key| entry.get(key)?.as_str());
+        let named = name.map(|name| format!(" ({name:?})")).unwrap_or_default();
+        entry.try_into().map_err(|error: toml::de::Error| {
+            format!("{section} {}{named}: {}", index + 1, one_line(&error.to_string()))
+        })
+    };
+    entries.into_iter().enumerate().map(read).collect()
 }
 
 /// Replaces `${VAR}` and `${VAR:-default}` in every string below `value`.
@@ -160,10 +178,13 @@ mod tests {
             ("[[providers]]\nname = \"x\"\ntype = \"mystery\"\nbase_url = \"y\"", "mystery"),
             ("[[models]]\nname = \"x\"\nprovider = \"y\"\nprice = 3", "price"),
             ("redis_url = \"${OOPS\"", "without its"),
+            ("[[models]]\nname = \"x\"\nprovider = \"y\"\n[[models]]\nname = \"z\"", "models 2 (\"z\"): missing field"),
+            ("[[api_keys]]\nkey = 1234567890123456789", "api_keys 1: expected a string, not integer"),
+            ("providers = 5", "providers: expected `[[providers]]` entries, not integer"),
         ] {
             let error = parse(text).err().expect(text);
             assert!(error.contains(part), "{error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(!error.contains('\n') && !error.contains("1234"), "{error}");
         }
     }
 }

@@ -79,7 +79,15 @@ macro_rules! settings {
             help: concat!($($help),+),
         }),+];
 
-        impl Settings {
+        /// Lets an environment variable stand for a flag. An empty one, as Compose and Helm leave them, counts as unset.
+pub fn variable(flag: clap::Arg, name: &'static str) -> clap::Arg {
+    match std::env::var_os(name) {
+        Some(value) if value.is_empty() => flag,
+        _ => flag.env(name),
+    }
+}
+
+impl Settings {
             /// Builds each setting from the first of `sources` that has a value, else from its default.
             fn build(sources: &[&Source<'_>], declared: Declared) -> Result<Self, ConfigError> {
                 let mut infos = ALL.iter();
@@ -223,10 +231,10 @@ impl Settings {
     pub fn add_flags(command: clap::Command) -> clap::Command {
         let config = clap::Arg::new("config")
             .long("config")
-            .env("NEXUSGATE_CONFIG")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
             .help("Settings, providers, models and keys in TOML");
+        let config = variable(config, "NEXUSGATE_CONFIG");
         ALL.iter().fold(command.arg(config), |command, info| {
             let help = match info.default {
                 Some(default) if !default.is_empty() => format!("{} [default: {default}]", info.help()),

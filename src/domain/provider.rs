@@ -1,5 +1,6 @@
 //! A provider: a configured upstream account.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use url::Url;
@@ -64,6 +65,24 @@ pub struct Provider {
     pub ask_stream_usage: bool,
     /// Calls to this provider at one time; `None`: unlimited.
     pub max_concurrency: Option<u32>,
+}
+
+/// A shorter secret is not looked for: it would be found in ordinary words.
+const SECRET_MIN: usize = 8;
+
+impl Provider {
+    /// `text` without this provider's key and its proxy's password, which some providers repeat in their errors.
+    pub fn without_secrets<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
+        let key = self.api_key.as_ref().map(Secret::expose);
+        let password = self.proxy.as_ref().and_then(|proxy| proxy.0.password());
+        let mut clean = Cow::Borrowed(text);
+        for secret in [key, password].into_iter().flatten().filter(|secret| secret.len() >= SECRET_MIN) {
+            while let Some(at) = memchr::memmem::find(&clean, secret.as_bytes()) {
+                clean.to_mut().splice(at..at + secret.len(), *b"***");
+            }
+        }
+        clean
+    }
 }
 
 /// The URL of an HTTP proxy, perhaps with user and password; they are not printed.

@@ -1,7 +1,7 @@
 //! One call to one provider, counted however it ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::domain::label::Outcome;
 use crate::domain::model::Target;
@@ -11,12 +11,17 @@ use crate::telemetry::series::UpstreamSeries;
 use super::Gateway;
 use super::health::Permit;
 
+/// A provider that has not begun to answer after this time counts as failing when its caller leaves. Otherwise one that
+/// hangs would stay in use for as long as callers are less patient than `UPSTREAM_TIMEOUT`.
+const HANGS: Duration = Duration::from_secs(60);
+
 /// A call that is under way. Dropped without an outcome, it was cancelled.
 pub(super) struct Attempt {
     series: Arc<UpstreamSeries>,
     target: Arc<Target>,
     started: Instant,
     permit: Option<Permit>,
+    answered: bool,
     finished: bool,
 }
 
@@ -27,8 +32,14 @@ impl Attempt {
             target: target.clone(),
             started,
             permit: Some(permit),
+            answered: false,
             finished: false,
         }
+    }
+
+    /// The head of an answer has come.
+    pub(super) fn begins(&mut self) {
+        self.answered = true;
     }
 
     /// The first content of a stream has come; the outcome is reported later, by `finish`.
@@ -57,7 +68,8 @@ impl Attempt {
         }
         .emit();
         if let Some(permit) = self.permit.take() {
-            permit.report(outcome);
+            let hangs = outcome == Outcome::Cancelled && !self.answered && self.started.elapsed() >= HANGS;
+            permit.report(if hangs { Outcome::Timeout } else { outcome });
         }
     }
 }

@@ -11,16 +11,19 @@ use crate::domain::model::Target;
 use crate::domain::provider::ProviderKind;
 use crate::domain::record::Call;
 use crate::provider::{Operation, SendError, UpstreamHeaders, UpstreamRequest, headers};
+use crate::wire::convert::without_traces;
 use crate::wire::error::ApiError;
 use crate::wire::head::{Edit, RequestHead};
 
 use super::Gateway;
 use super::admit::overloaded;
 use super::body::GatewayBody;
-use super::exchange::MAX_ERROR;
 use super::gather::gather;
 use super::health::Permit;
 use super::refusal::{Refusal, error_response};
+
+/// The largest answer that is passed on, in bytes: a count, or an error.
+const MAX_ANSWER: usize = 1 << 20;
 
 const CALL: Call = Call::Completion(ApiFormat::Anthropic);
 
@@ -45,7 +48,9 @@ impl Gateway {
             Ok(error_response(CALL, &ApiError::new(status, message).with_code("all_providers_failed")))
         };
         let edit = Edit { model: Some(&target.remote_id), ..Edit::default() };
-        let rewritten = head.rewrite(&edit);
+        let plain = without_traces(ApiFormat::Anthropic, &target.remote_id, &body)
+            .and_then(|plain| RequestHead::parse(CALL, &plain.body.into()).ok());
+        let rewritten = plain.as_ref().unwrap_or(&head).rewrite(&edit);
         let Ok(to) = self.endpoints().get(target, Operation::CountTokens) else {
             return failed(502, "The provider's base URL is not usable.");
         };
@@ -65,12 +70,12 @@ impl Gateway {
             head.extensions = http::Extensions::new();
             Some(Response::from_parts(
                 head,
-                GatewayBody::whole(gather(upstream, MAX_ERROR, None).await.ok()?),
+                GatewayBody::whole(gather(upstream, MAX_ANSWER, None).await.ok()?),
             ))
         };
         match tokio::time::timeout(self.settings().upstream_timeout, exchange).await {
             Ok(Some(response)) => Ok(response),
-            Ok(None) => failed(502, "The provider could not be reached."),
+            Ok(None) => failed(502, "The provider could not be reached, or gave no whole answer."),
             Err(_) => failed(504, "The provider did not answer in time."),
         }
     }

@@ -178,7 +178,7 @@ impl Claim {
             Call::Embedding => None,
         };
         let body = record.response_body.clone();
-        let answer = Kept { id: record.id, format, stream: record.stream, body, usage: record.total_usage() };
+        let answer = Kept { id: record.id, format, stream: record.stream, body, usage: record.usage };
         let finished = Finished { answer, at: Instant::now(), _lock: self.lock.take() };
         self.ids.lock().insert(key, State::Finished(finished));
     }

@@ -71,7 +71,9 @@ impl Gateway {
         let mut tried = Tried::default();
         let mut passed_over = false;
         // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
+        let mut forced = false;
         for last_resort in [false, true] {
+            forced = last_resort;
             for target in &job.targets {
                 let force = last_resort && tried.last.is_none();
                 let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
@@ -99,7 +101,8 @@ impl Gateway {
             let target = *target;
             tokio::time::sleep(wait).await;
             if !guard.scope().has_client_left() {
-                match self.attempt(job, target, false, None, guard).await {
+                // A breaker that was closed when the request came, and has opened since, does not take its retry away.
+                match self.attempt(job, target, !forced, None, guard).await {
                     None => {}
                     Some(Ok(answer)) => return Ok((answer, target.clone())),
                     Some(Err(failure)) => tried.add(target, failure, guard),

@@ -28,7 +28,7 @@ use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
 const MAX_ANSWER: usize = 256 << 20;
-pub(super) const MAX_ERROR: usize = 1 << 20;
+const MAX_ERROR: usize = 1 << 20;
 /// How long the body of an error is waited for: another provider may give an answer meanwhile.
 const ERROR_PATIENCE: Duration = Duration::from_secs(5);
 /// The first event is waited for up to this size.
@@ -96,8 +96,9 @@ impl Gateway {
             tokio::time::timeout_at(deadline.into(), self.read_answer(job, target, &to, request)).await;
         let working = Instant::now();
         let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
-        let answer = match received {
+        let mut answer = match received {
             Ok(Received::Stream { head, first, upstream }) => {
+                attempt.begins();
                 Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
             Ok(Received::Whole { mut head, body }) => {
@@ -121,8 +122,11 @@ impl Gateway {
                 Err(failure)
             }
         };
-        if let Err(Failure { usage: Some(usage), .. }) = &answer {
-            guard.observed(usage, None);
+        if let Err(failure) = &mut answer {
+            failure.keep_secrets_of(&target.provider);
+            if let Some(usage) = &failure.usage {
+                guard.observed(usage, None);
+            }
         }
         guard.worked(working.elapsed());
         answer

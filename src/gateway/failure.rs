@@ -1,5 +1,6 @@
 //! An exchange that failed, and the error answer that a client gets for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use http::{Response, StatusCode, header};
 use crate::domain::failure::ErrorCode;
 use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
+use crate::domain::provider::Provider;
 use crate::domain::record::Call;
 use crate::domain::usage::Usage;
 use crate::provider::{is_retriable, outcome_of_status};
@@ -100,6 +102,15 @@ impl Failure {
             sent: false,
             answer: Some(Box::new(UpstreamAnswer::own(call, &told))),
             ..Self::new(Outcome::Http4xx, true)
+        }
+    }
+
+    /// Takes out of the answer what its provider must not tell the client.
+    pub(super) fn keep_secrets_of(&mut self, provider: &Provider) {
+        if let Some(answer) = &mut self.answer
+            && let Cow::Owned(clean) = provider.without_secrets(&answer.body)
+        {
+            answer.body = clean.into();
         }
     }
 

@@ -1,7 +1,8 @@
 //! Health of the providers: a circuit breaker and a concurrency limit for each.
 //!
 //! A breaker opens after [`FAILURES_TO_OPEN`] failures in a row, stays open for a while that doubles with every failed
-//! probe, then lets one probe through (half-open); the probe's outcome closes or reopens it. An answer of 429 is not a
+//! probe, then lets one probe through (half-open); the probe's outcome closes or reopens it. While a probe takes longer
+//! than that while, another one is let through: it may be a healthy provider's longest answer. An answer of 429 is not a
 //! failure here: the provider works, it only wants less traffic.
 
 use std::collections::HashMap;
@@ -46,9 +47,9 @@ struct State {
 }
 
 struct Open {
+    /// When the next probe is let through.
     until: Instant,
     lasts: Duration,
-    probing: bool,
 }
 
 impl Health {
@@ -120,13 +121,13 @@ impl State {
     }
 
     fn lets_through(&self, now: Instant) -> bool {
-        self.open.as_ref().is_none_or(|open| now >= open.until && !open.probing)
+        self.open.as_ref().is_none_or(|open| now >= open.until)
     }
 
     /// Whether the call that is let through now is the probe of an open breaker.
     fn begin_probe(&mut self, now: Instant) -> bool {
-        let waits = self.open.as_mut().filter(|open| now >= open.until && !open.probing);
-        waits.map(|open| open.probing = true).is_some()
+        let due = self.open.as_mut().filter(|open| now >= open.until);
+        due.map(|open| open.until = now + open.lasts).is_some()
     }
 
     /// The probe is being answered; returns whether the provider is up now, if that changed. The answer may go on for
@@ -155,13 +156,13 @@ impl State {
                     return None;
                 }
                 let lasts = reopened.unwrap_or(FIRST_OPEN);
-                self.open = Some(Open { until: now + lasts, lasts, probing: false });
+                self.open = Some(Open { until: now + lasts, lasts });
                 reopened.is_none().then_some(false)
             }
             Outcome::Cancelled => {
                 // The probe was inconclusive, so the next call may be one.
                 if let Some(open) = self.open.as_mut().filter(|_| probe) {
-                    open.probing = false;
+                    open.until = now;
                 }
                 None
             }
@@ -256,9 +257,21 @@ mod tests {
         assert!(state.begin_probe(later));
         assert_eq!(state.report(Outcome::Cancelled, false, later), None);
         assert_eq!(state.report(Outcome::Timeout, false, later), None);
-        assert!(!state.lets_through(later + LONGEST_OPEN), "the probe is still under way");
+        assert!(!state.lets_through(later), "the probe is still under way");
         assert_eq!(state.report(Outcome::Cancelled, true, later), None);
         assert!(state.lets_through(later), "it told nothing, so the next call may");
+    }
+
+    #[test]
+    fn a_long_probe_does_not_hold_up_the_next() {
+        let start = Instant::now();
+        let mut state = opened(start);
+        let later = start + FIRST_OPEN;
+        assert!(state.begin_probe(later));
+        let later = later + FIRST_OPEN;
+        assert!(state.begin_probe(later) && !state.begin_probe(later));
+        assert_eq!(state.report(Outcome::Ok, true, later), Some(true));
+        assert_eq!(state.report(Outcome::Ok, true, later + FIRST_OPEN), None, "the first one ends at last");
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
 use crate::domain::record::{Call, RequestRecord};
 use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
-use crate::wire::convert::signed::without_signatures;
-use crate::wire::convert::{AnswerContext, ConvertError, RequestOptions, convert_request};
+use crate::wire::convert::{
+    AnswerContext, ConvertError, Rendered, RequestOptions, convert_request, without_traces,
+};
 use crate::wire::head::{Edit, RequestHead};
 
 use super::dispatch::Job;
@@ -59,10 +59,12 @@ pub(super) fn prepare<'a>(
                 stream: (job.stream && job.head.stream.is_none()).then_some(true),
                 ask_usage,
             };
-            let plain = without_signatures(&job.body).map(Bytes::from);
-            let plain = plain.and_then(|body| RequestHead::parse(job.call, &body).ok());
+            let (plain, dropped) = match without_traces(format, &target.remote_id, &job.body) {
+                Some(Rendered { body, dropped }) => (RequestHead::parse(job.call, &body.into()).ok(), dropped),
+                None => (None, Vec::new()),
+            };
             let body = plain.as_ref().unwrap_or(&job.head).rewrite(&edit);
-            (body, Plan::Pass { format, strip_usage: ask_usage }, Vec::new())
+            (body, Plan::Pass { format, strip_usage: ask_usage }, dropped)
         }
         Some((client, provider)) => {
             let options = RequestOptions {

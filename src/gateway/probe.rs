@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use crate::domain::key::Secret;
 use crate::domain::label::ModelType;
 use crate::domain::provider::{Provider, ProviderKind};
 use crate::provider::{Destination, Operation, UpstreamHeaders, UpstreamRequest, endpoint};
@@ -99,7 +98,10 @@ impl Gateway {
                     })
             }
         };
-        let result = result.map_err(|message| without_secrets(provider, &message));
+        let result = result.map_err(|message| {
+            let clean = provider.without_secrets(message.as_bytes());
+            String::from_utf8_lossy(&clean).chars().take(MAX_MESSAGE).collect()
+        });
         Probe { status, latency: began.elapsed(), result }
     }
 
@@ -172,17 +174,6 @@ fn read_models(body: &[u8]) -> Result<Vec<RemoteModel>, String> {
         Some(RemoteModel { id, owned_by: text(model, "owned_by"), created: created(model) })
     };
     Ok(listed.iter().filter_map(read).collect())
-}
-
-/// Some providers repeat the key in their errors.
-fn without_secrets(provider: &Provider, message: &str) -> String {
-    let key = provider.api_key.as_ref().map(Secret::expose);
-    let password = provider.proxy.as_ref().and_then(|proxy| proxy.0.password());
-    let mut clean = message.to_owned();
-    for secret in [key, password].into_iter().flatten().filter(|secret| !secret.is_empty()) {
-        clean = clean.replace(secret, "***");
-    }
-    clean.chars().take(MAX_MESSAGE).collect()
 }
 
 #[cfg(test)]

@@ -116,17 +116,34 @@ impl Transform {
         }
     }
 
-    /// The provider's stream ended as it should.
-    pub(super) fn finish(&mut self, out: &mut VecDeque<Bytes>) {
+    /// Reads the last event of a stream that has ended, for providers that leave out the blank line behind it. Returns what
+    /// the client is to get for it, if the stream turns out to be whole.
+    pub(super) fn read_rest(&mut self) -> Bytes {
         match self {
-            Self::Pass(watcher) => push(watcher.finish(), out),
+            Self::Pass(watcher) => {
+                let held = watcher.finish();
+                if held.is_empty() && watcher.is_between_events() {
+                    return held;
+                }
+                // The client's SDK may drop an event without its blank line.
+                [&held, BLANK_LINE].concat().into()
+            }
             Self::Convert(conversion) => {
                 let Conversion { watcher, scanner, converter, out: events } = &mut **conversion;
                 watcher.finish();
                 scanner.finish(|event| converter.feed(event.event, event.data, events));
-                converter.finish(events);
-                push(events.split().freeze(), out);
+                Bytes::new()
             }
+        }
+    }
+
+    /// The provider's stream ended as it should; `rest` is what [`read_rest`](Self::read_rest) has found.
+    pub(super) fn finish(&mut self, rest: Bytes, out: &mut VecDeque<Bytes>) {
+        push(rest, out);
+        if let Self::Convert(conversion) = self {
+            let Conversion { converter, out: events, .. } = &mut **conversion;
+            converter.finish(events);
+            push(events.split().freeze(), out);
         }
     }
 
@@ -150,6 +167,9 @@ impl Transform {
         }
     }
 }
+
+/// Ends an event, whatever ends its last line.
+const BLANK_LINE: &[u8] = b"\n\n";
 
 fn push(bytes: Bytes, out: &mut VecDeque<Bytes>) {
     if !bytes.is_empty() {

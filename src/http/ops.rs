@@ -30,6 +30,7 @@ pub(super) async fn healthz() -> &'static str {
 #[into_params(parameter_in = Query)]
 struct Ready {
     /// Skip this check.
+    #[param(inline)]
     exclude: Option<Excludable>,
 }
 

@@ -35,6 +35,9 @@ mod http2;
 /// Idle connections are closed after this long; common load balancers close theirs after 60 s or more.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 
+/// How often a request is sent again that the peer did not work on.
+const MAX_REFUSED: u32 = 3;
+
 /// A reused connection that breaks this soon was being closed already. It covers a round trip to anywhere.
 const STALE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -59,7 +62,8 @@ pub(super) enum PoolError {
     Connect(BoxError),
     /// The connection broke.
     Broken(BoxError),
-    /// A connection that had carried other requests broke before the first byte of an answer. The request may have arrived.
+    /// A connection that had carried other requests, or carries others that tell, broke before the first byte of an answer.
+    /// The request may have arrived.
     Stale(BoxError),
     /// The received bytes are not HTTP.
     Garbled(BoxError),
@@ -168,6 +172,7 @@ where
         request: UpstreamRequest<'_>,
     ) -> Result<Response<UpstreamBody>, PoolError> {
         let UpstreamRequest { method, headers, body, fresh } = request;
+        let mut refused = 0;
         loop {
             // The rare paths are boxed: the future of a request is moved, and lives for as long as its answer takes.
             let way = match self.shared.take(to.origin(), fresh) {
@@ -210,6 +215,7 @@ where
                     for (name, value) in headers.iter() {
                         request.headers_mut().append(name, value.clone());
                     }
+                    let since = Instant::now();
                     match Box::pin(sender.try_send_request(request)).await {
                         Ok(response) => {
                             return Ok(
@@ -218,9 +224,20 @@ where
                         }
                         Err(mut failed) => {
                             let unsent = failed.take_message().is_some();
-                            if !(reused && unsent) {
-                                return Err(failed.into_error().into());
+                            let error = failed.into_error();
+                            if reused && unsent {
+                                continue;
                             }
+                            if http2::is_unprocessed(&error) && refused < MAX_REFUSED {
+                                refused += 1;
+                                continue;
+                            }
+                            let was_closing = reused && since.elapsed() < STALE_WITHIN;
+                            // The provider is blamed once for a connection that carried many requests.
+                            if http2::ends_connection(&error) && (!slot.is_first_to_break() || was_closing) {
+                                return Err(PoolError::Stale(error.into()));
+                            }
+                            return Err(error.into());
                         }
                     }
                 }

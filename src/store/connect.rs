@@ -318,7 +318,9 @@ fn redact_url(database_url: &str) -> String {
             _ => "***".to_owned(),
         };
     };
-    if url.password().is_some() && url.set_password(Some("***")).is_err() {
+    // An unescaped `/`, `?` or `#` in a password ends the host, and the rest of the password is elsewhere.
+    let behind = &url[url::Position::AfterPort..];
+    if behind.contains('@') || (url.password().is_some() && url.set_password(Some("***")).is_err()) {
         return format!("{}://***", url.scheme());
     }
     // libpq also takes the password as a parameter.
@@ -348,6 +350,10 @@ mod tests {
             "postgres:///x?user=a&Password=secret",
             "postgres://me:secret@[bad/x",
             "postgres://me:sec/secret@db:99999/x",
+            "postgres://me:12/secret@db/x",
+            "postgres://me:/secret@db/x",
+            "postgres://me:5?secret@db/x",
+            "postgres://me:#secret@db/x",
             "secret",
         ] {
             assert!(!redact_url(url).contains("secret"), "{}", redact_url(url));

@@ -222,7 +222,7 @@ impl<'de> Fold<'de> for Items {
 }
 
 /// An array, folded; `None`: absent, or not an array.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Array<F>(pub(crate) Option<F>);
 
 impl<F> Default for Array<F> {

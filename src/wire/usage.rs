@@ -4,7 +4,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::lenient::{Count, json_object};
+use super::lenient::{Array, Count, Fold, Raw, json_object};
 use crate::domain::usage::Usage;
 
 /// Reads the usage in an answer that has been parsed already.
@@ -25,7 +25,8 @@ json_object! {
         prompt_cache_hit_tokens: Count = "prompt_cache_hit_tokens",
         /// Moonshot.
         cached_tokens: Count = "cached_tokens",
-        /// Proxies in front of Anthropic keep its name.
+        /// Proxies in front of Anthropic keep its names.
+        cache_read_input_tokens: Count = "cache_read_input_tokens",
         cache_creation_input_tokens: Count = "cache_creation_input_tokens",
     }
 }
@@ -47,27 +48,35 @@ json_object! {
 impl ChatUsage {
     /// In the gateway's terms.
     pub(crate) fn usage(&self) -> Usage {
-        let (prompt, completion) = (&self.prompt_details, &self.completion_details);
-        Usage {
-            prompt: self.prompt_tokens.0,
-            completion: self.completion_with(completion.reasoning_tokens.0),
-            cached: prompt.cached_tokens.0.or(self.prompt_cache_hit_tokens.0).or(self.cached_tokens.0),
-            cache_write: prompt.cache_write_tokens.0.or(self.cache_creation_input_tokens.0),
-            reasoning: completion.reasoning_tokens.0,
-        }
+        let prompt = &self.prompt_details;
+        let cached = [self.prompt_cache_hit_tokens, self.cached_tokens, self.cache_read_input_tokens];
+        let cached = cached.into_iter().fold(prompt.cached_tokens.0, |known, count| known.or(count.0));
+        let cache_write = prompt.cache_write_tokens.0.or(self.cache_creation_input_tokens.0);
+        let (completion, reasoning) = self.output(cached.unwrap_or(0), cache_write.unwrap_or(0));
+        Usage { prompt: self.prompt_tokens.0, completion, cached, cache_write, reasoning }
     }
 
-    /// All output tokens. OpenAI counts reasoning within `completion_tokens`; xAI counts it beside them, which its
-    /// total reveals: prompt + completion + reasoning = total.
-    fn completion_with(&self, reasoning: Option<u64>) -> Option<u64> {
-        let completion = self.completion_tokens.0?;
-        let (Some(prompt), Some(total), Some(reasoning)) =
-            (self.prompt_tokens.0, self.total_tokens.0, reasoning)
+    /// All output tokens, and those of reasoning among them.
+    ///
+    /// OpenAI counts reasoning within `completion_tokens`. xAI counts it beside them, which its total reveals: prompt +
+    /// completion + reasoning = total. Gemini does the same, and does not report the reasoning by itself.
+    fn output(&self, cached: u64, cache_write: u64) -> (Option<u64>, Option<u64>) {
+        let (completion, reasoning) = (self.completion_tokens.0, self.completion_details.reasoning_tokens.0);
+        let (Some(prompt), Some(written), Some(total)) = (self.prompt_tokens.0, completion, self.total_tokens.0)
         else {
-            return Some(completion);
+            return (completion, reasoning);
         };
-        let with_reasoning = completion.saturating_add(reasoning);
-        Some(if prompt.checked_add(with_reasoning) == Some(total) { with_reasoning } else { completion })
+        let beside = total.saturating_sub(prompt.saturating_add(written));
+        // A total may also hold input tokens that the prompt does not.
+        let of_cache = [cached, cache_write, cached.saturating_add(cache_write)].contains(&beside);
+        let is_reasoning = match reasoning {
+            Some(reasoning) => beside == reasoning,
+            None => !of_cache,
+        };
+        if beside == 0 || !is_reasoning {
+            return (completion, reasoning);
+        }
+        (Some(written.saturating_add(beside)), Some(beside))
     }
 }
 
@@ -104,6 +113,45 @@ json_object! {
         cache_write: Count = "cache_creation_input_tokens",
         output_tokens: Count = "output_tokens",
         output_details: OutputDetails = "output_tokens_details",
+        /// The calls of the model that made up the request.
+        iterations: Array<Compactions> = "iterations",
+    }
+}
+
+json_object! {
+    pub(crate) struct Iteration<'de> {
+        kind: Raw<'de> = "type",
+        input_tokens: Count = "input_tokens",
+        cache_read: Count = "cache_read_input_tokens",
+        cache_write: Count = "cache_creation_input_tokens",
+        output_tokens: Count = "output_tokens",
+    }
+}
+
+/// Tokens of the calls that summed the conversation up, which the counts beside them do not include.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Compactions {
+    input: u64,
+    cache_read: u64,
+    cache_write: u64,
+    output: u64,
+}
+
+impl<'de> Fold<'de> for Compactions {
+    type Item = Iteration<'de>;
+
+    fn add(&mut self, iteration: Iteration<'de>) {
+        if iteration.kind.text().as_deref() != Some("compaction") {
+            return;
+        }
+        for (sum, count) in [
+            (&mut self.input, iteration.input_tokens),
+            (&mut self.cache_read, iteration.cache_read),
+            (&mut self.cache_write, iteration.cache_write),
+            (&mut self.output, iteration.output_tokens),
+        ] {
+            *sum = sum.saturating_add(count.0.unwrap_or(0));
+        }
     }
 }
 
@@ -127,18 +175,94 @@ impl AnthropicUsage {
         ] {
             mine.0 = theirs.0.or(mine.0);
         }
+        self.iterations.0 = later.iterations.0.or(self.iterations.0);
     }
 
     /// In the gateway's terms: the prompt is all input tokens, cached or not.
     pub(crate) fn usage(&self) -> Usage {
-        let part = |count: Count| count.0.unwrap_or(0);
-        let cached = part(self.cache_read).saturating_add(part(self.cache_write));
+        let compactions = self.iterations.0.unwrap_or_default();
+        let plus = |count: Count, more: u64| match count.0 {
+            Some(tokens) => Some(tokens.saturating_add(more)),
+            None => Some(more).filter(|more| *more > 0),
+        };
+        let (cached, cache_write) =
+            (plus(self.cache_read, compactions.cache_read), plus(self.cache_write, compactions.cache_write));
+        let of_cache = cached.unwrap_or(0).saturating_add(cache_write.unwrap_or(0));
         Usage {
-            prompt: self.input_tokens.0.map(|tokens| tokens.saturating_add(cached)),
-            completion: self.output_tokens.0,
-            cached: self.cache_read.0,
-            cache_write: self.cache_write.0,
+            prompt: plus(self.input_tokens, compactions.input).map(|tokens| tokens.saturating_add(of_cache)),
+            completion: plus(self.output_tokens, compactions.output),
+            cached,
+            cache_write,
             reasoning: self.output_details.thinking_tokens.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_total_reveals_reasoning_that_is_counted_beside_the_completion() {
+        let output = |usage: Value| {
+            let usage = read::<ChatUsage>(&usage).usage();
+            (usage.completion, usage.reasoning)
+        };
+        let gemini = json!({"completion_tokens": 3, "prompt_tokens": 9, "total_tokens": 105});
+        assert_eq!(output(gemini), (Some(96), Some(93)));
+        let xai = json!({
+            "prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 19,
+            "completion_tokens_details": {"reasoning_tokens": 7},
+        });
+        assert_eq!(output(xai), (Some(9), Some(7)));
+        let openai = json!({
+            "prompt_tokens": 10, "completion_tokens": 9, "total_tokens": 19,
+            "completion_tokens_details": {"reasoning_tokens": 7},
+        });
+        assert_eq!(output(openai), (Some(9), Some(7)));
+        let of_cache = json!({
+            "prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 112, "cache_read_input_tokens": 100,
+        });
+        assert_eq!(output(of_cache), (Some(2), None), "a proxy that adds the cached input to the total");
+        let less = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 2});
+        assert_eq!(output(less), (Some(2), None));
+        let unknown = json!({"prompt_tokens": 9, "total_tokens": 105});
+        assert_eq!(output(unknown), (None, None), "not finished");
+    }
+
+    #[test]
+    fn cached_tokens_have_many_names() {
+        for usage in [
+            json!({"prompt_tokens_details": {"cached_tokens": 5}, "cached_tokens": 9}),
+            json!({"prompt_cache_hit_tokens": 5}),
+            json!({"cached_tokens": 5}),
+            json!({"cache_read_input_tokens": 5}),
+        ] {
+            assert_eq!(read::<ChatUsage>(&usage).usage().cached, Some(5), "{usage}");
+        }
+    }
+
+    /// The example of Anthropic's documentation of compaction, with a cache.
+    #[test]
+    fn compaction_is_paid_for_too() {
+        let mut usage: AnthropicUsage = read(&json!({"input_tokens": 23_000, "output_tokens": 1}));
+        usage.merge(&read(&json!({
+            "output_tokens": 1_000,
+            "iterations": [
+                {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500, "cache_read_input_tokens": 7},
+                {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000},
+            ],
+        })));
+        let expected = Usage {
+            prompt: Some(203_007),
+            completion: Some(4_500),
+            cached: Some(7),
+            cache_write: None,
+            reasoning: None,
+        };
+        assert_eq!(usage.usage(), expected);
+        assert_eq!(read::<AnthropicUsage>(&json!({"iterations": 5})).usage(), Usage::default());
     }
 }

@@ -140,6 +140,8 @@ pub struct StreamWatcher {
     held: BytesMut,
     /// Whether the last event was cut out, so that the LF of its CRLF must be cut too.
     cut_last: bool,
+    /// The stream has ended within an event of which bytes were forwarded.
+    ended_within: bool,
 }
 
 impl StreamWatcher {
@@ -153,6 +155,7 @@ impl StreamWatcher {
             strip: strip_usage_chunk && format == ApiFormat::OpenAiChat,
             held: BytesMut::new(),
             cut_last: false,
+            ended_within: false,
         }
     }
 
@@ -179,7 +182,7 @@ impl StreamWatcher {
     /// Whether the forwarded bytes end where an event ends, so that another event may follow. Bytes that are held back
     /// do not count: the client has not seen them.
     pub fn is_between_events(&self) -> bool {
-        self.strip || self.scanner.pending_from() == self.scanner.position()
+        !self.ended_within && (self.strip || self.scanner.pending_from() == self.scanner.position())
     }
 
     /// Reads `chunk` and returns the bytes to forward now: the same bytes, uncopied, unless usage chunks are cut out;
@@ -237,8 +240,9 @@ impl StreamWatcher {
         out
     }
 
-    /// Ends the stream and returns the bytes held back.
+    /// Reads the rest as if a blank line followed it, and returns the bytes held back.
     pub fn finish(&mut self) -> Bytes {
+        self.ended_within = !self.is_between_events();
         let mut cut = false;
         let (reader, seen) = (&mut self.reader, &mut self.seen);
         // A rest that is not JSON is an event that was cut off, which `terminal` shows, not `malformed`.

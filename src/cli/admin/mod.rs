@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Map, Value};
 
 use super::{CliError, runtime, say};
+use crate::config::variable;
 
 use client::AdminClient;
 use table::table;
@@ -85,13 +86,13 @@ fn with_connection(command: Command) -> Command {
         |command, action| {
             command.mut_subcommand(action, |action| {
                 action
-                    .arg(
+                    .arg(variable(
                         Arg::new("url")
                             .long("url")
-                            .env("NEXUSGATE_URL")
                             .default_value("http://127.0.0.1:3000")
                             .help("URL of the gateway"),
-                    )
+                        "NEXUSGATE_URL",
+                    ))
                     .arg(
                         Arg::new("admin-secret")
                             .long("admin-super-secret")

@@ -247,6 +247,7 @@ pub(super) struct ChangeBody {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 2000)]
     proxy_url: Option<Option<String>>,
+    /// Left out: true with the provider's first `proxyUrl`, else unchanged.
     proxy_enabled: Option<bool>,
     ask_stream_usage: Option<bool>,
     #[serde(default, deserialize_with = "given")]
@@ -280,6 +281,7 @@ pub(super) async fn change(
         }
         given => given,
     };
+    let is_first_proxy = shown.1.is_none() && matches!(&proxy_url, Some(Some(url)) if !url.is_empty());
     let secret = |given: Option<Option<String>>, shown: Option<String>| {
         given.filter(|given| given.is_none() || *given != shown).map(|text| not_empty(text).map(Secret::new))
     };
@@ -291,7 +293,7 @@ pub(super) async fn change(
         api_version: body.api_version.map(not_empty),
         comment: body.comment,
         proxy_url: secret(proxy_url, shown.1),
-        proxy_enabled: body.proxy_enabled,
+        proxy_enabled: body.proxy_enabled.or(is_first_proxy.then_some(true)),
         ask_stream_usage: body.ask_stream_usage,
         max_concurrency: body.max_concurrency,
     };

@@ -1,9 +1,10 @@
 //! HTTP/2 connections: each carries many requests at once, and has a task of its own.
 
+use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -42,12 +43,40 @@ pub(super) struct Http2 {
 /// its own, unseen.
 struct Streams {
     open: AtomicUsize,
+    /// A request has told that the connection broke.
+    broken: AtomicBool,
     /// The peer's `SETTINGS_MAX_CONCURRENT_STREAMS`, which it may change.
     most: Box<dyn Fn() -> usize + Send + Sync>,
 }
 
 /// One request on a connection, until its answer has been read.
 pub(super) struct Slot(Arc<Streams>);
+
+impl Slot {
+    /// Whether no other request has told yet that the connection broke.
+    pub(super) fn is_first_to_break(&self) -> bool {
+        !self.0.broken.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Whether the peer certainly did not work on the request: it refused the stream, or it closes the connection in order
+/// and the stream came too late for that (RFC 9113 § 8.7).
+pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
+    cause(error).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let too_late = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        refused || too_late
+    })
+}
+
+/// Whether the whole connection failed, and not one stream.
+pub(super) fn ends_connection(error: &hyper::Error) -> bool {
+    cause(error).is_none_or(|error| !error.is_reset())
+}
+
+fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -85,7 +114,7 @@ impl Http2 {
                 tracing::debug!(%error, "a connection to an upstream broke");
             }
         });
-        let streams = Arc::new(Streams { open: AtomicUsize::new(0), most });
+        let streams = Arc::new(Streams { open: AtomicUsize::new(0), broken: AtomicBool::new(false), most });
         Ok(Self { sender, streams, used: Instant::now() })
     }
 

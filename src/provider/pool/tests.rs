@@ -451,6 +451,86 @@ async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_nex
     assert!(pool.shared.take(to.origin(), false).is_none(), "it is not used again");
 }
 
+/// A server whose HTTP/2 connections are attended by `attend`.
+async fn spawn_raw_http_2<F, A>(tls: TlsAcceptor, attend: F) -> SocketAddr
+where
+    F: Fn(h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, Bytes>) -> A + Send + Sync + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = tls.accept(stream).await.expect("TLS");
+            let connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(attend(connection));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_an_http_2_peer_refused_to_work_on_is_sent_again() {
+    let (acceptor, config) = tls();
+    for (refused, answered) in [(1, true), (MAX_REFUSED, true), (MAX_REFUSED + 1, false)] {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let address = spawn_raw_http_2(acceptor.clone(), move |mut connection| {
+            let seen = counted.clone();
+            async move {
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if seen.fetch_add(1, Ordering::SeqCst) < refused as usize {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        respond.send_response(Response::new(()), true).expect("sent");
+                    }
+                }
+            }
+        })
+        .await;
+        let url = format!("https://localhost:{}/x", address.port());
+        let result = pool(config.clone()).send(&to(&url), request()).await.map(|_| ());
+        assert!(if answered { result.is_ok() } else { matches!(result, Err(PoolError::Broken(_))) }, "{result:?}");
+        assert_eq!(seen.load(Ordering::SeqCst), 1 + refused.min(MAX_REFUSED) as usize);
+    }
+}
+
+/// Eight requests that meet the end of their connection are no eight failures of the provider.
+#[tokio::test]
+async fn an_http_2_connection_that_breaks_is_told_once() {
+    let (acceptor, config) = tls();
+    let address = spawn_raw_http_2(acceptor, |mut connection| async move {
+        let mut held = Vec::new();
+        while held.len() < 9 {
+            let Some(Ok((request, mut respond))) = connection.accept().await else { break };
+            if request.uri().path() == "/first" {
+                respond.send_response(Response::new(()), true).expect("sent");
+            }
+            held.push(respond);
+        }
+        // Dropped with all that is in flight.
+    })
+    .await;
+    let pool = Arc::new(pool(config));
+    let url = format!("https://localhost:{}", address.port());
+    pool.send(&to(&format!("{url}/first")), request()).await.expect("an answer");
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (pool, to) = (pool.clone(), to(&format!("{url}/held")));
+            tokio::spawn(async move { pool.send(&to, request()).await.map(|_| ()) })
+        })
+        .collect();
+    let mut told = 0;
+    for call in calls {
+        match call.await.expect("no panic") {
+            Err(PoolError::Stale(_)) => {}
+            Err(PoolError::Broken(_)) => told += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(told <= 1, "{told}");
+}
+
 #[tokio::test]
 async fn a_connection_that_is_not_opened_in_time_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{Datelike as _, DateTime, Utc};
 use entity::{completions, embeddings, providers};
 use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, Iden, Iterable};
@@ -78,6 +78,10 @@ impl FromStr for Cursor {
         let read = || {
             let (micros, id) = text.split_once('_')?;
             let created_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+            // Others are compared differently by the two databases.
+            if !(1970..=9999).contains(&created_at.year()) {
+                return None;
+            }
             Some(Self { created_at, id: id.parse().ok()? })
         };
         read().ok_or_else(|| StoreError::invalid("after", "is not a cursor that a list gave"))

@@ -162,7 +162,16 @@ impl Block {
                 }
                 return;
             }
-            _ => return,
+            // A kind that came later, such as `compaction_delta`: each field is a part of the block's of that name.
+            _ => {
+                for (key, value) in delta {
+                    match (self.block.get_mut(&key), value) {
+                        (Some(Value::String(known)), Value::String(more)) => known.push_str(&more),
+                        (_, value) => drop(self.block.insert(key, value)),
+                    }
+                }
+                return;
+            }
         };
         match (self.block.get_mut(field), text) {
             (Some(Value::String(known)), Some(text)) => known.push_str(&text),

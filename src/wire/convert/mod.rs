@@ -24,6 +24,7 @@ pub(crate) mod signed;
 pub(crate) mod sse;
 mod stream;
 pub(crate) mod surrogates;
+mod traces;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ pub use context::AnswerContext;
 pub use error::ConvertError;
 pub use failure::convert_error;
 pub use stream::StreamConverter;
+pub use traces::without_traces;
 
 use self::dropped::Dropped;
 use self::surrogates::read_lossy;

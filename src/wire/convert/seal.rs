@@ -15,6 +15,11 @@ const OPENAI: &str = "nxg1.openai.";
 /// Begins the ids of reasoning items that the gateway made up.
 pub(crate) const OWN_ID: &str = "rs_nxg_";
 
+/// Whether a signature or an encrypted content carries the seal of another format.
+pub(super) fn is_carried(text: &str) -> bool {
+    [SIGNATURE, REDACTED, OPENAI].iter().any(|prefix| text.starts_with(prefix))
+}
+
 /// The seal in a `signature` of an Anthropic body; `None` if it is empty.
 pub(crate) fn of_signature(signature: String) -> Option<Seal> {
     if signature.is_empty() {

@@ -38,7 +38,7 @@ pub(crate) fn extra_content(id: &str) -> Option<Value> {
 
 /// `body` without the signatures in its ids; `None` if there are none. For a provider that gets the client's body
 /// unconverted and may not know signatures: OpenAI refuses ids of more than 64 characters.
-pub(crate) fn without_signatures(body: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn without_signatures(body: &[u8]) -> Option<Vec<u8>> {
     let mark = MARK.as_bytes();
     let mut rest = body;
     let mut out: Option<Vec<u8>> = None;

@@ -115,8 +115,16 @@ pub(crate) fn to_answer<'a>(events: impl Iterator<Item = &'a str>) -> Result<Val
         if let Some(error) = openai_chat::answer::error(&chunk) {
             return Err(ConvertError::new(error.message));
         }
-        for choice in take_objects(&mut chunk, "choices") {
+        // Moonshot's place for it.
+        let mut chunk_usage = None;
+        for mut choice in take_objects(&mut chunk, "choices") {
+            if let Some(usage) = choice.shift_remove("usage").filter(Value::is_object) {
+                chunk_usage = Some(usage);
+            }
             add_choice(choice, &mut choices);
+        }
+        if let Some(usage) = chunk_usage.filter(|_| !chunk.get("usage").is_some_and(Value::is_object)) {
+            chunk.insert("usage".into(), usage);
         }
         chunk.shift_remove("choices");
         chunk.shift_remove("obfuscation");

@@ -2,6 +2,7 @@
 
 use super::{Kind, Seen, is_error};
 use crate::domain::label::FinishReason;
+use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
 use crate::wire::usage::ChatUsage;
 
@@ -30,6 +31,8 @@ json_object! {
         finish_reason: Raw<'de> = "finish_reason",
         /// OpenRouter, when its upstream failed in the middle.
         error: Raw<'de> = "error",
+        /// Moonshot writes the usage of a stream here.
+        usage: Raw<'de> = "usage",
     }
 }
 
@@ -90,6 +93,7 @@ pub(crate) struct Choices {
     progress: Progress,
     /// Whether a choice ended with an error.
     failed: bool,
+    usage: Option<Usage>,
 }
 
 /// Choices that have content, and choices that have finished: a bit for each.
@@ -153,6 +157,7 @@ impl<'de> Fold<'de> for Choices {
         self.says_something |= spoke;
         let reason = choice.finish_reason.text();
         self.failed |= reason.as_deref() == Some(FAILED) || is_error(choice.error);
+        self.usage = choice.usage.object::<ChatUsage>().map(|usage| usage.usage()).or(self.usage);
         self.progress.add(choice.index.0, spoke, reason.as_deref().map(finish_reason));
     }
 }
@@ -192,6 +197,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         usage = if usage.is_object() { usage } else { groq.usage };
         error = if error.is_filled() { error } else { groq.error };
     }
+    let mut usage = usage.object::<ChatUsage>().map(|usage| usage.usage());
     let mut kind = Kind::Idle;
     let mut usage_only = false;
     let mut failed = is_error(error);
@@ -209,9 +215,10 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         seen.goes_on = progress.goes_on;
         usage_only = choices.count == 0 && chunk.usage.is_object() && !failed;
         failed |= choices.failed;
+        usage = usage.or(choices.usage);
     }
-    if let Some(usage) = usage.object::<ChatUsage>() {
-        seen.usage.merge(&usage.usage());
+    if let Some(usage) = usage {
+        seen.usage.merge(&usage);
         kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
     }
     if failed {

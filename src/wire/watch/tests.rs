@@ -77,6 +77,7 @@ fn chat_streams_are_understood() {
             "reasoning-beside-completion",
             ended_chat(FinishReason::Stop, [Some(30), Some(52), Some(29), None, Some(50)]),
         ),
+        ("usage-under-choice", ended_chat(FinishReason::Stop, [Some(19), Some(13), None, None, None])),
         ("usage-under-x-groq", ended_chat(FinishReason::Stop, [Some(9), Some(2), None, None, None])),
         ("usage-on-every-chunk", ended_chat(FinishReason::Length, [Some(5), Some(2), None, None, None])),
         (
@@ -168,6 +169,7 @@ fn only_the_usage_chunk_is_cut_out() {
     }
     for case in [
         "reasoning-usage-on-last-content",
+        "usage-under-choice",
         "usage-under-x-groq",
         "comments-and-error",
         "refusal-cut-without-end",

@@ -12,6 +12,28 @@ fn the_document_is_checked_in() {
     assert!(kept == now, "docs/openapi.json has drifted: nexusgate openapi > docs/openapi.json");
 }
 
+#[test]
+fn everything_it_refers_to_is_there() {
+    fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(|to| to.as_str()).map(str::to_owned));
+                fields.values().for_each(|value| references(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let document = nexusgate::app::openapi();
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 50, "{}", found.len());
+    for reference in found {
+        let pointer = reference.strip_prefix('#').expect("within the document");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
 #[tokio::test]
 async fn it_is_served_and_can_be_read() {
     let app = TestApp::spawn().await;

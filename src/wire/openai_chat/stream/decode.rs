@@ -75,6 +75,7 @@ impl Decoder {
         }
         self.followed = self.followed.or_else(|| lowest_index(&chunk));
         let followed = |choice: &Object| index_of(choice).is_none_or(|index| self.followed == Some(index));
+        let mut of_choice = None;
         if let Some(mut choice) = take_objects(&mut chunk, "choices").find(followed) {
             if !self.started {
                 self.started = true;
@@ -85,9 +86,11 @@ impl Decoder {
             }
             let reason = take_string(&mut choice, "finish_reason").filter(|reason| !reason.is_empty());
             self.reason = reason.or(self.reason.take());
+            of_choice = choice.shift_remove("usage").filter(Value::is_object);
         }
         let groq = || chunk.get("x_groq").and_then(|groq| groq.get("usage"));
-        if let Some(reported) = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq) {
+        let reported = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq).or(of_choice.as_ref());
+        if let Some(reported) = reported {
             events.push(StreamEvent::Usage(usage::decode(reported)));
         }
     }
