@@ -97,7 +97,9 @@ fn command() -> Command {
     // Before the subcommand or behind it.
     .mut_args(|setting| setting.global(true));
     let healthcheck = Command::new("healthcheck")
-        .about("Ask a running gateway whether it takes requests, with or without its database; for containers")
+        .about(
+            "Ask a running gateway whether it takes requests, with or without its database; for containers",
+        )
         .arg(variable(
             Arg::new("url").long("url").help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
             "NEXUSGATE_URL",

@@ -178,7 +178,10 @@ mod tests {
             ("[[providers]]\nname = \"x\"\ntype = \"mystery\"\nbase_url = \"y\"", "mystery"),
             ("[[models]]\nname = \"x\"\nprovider = \"y\"\nprice = 3", "price"),
             ("redis_url = \"${OOPS\"", "without its"),
-            ("[[models]]\nname = \"x\"\nprovider = \"y\"\n[[models]]\nname = \"z\"", "models 2 (\"z\"): missing field"),
+            (
+                "[[models]]\nname = \"x\"\nprovider = \"y\"\n[[models]]\nname = \"z\"",
+                "models 2 (\"z\"): missing field",
+            ),
             ("[[api_keys]]\nkey = 1234567890123456789", "api_keys 1: expected a string, not integer"),
             ("providers = 5", "providers: expected `[[providers]]` entries, not integer"),
         ] {

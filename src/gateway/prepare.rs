@@ -60,7 +60,9 @@ pub(super) fn prepare<'a>(
                 ask_usage,
             };
             let (plain, dropped) = match without_traces(format, &target.remote_id, &job.body) {
-                Some(Rendered { body, dropped }) => (RequestHead::parse(job.call, &body.into()).ok(), dropped),
+                Some(Rendered { body, dropped }) => {
+                    (RequestHead::parse(job.call, &body.into()).ok(), dropped)
+                }
                 None => (None, Vec::new()),
             };
             let body = plain.as_ref().unwrap_or(&job.head).rewrite(&edit);

@@ -220,12 +220,13 @@ impl Inner {
     }
 
     fn upstream_ended(&mut self) {
+        let was_whole = self.verdict().is_some();
         let rest = self.transform.read_rest();
         let Some(ending) = self.verdict() else {
             return self.cut_off(Outcome::StreamCut);
         };
         let from = self.queue.len();
-        self.transform.finish(rest, &mut self.queue);
+        self.transform.finish(rest, !was_whole, &mut self.queue);
         self.put_aside(from);
         // Judged again, because it may be the very end that cannot be converted.
         self.end(self.verdict().unwrap_or(ending));

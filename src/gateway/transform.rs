@@ -116,34 +116,31 @@ impl Transform {
         }
     }
 
-    /// Reads the last event of a stream that has ended, for providers that leave out the blank line behind it. Returns what
-    /// the client is to get for it, if the stream turns out to be whole.
+    /// Reads the last event of a stream that has ended, for providers that leave out the blank line behind it. Returns the
+    /// bytes that were held back: the client's, if the stream turns out to be whole.
     pub(super) fn read_rest(&mut self) -> Bytes {
         match self {
-            Self::Pass(watcher) => {
-                let held = watcher.finish();
-                if held.is_empty() && watcher.is_between_events() {
-                    return held;
-                }
-                // The client's SDK may drop an event without its blank line.
-                [&held, BLANK_LINE].concat().into()
-            }
-            Self::Convert(conversion) => {
-                let Conversion { watcher, scanner, converter, out: events } = &mut **conversion;
-                watcher.finish();
-                scanner.finish(|event| converter.feed(event.event, event.data, events));
-                Bytes::new()
-            }
+            Self::Pass(watcher) => watcher.finish(),
+            Self::Convert(conversion) => conversion.watcher.finish(),
         }
     }
 
-    /// The provider's stream ended as it should; `rest` is what [`read_rest`](Self::read_rest) has found.
-    pub(super) fn finish(&mut self, rest: Bytes, out: &mut VecDeque<Bytes>) {
-        push(rest, out);
-        if let Self::Convert(conversion) = self {
-            let Conversion { converter, out: events, .. } = &mut **conversion;
-            converter.finish(events);
-            push(events.split().freeze(), out);
+    /// The provider's stream ended as it should; `rest` is what [`read_rest`](Self::read_rest) returned. `needed`: it is whole
+    /// only by that last event, which a client's SDK would drop without its blank line.
+    pub(super) fn finish(&mut self, rest: Bytes, needed: bool, out: &mut VecDeque<Bytes>) {
+        match self {
+            Self::Pass(_) => {
+                push(rest, out);
+                if needed {
+                    out.push_back(BLANK_LINE);
+                }
+            }
+            Self::Convert(conversion) => {
+                let Conversion { scanner, converter, out: events, .. } = &mut **conversion;
+                scanner.finish(|event| converter.feed(event.event, event.data, events));
+                converter.finish(events);
+                push(events.split().freeze(), out);
+            }
         }
     }
 
@@ -169,7 +166,7 @@ impl Transform {
 }
 
 /// Ends an event, whatever ends its last line.
-const BLANK_LINE: &[u8] = b"\n\n";
+const BLANK_LINE: Bytes = Bytes::from_static(b"\n\n");
 
 fn push(bytes: Bytes, out: &mut VecDeque<Bytes>) {
     if !bytes.is_empty() {

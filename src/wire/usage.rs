@@ -62,7 +62,8 @@ impl ChatUsage {
     /// completion + reasoning = total. Gemini does the same, and does not report the reasoning by itself.
     fn output(&self, cached: u64, cache_write: u64) -> (Option<u64>, Option<u64>) {
         let (completion, reasoning) = (self.completion_tokens.0, self.completion_details.reasoning_tokens.0);
-        let (Some(prompt), Some(written), Some(total)) = (self.prompt_tokens.0, completion, self.total_tokens.0)
+        let (Some(prompt), Some(written), Some(total)) =
+            (self.prompt_tokens.0, completion, self.total_tokens.0)
         else {
             return (completion, reasoning);
         };

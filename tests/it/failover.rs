@@ -263,6 +263,28 @@ async fn the_breaker_knows_every_fault() {
     }
 }
 
+/// A breaker that opens while a request is under way does not take its retry away: with one provider there is no other way
+/// to an answer.
+#[tokio::test]
+async fn a_retry_goes_through_a_breaker_that_has_just_opened() {
+    const CALLS: usize = 6;
+    let app = TestApp::spawn().await;
+    let gate = Gate::new();
+    for _ in 0..CALLS {
+        app.provider().next(Reply::status(StatusCode::INTERNAL_SERVER_ERROR).held_by(&gate));
+    }
+    let asking: Vec<_> = (0..CALLS).map(|_| tokio::spawn(app.chat(MODEL).build().send())).collect();
+    gate.reached(CALLS).await;
+    gate.open();
+    for answer in asking {
+        assert_eq!(answer.await.expect("joined").expect("an answer").status(), 200);
+    }
+    let scrape = app.settled().await;
+    let attempts =
+        |outcome| scrape.metric("nexusgate_upstream_attempts_total").label("outcome", outcome).value();
+    assert_eq!((attempts("http_5xx"), attempts("ok")), (6.0, 6.0));
+}
+
 /// A stream that consists of an error alone has failed before the client received anything.
 #[tokio::test]
 async fn a_stream_that_begins_with_an_error() {

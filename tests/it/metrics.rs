@@ -1,6 +1,7 @@
 //! The content of `/metrics`, and how it is served.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use nexusgate::demo::provider::Reply;
 use nexusgate::domain::label::Status;
@@ -317,11 +318,11 @@ async fn only_streams_of_models_with_targets_meet_or_miss_them() {
     for (ttft, tpot, counted, within, missed) in [
         (None, None, true, 0.0, 0.0),
         (Some(60_000), None, true, 1.0, 0.0),
-        (Some(0), None, true, 0.0, 1.0),
+        (Some(1), None, true, 0.0, 1.0),
         (None, Some(60_000), true, 1.0, 0.0),
-        (None, Some(0), true, 0.0, 1.0),
+        (None, Some(1), true, 0.0, 1.0),
         (None, Some(60_000), false, 0.0, 0.0),
-        (Some(0), Some(60_000), false, 0.0, 1.0),
+        (Some(1), Some(60_000), false, 0.0, 1.0),
     ] {
         let app = TestApp::builder()
             .adjust(move |settings| {
@@ -332,6 +333,9 @@ async fn only_streams_of_models_with_targets_meet_or_miss_them() {
             })
             .spawn()
             .await;
+        // Slower than the shortest targets, faster than the longest.
+        let slow = Duration::from_millis(20);
+        app.provider().always(Reply::text("one two three").after(slow).every(slow));
         app.chat(MODEL).send().await.bytes().await.expect("an answer");
         app.chat(MODEL).streamed().send().await.bytes().await.expect("an answer");
         let scrape = app.settled().await;

@@ -163,6 +163,57 @@ async fn a_stream_with_every_whim() {
     assert!(scrape.metric("nexusgate_tokens_completion_total").is(36.0));
 }
 
+/// The blank line behind the last event is missing, or its line's end too, and HTTP ends in order: the answer is whole, and
+/// the client gets the blank line that its SDK waits for, if it has not had its answer before.
+#[tokio::test]
+async fn a_last_event_without_its_blank_line() {
+    for kind in KINDS {
+        let stream = recorded(kind, true).await;
+        let app = behind(kind).await;
+        for format in ApiFormat::ALL.iter().copied() {
+            for missing in [1, 2] {
+                let short = stream.slice(..stream.len() - missing);
+                app.provider().always(Reply::raw_stream([short]));
+                let text =
+                    app.ask(format, MODEL).streamed().send().await.text().await.expect("a whole stream");
+                let case = format!("{} from {kind:?}, {missing} missing: {text}", format.as_str());
+                let ends_a_line = text.ends_with("\n\n") || format == ApiFormat::OpenAiChat;
+                assert!(ends_a_line, "{case}");
+                let tidy = text.trim_end().to_owned() + "\n\n";
+                assert!(text.contains("as ") && ends_well(format, &tidy), "{case}");
+                assert!(!text.contains("broke off"), "{case}");
+            }
+        }
+        let scrape = app.settled().await;
+        assert!(
+            scrape.metric("nexusgate_completions_total").label("status", "completed").is(6.0),
+            "{kind:?}"
+        );
+        let attempts = || scrape.metric("nexusgate_upstream_attempts_total");
+        assert!(attempts().label("outcome", "ok").is(6.0) && attempts().is(6.0), "{kind:?}: {}", scrape.text);
+    }
+}
+
+/// A last event that is cut off is no end.
+#[tokio::test]
+async fn half_a_last_event() {
+    let app = TestApp::spawn().await;
+    let stream = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"half\"}}]}\n\n\
+                  data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_rea";
+    app.provider().always(Reply::raw_stream([stream]));
+    let with_usage = json!({ "include_usage": true });
+    let cut = app.chat(MODEL).streamed().with("stream_options", with_usage).send().await.bytes().await;
+    assert!(cut.is_err(), "forwarded at once, and no event can follow half of one: {cut:?}");
+    for format in [ApiFormat::OpenAiChat, ApiFormat::Anthropic] {
+        let text = app.ask(format, MODEL).streamed().send().await.text().await.expect("a stream");
+        assert!(text.contains("half") && !text.contains("finish_rea"), "{text}");
+        assert!(text.contains("\"The provider's answer broke off.\""), "{text}");
+    }
+    let scrape = app.settled().await;
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(3.0));
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "stream_cut").is(3.0));
+}
+
 #[tokio::test]
 async fn bytes_that_are_not_utf8() {
     let app = TestApp::spawn().await;

@@ -188,6 +188,13 @@ async fn inference(gateway: &mut Gateway, provider: &ScriptedProvider) {
     assert_eq!(gateway.hear(broken.body("{\"model\": ")).await.0, 400);
     provider.always(Reply::status(http::StatusCode::UNAUTHORIZED));
     assert_eq!(gateway.hear(gateway.chat(team, "good", false)).await.0, 401);
+    let echo =
+        json!({"error": {"message": format!("Incorrect API key provided: {}.", secret("provider's key"))}});
+    for status in [http::StatusCode::UNAUTHORIZED, http::StatusCode::OK] {
+        provider.always(Reply::raw_json(echo.to_string()).with_status(status));
+        let (_, told) = gateway.hear(gateway.chat(team, "good", false)).await;
+        assert_eq!(told["error"]["message"], "Incorrect API key provided: ***.", "{told}");
+    }
     let models = gateway.http.get(format!("{}/v1/models", gateway.base)).bearer_auth(team);
     assert_eq!(gateway.hear(models).await.0, 200);
 }

@@ -154,8 +154,11 @@ impl Active {
         };
         if let Err(error) = written {
             // With the partial record cut off, the next one follows the last whole one. If even that fails, the segment
-            // ends here and the reader skips the rest.
-            if file.set_len(start).is_ok() {
+            // ends here and the reader skips the rest. So it does on a full disk: once its rows are in the database, it
+            // makes room.
+            let is_cut = file.set_len(start).is_ok();
+            let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            if is_cut && !(is_full && start > 0) {
                 self.used_before = 0;
             } else {
                 self.file = None;

@@ -64,7 +64,8 @@ impl Slot {
 pub(super) fn is_unprocessed(error: &hyper::Error) -> bool {
     cause(error).is_some_and(|error| {
         let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        let too_late = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        let too_late =
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
         refused || too_late
     })
 }

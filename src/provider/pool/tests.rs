@@ -454,7 +454,10 @@ async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_nex
 /// A server whose HTTP/2 connections are attended by `attend`.
 async fn spawn_raw_http_2<F, A>(tls: TlsAcceptor, attend: F) -> SocketAddr
 where
-    F: Fn(h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, Bytes>) -> A + Send + Sync + 'static,
+    F: Fn(h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, Bytes>) -> A
+        + Send
+        + Sync
+        + 'static,
     A: Future<Output = ()> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -490,7 +493,10 @@ async fn what_an_http_2_peer_refused_to_work_on_is_sent_again() {
         .await;
         let url = format!("https://localhost:{}/x", address.port());
         let result = pool(config.clone()).send(&to(&url), request()).await.map(|_| ());
-        assert!(if answered { result.is_ok() } else { matches!(result, Err(PoolError::Broken(_))) }, "{result:?}");
+        assert!(
+            if answered { result.is_ok() } else { matches!(result, Err(PoolError::Broken(_))) },
+            "{result:?}"
+        );
         assert_eq!(seen.load(Ordering::SeqCst), 1 + refused.min(MAX_REFUSED) as usize);
     }
 }

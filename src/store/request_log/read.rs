@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{Datelike as _, DateTime, Utc};
+use chrono::{DateTime, Datelike as _, Utc};
 use entity::{completions, embeddings, providers};
 use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, Iden, Iterable};

@@ -24,9 +24,9 @@ pub(crate) mod signed;
 pub(crate) mod sse;
 mod stream;
 pub(crate) mod surrogates;
-mod traces;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use bytes::BytesMut;
 

@@ -84,7 +84,8 @@ fn drop_blocks(request: &mut Object, is_claude: bool) -> bool {
         dropped |= blocks.len() < before;
     }
     // A turn of nothing else is no turn: empty content is refused.
-    messages.retain(|message| message.get("content").and_then(Value::as_array).is_none_or(|all| !all.is_empty()));
+    messages
+        .retain(|message| message.get("content").and_then(Value::as_array).is_none_or(|all| !all.is_empty()));
     if dropped && in_a_loop_without_thoughts(messages) {
         let budgeted = request.get("thinking").is_some_and(|thinking| text(thinking, "type") == "enabled");
         if budgeted {
@@ -97,12 +98,15 @@ fn drop_blocks(request: &mut Object, is_claude: bool) -> bool {
 /// Whether the last turn of the assistant, whose calls are answered, begins without thinking: with a budget Anthropic
 /// refuses that.
 fn in_a_loop_without_thoughts(messages: &[Value]) -> bool {
-    let blocks = |message: &Value| message.get("content").and_then(Value::as_array).cloned().unwrap_or_default();
+    let blocks =
+        |message: &Value| message.get("content").and_then(Value::as_array).cloned().unwrap_or_default();
     let Some(last) = messages.iter().rposition(|message| text(message, "role") == "assistant") else {
         return false;
     };
-    let answers = messages[last + 1..].iter().flat_map(blocks).any(|block| text(&block, "type") == "tool_result");
-    let thinks = blocks(&messages[last]).first().is_some_and(|block| text(block, "type").ends_with("thinking"));
+    let answers =
+        messages[last + 1..].iter().flat_map(blocks).any(|block| text(&block, "type") == "tool_result");
+    let thinks =
+        blocks(&messages[last]).first().is_some_and(|block| text(block, "type").ends_with("thinking"));
     answers && !thinks
 }
 
@@ -125,7 +129,8 @@ mod tests {
     fn thinking_of_others_is_not_sent_to_claude() {
         let own = json!({"type": "thinking", "thinking": "a", "signature": "EqQB"});
         let call = json!({"type": "tool_use", "id": "t", "name": "f", "input": {}});
-        let result = json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]});
+        let result =
+            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}]});
         let body = |turns: Value| json!({"model": "m", "thinking": {"type": "enabled"}, "messages": turns});
         let said = |blocks: Value| json!({"role": "assistant", "content": blocks});
 
@@ -143,10 +148,18 @@ mod tests {
 
             let alone = body(json!([said(json!([foreign, call])), result]));
             let (sent, _) = passed(ApiFormat::Anthropic, "claude-opus-4-5", &alone).unwrap();
-            assert_eq!(sent, json!({"model": "m", "messages": [said(json!([call])), result]}), "no thinking in a loop");
+            assert_eq!(
+                sent,
+                json!({"model": "m", "messages": [said(json!([call])), result]}),
+                "no thinking in a loop"
+            );
         }
         let unsigned = said(json!([{"type": "thinking", "thinking": "b", "signature": ""}, call]));
-        assert_eq!(passed(ApiFormat::Anthropic, "MiniMax-M2", &body(json!([unsigned]))), None, "its own way to think");
+        assert_eq!(
+            passed(ApiFormat::Anthropic, "MiniMax-M2", &body(json!([unsigned]))),
+            None,
+            "its own way to think"
+        );
         let mentioned = body(json!([{"role": "user", "content": "nxg1.openai. \"signature\":\"\" rs_nxg_"}]));
         assert_eq!(passed(ApiFormat::Anthropic, "claude-opus-4-5", &mentioned), None);
     }

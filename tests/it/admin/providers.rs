@@ -19,7 +19,8 @@ async fn a_provider_is_used_from_the_next_request_on() {
     let made = admin.post("/providers", body).await.ok();
     assert_eq!((&made["type"], &made["apiKey"]), (&json!("openai"), &json!("sk-…tail")));
     assert_eq!((&made["askStreamUsage"], &made["proxyEnabled"]), (&json!(true), &json!(false)));
-    let proxied = admin.put(&format!("/providers/{}", made["id"]), json!({ "proxyUrl": "http://proxy:1" })).await.ok();
+    let proxied =
+        admin.put(&format!("/providers/{}", made["id"]), json!({ "proxyUrl": "http://proxy:1" })).await.ok();
     assert_eq!(proxied["proxyEnabled"], true, "as when it is made with a proxy");
     let direct = json!({ "proxyUrl": null, "proxyEnabled": false });
     admin.put(&format!("/providers/{}", made["id"]), direct).await.ok();

@@ -89,7 +89,8 @@ impl Decoder {
             of_choice = choice.shift_remove("usage").filter(Value::is_object);
         }
         let groq = || chunk.get("x_groq").and_then(|groq| groq.get("usage"));
-        let reported = chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq).or(of_choice.as_ref());
+        let reported =
+            chunk.get("usage").filter(|usage| usage.is_object()).or_else(groq).or(of_choice.as_ref());
         if let Some(reported) = reported {
             events.push(StreamEvent::Usage(usage::decode(reported)));
         }
