@@ -58,7 +58,7 @@ async fn filled(keys: usize) -> DatabaseConnection {
         let values: Vec<sea_orm::Value> = page
             .iter()
             .flat_map(|number| {
-                let hash: &[u8] = &hash_key(&key(*number));
+                let hash: &[u8] = &hash_key(key(*number));
                 [hash.to_vec().into(), format!("team-{}", number % 50).into()]
             })
             .collect();
@@ -90,7 +90,7 @@ fn benches(criterion: &mut Criterion) {
         });
         say(format_args!("{keys} keys: read from the database in {took:?}"));
         // As a request does: the snapshot is taken, the key looked up and held, the model looked up.
-        let mut given: Vec<_> = (0..keys).map(|number| hash_key(&key(number))).collect();
+        let mut given: Vec<_> = (0..keys).map(|number| hash_key(key(number))).collect();
         given.shuffle(&mut rand::rng());
         let mut next = given.iter().cycle();
         group.bench_function(format!("find_key/{keys}"), |b| {

@@ -153,7 +153,7 @@ settings! {
     client_timeout: Span = "CLIENT_TIMEOUT", "60s";
     /// How long to go on reading an answer after its client has disconnected, to learn its usage; `0s` cancels at once.
     drain_on_disconnect: Duration = "DRAIN_ON_DISCONNECT", "30s";
-    /// How long running requests may take to finish after SIGTERM.
+    /// How long running requests may take to finish after SIGTERM and `SHUTDOWN_DELAY`.
     shutdown_grace: Duration = "SHUTDOWN_GRACE", "30s";
     /// Maximum size of a request body.
     max_body_size: ByteSize = "MAX_BODY_SIZE", "32MiB";

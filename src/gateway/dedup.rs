@@ -29,7 +29,7 @@ use crate::wire::convert::{AnswerContext, add_usage, answer_to_stream, convert_a
 
 use super::Gateway;
 use super::body::GatewayBody;
-use super::dispatch::{Job, name_answer};
+use super::dispatch::{Job, NO_CACHE, name_answer};
 use super::exchange::{EVENT_STREAM, JSON};
 use super::finish::FinishGuard;
 use super::reading::fold;
@@ -288,6 +288,9 @@ impl Gateway {
         let mut response = Response::new(GatewayBody::answer(body, guard, Status::CacheHit));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, if job.stream { EVENT_STREAM } else { JSON });
+        if job.stream {
+            headers.insert(header::CACHE_CONTROL, NO_CACHE);
+        }
         headers.insert("x-cache", HeaderValue::from_static("HIT"));
         name_answer(headers, id, None);
         if let Ok(id) = HeaderValue::from_str(&kept.id.to_string()) {

@@ -34,6 +34,9 @@ const RETRY_BACKOFF: Duration = Duration::from_millis(250);
 /// The longest wait that an upstream may ask for; beyond it the caller gets the error instead.
 const MAX_RETRY_WAIT: Duration = Duration::from_secs(2);
 
+/// Proxies must not keep a stream.
+pub(super) const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
 /// Tells the caller which provider answered.
 static PROVIDER_HEADER: HeaderName = HeaderName::from_static("x-nexusgate-provider");
 /// Names the fields of the request that the provider's format could not express.
@@ -215,7 +218,7 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
             let relay = Relay::new(upstream, first, Transform::new(plan), guard, attempt, format);
             let mut response = Response::from_parts(head, GatewayBody::relay(relay));
             let headers = response.headers_mut();
-            headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+            headers.entry(header::CACHE_CONTROL).or_insert(NO_CACHE);
             if converts {
                 headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
             }
@@ -224,7 +227,13 @@ fn deliver(job: &Job, answer: Answer, target: &Target, mut guard: Box<FinishGuar
         Answer::Whole { head, body } => {
             guard.answered(&body);
             guard.worked(working.elapsed());
-            Response::from_parts(head, GatewayBody::answer(body, guard, Status::Completed))
+            let mut response =
+                Response::from_parts(head, GatewayBody::answer(body, guard, Status::Completed));
+            let headers = response.headers_mut();
+            if headers.get(header::CONTENT_TYPE) == Some(&EVENT_STREAM) {
+                headers.entry(header::CACHE_CONTROL).or_insert(NO_CACHE);
+            }
+            response
         }
     };
     let headers = response.headers_mut();
@@ -263,7 +272,9 @@ fn give_up(job: &Job, failure: Failure, mut guard: Box<FinishGuard>) -> Response
                 (true, _) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::BAD_GATEWAY,
             };
-            let message = if timeout {
+            let message = if no_provider {
+                "Every provider of this model is at its limit of concurrent requests; try again."
+            } else if timeout {
                 "No provider of this model answered in time."
             } else {
                 "No provider of this model could be reached or gave a usable answer."

@@ -44,6 +44,13 @@ impl Refusal {
         Self { reason, error: ApiError::new(status, message).with_code(code), headers: HeaderMap::new() }
     }
 
+    /// Another status than its reason's.
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.error.status = status;
+        self
+    }
+
+    /// Names the field of the request that is wrong.
     pub fn with_param(mut self, param: Option<&'static str>) -> Self {
         if let Some(param) = param {
             self.error = self.error.with_param(param);

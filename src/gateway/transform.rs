@@ -157,7 +157,7 @@ impl Transform {
             }
             Self::Convert(conversion) => {
                 let Conversion { converter, out: events, .. } = &mut **conversion;
-                converter.fail(&error.message, events);
+                converter.fail(error, events);
                 push(events.split().freeze(), out);
                 true
             }

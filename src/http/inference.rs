@@ -73,9 +73,8 @@ fn encoded(headers: &HeaderMap) -> Option<Refusal> {
     if !is_encoded(headers) {
         return None;
     }
-    let mut refusal =
-        Refusal::new(RejectReason::InvalidRequest, "The request body must be sent without a content coding.");
-    refusal.error.status = 415;
+    let message = "The request body must be sent without a content coding.";
+    let mut refusal = Refusal::new(RejectReason::InvalidRequest, message).with_status(415);
     refusal.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(refusal)
 }
@@ -106,9 +105,8 @@ fn unreadable(error: &(dyn std::error::Error + 'static)) -> Refusal {
     if !ClientStopped::caused(error) {
         return Refusal::new(RejectReason::InvalidRequest, "The request body could not be read.");
     }
-    let mut refusal =
-        Refusal::new(RejectReason::InvalidRequest, "The rest of the request body did not come in time.");
-    refusal.error.status = 408;
+    let message = "The rest of the request body did not come in time.";
+    let mut refusal = Refusal::new(RejectReason::InvalidRequest, message).with_status(408);
     refusal.error = refusal.error.with_code("request_timeout");
     // The rest of the body may still arrive, and is not waited for.
     refusal.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -21,6 +21,8 @@ use crate::domain::label::RedisOp;
 const CHANNEL: &str = "nexusgate:snapshot";
 
 /// How long a request stays locked when the replica that works on it dies, and how often a living one renews the lock.
+/// The pause between two attempts to release a lock that may have been taken late.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 const LOCK_TIME_TO_LIVE: Duration = Duration::from_secs(15);
 const LOCK_RENEWAL: Duration = Duration::from_secs(5);
 
@@ -172,8 +174,10 @@ impl Coordination {
                     holder.keep_until(dropped).await;
                 }
                 Ok(false) => drop(tell.send(Lock::Busy)),
-                // If Redis carried it out after all, the lock expires by itself.
-                Err(_) => drop(tell.send(Lock::Unavailable)),
+                Err(_) => {
+                    drop(tell.send(Lock::Unavailable));
+                    holder.release_surely().await;
+                }
             }
         });
         told.await.unwrap_or(Lock::Unavailable)
@@ -216,6 +220,17 @@ impl Lease {
     pub async fn release(&self) {
         // If that fails, it expires.
         let _ = self.call(RedisOp::Lease, &self.scripts.release).await;
+    }
+
+    /// Releases what Redis may have given us late, after we had stopped waiting: others would find it taken until it
+    /// expired.
+    async fn release_surely(&self) {
+        let since = Instant::now();
+        while !matches!(self.call(RedisOp::Lock, &self.scripts.release).await, Ok(true))
+            && since.elapsed() < self.time_to_live
+        {
+            sleep(RELEASE_AGAIN).await;
+        }
     }
 
     /// Whether the key was still ours, and is again for the whole time to live.

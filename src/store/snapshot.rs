@@ -27,7 +27,6 @@ use super::{check, keys, now};
 use crate::domain::key::{ApiKey, KeyHash, Limits};
 use crate::domain::label::{LabelValue, ModelType};
 use crate::domain::model::Target;
-use crate::domain::provider::Provider;
 
 /// The timeout of a load. A connection whose server has vanished would wait for a quarter of an hour.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -58,7 +57,7 @@ type KeyMap = HashMap<KeyHash, Arc<ApiKey>, BuildHasherDefault<TakeBytes>>;
 pub struct Snapshot {
     keys: KeyMap,
     targets: HashMap<Box<str>, Vec<Arc<Target>>, RandomState>,
-    providers: Vec<Arc<Provider>>,
+    providers: usize,
     problems: Vec<String>,
 }
 
@@ -124,11 +123,6 @@ impl Snapshot {
         self.targets.iter().map(|(name, targets)| (name.as_ref(), targets.as_slice()))
     }
 
-    /// Every provider, in the order of ids.
-    pub fn providers(&self) -> &[Arc<Provider>] {
-        &self.providers
-    }
-
     /// One line for each entry that was left out because it cannot be used: a secret under another key, a base URL or a
     /// kind that only a manual edit of the database or a newer version writes.
     pub fn problems(&self) -> &[String] {
@@ -142,7 +136,7 @@ impl Snapshot {
             |kind| self.targets.values().flatten().filter(|target| target.model_type == kind).count();
         ActiveCounts {
             keys: to_u64(self.keys.values().filter(|key| !key.revoked && !key.is_expired(now)).count()),
-            providers: to_u64(self.providers.len()),
+            providers: to_u64(self.providers),
             chat_models: to_u64(of_type(ModelType::Chat)),
             embedding_models: to_u64(of_type(ModelType::Embedding)),
         }
@@ -154,9 +148,8 @@ impl Snapshot {
             let stored = StoredProvider::from(row);
             match stored.to_domain(cipher) {
                 Ok(provider) => {
-                    let provider = Arc::new(provider);
-                    by_id.insert(provider.id, Arc::clone(&provider));
-                    self.providers.push(provider);
+                    by_id.insert(provider.id, Arc::new(provider));
+                    self.providers += 1;
                 }
                 Err(error) => self.problems.push(format!("provider {:?} is left out: {error}", stored.name)),
             }

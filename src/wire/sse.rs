@@ -65,7 +65,7 @@ impl SseScanner {
     }
 
     /// A scanner that refuses events of more than `limit` bytes.
-    pub fn with_limit(limit: usize) -> Self {
+    fn with_limit(limit: usize) -> Self {
         Self { limit, tail: Vec::new(), begun: 0, position: 0, line_is_empty: true, after_cr: false }
     }
 

@@ -356,7 +356,6 @@ fn panicking(builder: Builder) -> Builder {
 
 /// Whether or not the request takes the way through the router.
 #[tokio::test]
-#[expect(clippy::panic, reason = "the handler has to panic")]
 async fn a_handler_panics_before_the_request_is_accepted() {
     for origins in ["", "https://app.example"] {
         let hooks =

@@ -89,6 +89,22 @@ async fn a_lock_whose_caller_has_left_is_released() {
     assert!(matches!(other.lock(LogTable::Completions, 1, "request").await, Lock::Held(_)));
 }
 
+/// Redis answers too late, and carries the lock out all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_that_comes_too_late_is_released() {
+    let server = RedisServer::start();
+    let one = replica(&server).await;
+    let _: () = server.run(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    assert!(matches!(one.lock(LogTable::Completions, 1, "request").await, Lock::Unavailable));
+    let _: () = server.run(&["CLIENT", "UNPAUSE"]);
+    let held = || server.run::<Vec<String>>(&["KEYS", "nexusgate:inflight:*"]);
+    // From now on only a release can end it.
+    for key in held() {
+        let _: u64 = server.run(&["PERSIST", &key]);
+    }
+    eventually("it is released", async || held().is_empty()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_is_locked_for_one_replica_at_a_time() {
     let server = RedisServer::start();

@@ -45,10 +45,6 @@ impl StatsRange {
         }
     }
 
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|range| range.as_str() == text)
-    }
-
     /// In seconds.
     pub const fn seconds(self) -> i64 {
         match self {

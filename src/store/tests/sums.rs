@@ -152,7 +152,6 @@ async fn each_part_of_a_sum_is_its_own() {
 async fn an_overview_sums_up_every_range() {
     on_each(async |t| {
         let now: DateTime<Utc> = "2026-03-04T12:00:59.9996Z".parse().unwrap();
-        assert_eq!(StatsRange::parse("2h"), None);
         for range in StatsRange::ALL.iter().copied() {
             t.sql("DELETE FROM completions").await;
             t.sql("DELETE FROM embeddings").await;

@@ -5,8 +5,10 @@ use bytes::BytesMut;
 use super::AnswerContext;
 use super::calls::Restorer;
 use super::sequence::Sequencer;
-use crate::domain::chat::{ErrorKind, ProviderError, StreamEvent};
+use crate::domain::chat::{ProviderError, StreamEvent};
 use crate::domain::label::ApiFormat;
+use crate::wire::error::ApiError;
+use crate::wire::error::words::kind_of_status;
 use crate::wire::{anthropic, openai_chat, openai_responses};
 
 /// Reads the events of one format.
@@ -104,15 +106,16 @@ impl StreamConverter {
         if self.stopped {
             self.write(StreamEvent::End, out);
         } else {
-            self.fail("The provider's stream ended before the answer was complete", out);
+            let message = "The provider's stream ended before the answer was complete";
+            self.fail(&ApiError::new(502, message), out);
         }
     }
 
-    /// The provider's stream broke off. Ends the client's stream with an error of its format, saying `message`.
-    pub fn fail(&mut self, message: &str, out: &mut BytesMut) {
-        let message = message.to_owned();
-        let error = ProviderError { kind: ErrorKind::Api, message, code: None, param: None };
-        self.write(StreamEvent::Failed(error), out);
+    /// The provider's stream broke off. Ends the client's stream with this error in its format.
+    pub fn fail(&mut self, error: &ApiError, out: &mut BytesMut) {
+        let (kind, message) = (kind_of_status(error.status), error.message.to_string());
+        let code = error.code.as_deref().map(str::to_owned);
+        self.write(StreamEvent::Failed(ProviderError { kind, message, code, param: None }), out);
     }
 
     /// Whether the client's stream has been ended, well or with an error.

@@ -12,6 +12,7 @@ use crate::wire::convert::{
     RequestOptions, StreamConverter, answer_to_stream, convert_answer, convert_error, convert_request,
     stream_to_answer,
 };
+use crate::wire::error::ApiError;
 
 /// Field names and words of all the formats.
 const WORDS: &[&str] = &[
@@ -194,7 +195,7 @@ fn feed_everything(datas: &[String]) {
             assert!(converter.is_done());
             let ended = out.len();
             converter.feed(None, "{}", &mut out);
-            converter.fail("late", &mut out);
+            converter.fail(&ApiError::new(502, "late"), &mut out);
             assert_eq!(out.len(), ended, "nothing comes after the end");
         }
     }
