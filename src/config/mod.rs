@@ -79,15 +79,7 @@ macro_rules! settings {
             help: concat!($($help),+),
         }),+];
 
-        /// Lets an environment variable stand for a flag. An empty one, as Compose and Helm leave them, counts as unset.
-pub fn variable(flag: clap::Arg, name: &'static str) -> clap::Arg {
-    match std::env::var_os(name) {
-        Some(value) if value.is_empty() => flag,
-        _ => flag.env(name),
-    }
-}
-
-impl Settings {
+        impl Settings {
             /// Builds each setting from the first of `sources` that has a value, else from its default.
             fn build(sources: &[&Source<'_>], declared: Declared) -> Result<Self, ConfigError> {
                 let mut infos = ALL.iter();
@@ -190,6 +182,14 @@ fn parse<T: Setting>(info: Option<&SettingInfo>, sources: &[&Source<'_>]) -> Res
 fn wrong(name: &str, value: &str, takes: &str, secret: bool) -> ConfigError {
     let value = if secret { "***".to_owned() } else { format!("{value:?}") };
     ConfigError::Value { name: name.to_owned(), value, takes: format!("expected {takes}") }
+}
+
+/// Lets an environment variable stand for a flag. An empty one, as Compose and Helm leave them, counts as unset.
+pub fn variable(flag: clap::Arg, name: &'static str) -> clap::Arg {
+    match std::env::var_os(name) {
+        Some(value) if value.is_empty() => flag,
+        _ => flag.env(name),
+    }
 }
 
 impl Settings {

@@ -77,12 +77,28 @@ impl Provider {
         let password = self.proxy.as_ref().and_then(|proxy| proxy.0.password());
         let mut clean = Cow::Borrowed(text);
         for secret in [key, password].into_iter().flatten().filter(|secret| secret.len() >= SECRET_MIN) {
-            while let Some(at) = memchr::memmem::find(&clean, secret.as_bytes()) {
-                clean.to_mut().splice(at..at + secret.len(), *b"***");
+            if let Some(without) = without(&clean, secret.as_bytes()) {
+                clean = Cow::Owned(without);
             }
         }
         clean
     }
+}
+
+/// `text` with `***` for every `secret`; `None`: it holds none.
+fn without(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
+    let mut clean = Vec::new();
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(text, secret) {
+        clean.extend_from_slice(&text[from..at]);
+        clean.extend_from_slice(b"***");
+        from = at + secret.len();
+    }
+    if from == 0 {
+        return None;
+    }
+    clean.extend_from_slice(&text[from..]);
+    Some(clean)
 }
 
 /// The URL of an HTTP proxy, perhaps with user and password; they are not printed.

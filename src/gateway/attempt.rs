@@ -11,8 +11,8 @@ use crate::telemetry::series::UpstreamSeries;
 use super::Gateway;
 use super::health::Permit;
 
-/// A provider that has not begun to answer after this time counts as failing when its caller leaves. Otherwise one that
-/// hangs would stay in use for as long as callers are less patient than `UPSTREAM_TIMEOUT`.
+/// A provider that has sent no head of a stream after this time counts as failing when the call is cancelled. Otherwise one
+/// that hangs would stay in use for as long as callers are less patient than `UPSTREAM_TIMEOUT`.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// A call that is under way. Dropped without an outcome, it was cancelled.
@@ -21,7 +21,7 @@ pub(super) struct Attempt {
     target: Arc<Target>,
     started: Instant,
     permit: Option<Permit>,
-    answered: bool,
+    begun: bool,
     finished: bool,
 }
 
@@ -32,14 +32,14 @@ impl Attempt {
             target: target.clone(),
             started,
             permit: Some(permit),
-            answered: false,
+            begun: false,
             finished: false,
         }
     }
 
-    /// The head of an answer has come.
+    /// The head of an answer has come, or is not waited for: to cancel the call then says nothing of the provider.
     pub(super) fn begins(&mut self) {
-        self.answered = true;
+        self.begun = true;
     }
 
     /// The first content of a stream has come; the outcome is reported later, by `finish`.
@@ -68,7 +68,7 @@ impl Attempt {
         }
         .emit();
         if let Some(permit) = self.permit.take() {
-            let hangs = outcome == Outcome::Cancelled && !self.answered && self.started.elapsed() >= HANGS;
+            let hangs = outcome == Outcome::Cancelled && !self.begun && self.started.elapsed() >= HANGS;
             permit.report(if hangs { Outcome::Timeout } else { outcome });
         }
     }

@@ -1,5 +1,6 @@
 //! Counting tokens at a provider that can (`POST /v1/messages/count_tokens`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,10 +69,12 @@ impl Gateway {
             headers::keep_for_client(&mut head.headers);
             head.version = http::Version::HTTP_11;
             head.extensions = http::Extensions::new();
-            Some(Response::from_parts(
-                head,
-                GatewayBody::whole(gather(upstream, MAX_ANSWER, None).await.ok()?),
-            ))
+            let body = gather(upstream, MAX_ANSWER, None).await.ok()?;
+            let body = match target.provider.without_secrets(&body) {
+                Cow::Owned(clean) => clean.into(),
+                Cow::Borrowed(_) => body,
+            };
+            Some(Response::from_parts(head, GatewayBody::whole(body)))
         };
         match tokio::time::timeout(self.settings().upstream_timeout, exchange).await {
             Ok(Some(response)) => Ok(response),

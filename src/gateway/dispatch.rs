@@ -74,9 +74,7 @@ impl Gateway {
         let mut tried = Tried::default();
         let mut passed_over = false;
         // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
-        let mut forced = false;
         for last_resort in [false, true] {
-            forced = last_resort;
             for target in &job.targets {
                 let force = last_resort && tried.last.is_none();
                 let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
@@ -105,7 +103,7 @@ impl Gateway {
             tokio::time::sleep(wait).await;
             if !guard.scope().has_client_left() {
                 // A breaker that was closed when the request came, and has opened since, does not take its retry away.
-                match self.attempt(job, target, !forced, None, guard).await {
+                match self.attempt(job, target, !failure.past_breaker, None, guard).await {
                     None => {}
                     Some(Ok(answer)) => return Ok((answer, target.clone())),
                     Some(Err(failure)) => tried.add(target, failure, guard),
@@ -129,12 +127,14 @@ impl Gateway {
         loop {
             let since = Instant::now();
             let Some(permit) = self.health().admit(&target.provider, since, force) else { return stale };
-            let admitted = Admitted { permit, since, moved: moved.take(), fresh: stale.is_some() };
+            let past_breaker = force || permit.is_probe();
+            let again = stale.is_some();
+            let admitted = Admitted { permit, since, moved: moved.take(), fresh: again };
             match self.exchange(job, target, admitted, guard).await {
-                Err(failure) if failure.stale && !guard.scope().has_client_left() => {
+                Err(failure) if failure.stale && !again && !guard.scope().has_client_left() => {
                     stale = Some(Err(failure))
                 }
-                result => return Some(result),
+                result => return Some(result.map_err(|failure| Failure { past_breaker, ..failure })),
             }
         }
     }

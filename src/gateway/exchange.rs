@@ -63,7 +63,7 @@ pub(super) struct Admitted<'a> {
     pub(super) since: Instant,
     /// The provider that was left for this one, if any.
     pub(super) moved: Option<FailedOver<'a>>,
-    /// Over a new connection.
+    /// Not over a kept HTTP/1.1 connection: the call before failed over one.
     pub(super) fresh: bool,
 }
 
@@ -90,15 +90,21 @@ impl Gateway {
         }
         let sent = Instant::now();
         let mut attempt = Attempt::start(self, target, permit, sent);
+        if !job.stream {
+            // A whole answer may take its time before its first byte.
+            attempt.begins();
+        }
         guard.worked(sent - since);
         let deadline = sent + self.settings().upstream_timeout;
-        let result =
-            tokio::time::timeout_at(deadline.into(), self.read_answer(job, target, &to, request)).await;
+        let result = tokio::time::timeout_at(
+            deadline.into(),
+            self.read_answer(job, target, &to, request, &mut attempt),
+        )
+        .await;
         let working = Instant::now();
         let received = result.unwrap_or_else(|_| Err(Failure::new(Outcome::Timeout, true)));
         let mut answer = match received {
             Ok(Received::Stream { head, first, upstream }) => {
-                attempt.begins();
                 Ok(Answer::Stream { head, first, upstream, plan, attempt })
             }
             Ok(Received::Whole { mut head, body }) => {
@@ -115,7 +121,7 @@ impl Gateway {
                 }
             }
             Err(failure) => {
-                if failure.stale {
+                if failure.stale && !fresh {
                     attempt.excuse();
                 }
                 attempt.finish(failure.outcome);
@@ -138,6 +144,7 @@ impl Gateway {
         target: &Target,
         to: &Destination,
         request: UpstreamRequest<'_>,
+        attempt: &mut Attempt,
     ) -> Result<Received, Failure> {
         let response = self.client().send(&target.provider, to, request).await.map_err(|error| {
             tracing::debug!(provider = %target.provider.name, %error, "no answer");
@@ -148,6 +155,7 @@ impl Gateway {
                 SendError::Garbled(_) => Failure::new(Outcome::Protocol, true),
             }
         })?;
+        attempt.begins();
         let (mut head, mut upstream) = response.into_parts();
         let retry_after = classify::retry_after(&head.headers);
         let encoded = is_encoded(&head.headers);

@@ -38,6 +38,8 @@ pub(super) struct Failure {
     pub(super) usage: Option<Box<Usage>>,
     /// The connection had rested for too long. The provider is not to blame, and a new connection may serve at once.
     pub(super) stale: bool,
+    /// The provider's breaker was open already: it was called as a last resort, or to see whether it works again.
+    pub(super) past_breaker: bool,
 }
 
 impl Failure {
@@ -53,6 +55,7 @@ impl Failure {
             answered_by: None,
             usage: None,
             stale: false,
+            past_breaker: false,
         }
     }
 

@@ -44,12 +44,16 @@ struct State {
     open: Option<Open>,
     /// Calls under way.
     active: u32,
+    /// Probes so far.
+    probes: u64,
 }
 
 struct Open {
     /// When the next probe is let through.
     until: Instant,
     lasts: Duration,
+    /// The number of the latest probe: only it can reopen the breaker.
+    probe: u64,
 }
 
 impl Health {
@@ -95,7 +99,7 @@ impl Health {
         }
         state.active += 1;
         drop(state);
-        Some(Permit { health: Some(health), probe: false })
+        Some(Permit { health: Some(health), probe: None })
     }
 
     fn of(&self, provider: &Provider) -> Arc<ProviderHealth> {
@@ -124,10 +128,13 @@ impl State {
         self.open.as_ref().is_none_or(|open| now >= open.until)
     }
 
-    /// Whether the call that is let through now is the probe of an open breaker.
-    fn begin_probe(&mut self, now: Instant) -> bool {
-        let due = self.open.as_mut().filter(|open| now >= open.until);
-        due.map(|open| open.until = now + open.lasts).is_some()
+    /// The number of the call that is let through now, if it is a probe of an open breaker.
+    fn begin_probe(&mut self, now: Instant) -> Option<u64> {
+        let open = self.open.as_mut().filter(|open| now >= open.until)?;
+        open.until = now + open.lasts;
+        self.probes += 1;
+        open.probe = self.probes;
+        Some(self.probes)
     }
 
     /// The probe is being answered; returns whether the provider is up now, if that changed. The answer may go on for
@@ -138,7 +145,7 @@ impl State {
     }
 
     /// Takes in the outcome of a call; returns whether the provider is up now, if that changed.
-    fn report(&mut self, outcome: Outcome, probe: bool, now: Instant) -> Option<bool> {
+    fn report(&mut self, outcome: Outcome, probe: Option<u64>, now: Instant) -> Option<bool> {
         match outcome {
             Outcome::Connect
             | Outcome::Timeout
@@ -147,8 +154,8 @@ impl State {
             | Outcome::StreamCut => {
                 self.failures += 1;
                 let reopened = match &mut self.open {
-                    // Calls from before the breaker opened say nothing new.
-                    Some(_) if !probe => return None,
+                    // Calls from before the breaker opened say nothing new, nor do probes that were not waited for.
+                    Some(open) if probe != Some(open.probe) => return None,
                     Some(open) => Some((open.lasts * 2).min(LONGEST_OPEN)),
                     None => None,
                 };
@@ -156,12 +163,12 @@ impl State {
                     return None;
                 }
                 let lasts = reopened.unwrap_or(FIRST_OPEN);
-                self.open = Some(Open { until: now + lasts, lasts });
+                self.open = Some(Open { until: now + lasts, lasts, probe: 0 });
                 reopened.is_none().then_some(false)
             }
             Outcome::Cancelled => {
                 // The probe was inconclusive, so the next call may be one.
-                if let Some(open) = self.open.as_mut().filter(|_| probe) {
+                if let Some(open) = self.open.as_mut().filter(|open| probe == Some(open.probe)) {
                     open.until = now;
                 }
                 None
@@ -185,7 +192,8 @@ impl ProviderHealth {
 /// The right to make one call; report its outcome to give it back.
 pub(super) struct Permit {
     health: Option<Arc<ProviderHealth>>,
-    probe: bool,
+    /// The number of the probe that the call is, if it is one.
+    probe: Option<u64>,
 }
 
 impl Permit {
@@ -193,9 +201,14 @@ impl Permit {
         self.give_back(outcome);
     }
 
+    /// Whether the call goes through an open breaker, to see whether it may be closed.
+    pub(super) fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// A good answer is coming. The outcome is still to follow.
     pub(super) fn answers(&mut self) {
-        if let Some(health) = self.health.as_ref().filter(|_| std::mem::take(&mut self.probe)) {
+        if let Some(health) = self.health.as_ref().filter(|_| self.probe.take().is_some()) {
             let changed = health.state.lock().probe_answers();
             health.tell(changed);
         }
@@ -225,10 +238,10 @@ mod tests {
     fn opened(at: Instant) -> State {
         let mut state = State::default();
         for _ in 1..FAILURES_TO_OPEN {
-            assert_eq!(state.report(Outcome::Http5xx, false, at), None);
+            assert_eq!(state.report(Outcome::Http5xx, None, at), None);
         }
         assert!(state.lets_through(at));
-        assert_eq!(state.report(Outcome::Connect, false, at), Some(false));
+        assert_eq!(state.report(Outcome::Connect, None, at), Some(false));
         assert!(!state.lets_through(at));
         state
     }
@@ -237,15 +250,17 @@ mod tests {
     fn a_breaker_opens_probes_and_closes() {
         let start = Instant::now();
         let mut state = opened(start);
-        assert!(!state.begin_probe(start));
+        assert_eq!(state.begin_probe(start), None);
         let later = start + FIRST_OPEN;
-        assert!(state.lets_through(later) && state.begin_probe(later));
-        assert!(!state.lets_through(later) && !state.begin_probe(later), "one probe at a time");
-        assert_eq!(state.report(Outcome::Timeout, true, later), None);
+        assert!(state.lets_through(later));
+        let probe = state.begin_probe(later);
+        assert!(probe.is_some());
+        assert!(!state.lets_through(later) && state.begin_probe(later).is_none(), "one probe at a time");
+        assert_eq!(state.report(Outcome::Timeout, probe, later), None);
         assert!(!state.lets_through(later + FIRST_OPEN), "a failed probe doubles the wait");
         let later = later + 2 * FIRST_OPEN;
-        assert!(state.begin_probe(later));
-        assert_eq!(state.report(Outcome::Ok, true, later), Some(true));
+        let probe = state.begin_probe(later);
+        assert_eq!(state.report(Outcome::Ok, probe, later), Some(true));
         assert!(state.lets_through(later));
     }
 
@@ -254,11 +269,11 @@ mod tests {
         let start = Instant::now();
         let mut state = opened(start);
         let later = start + FIRST_OPEN;
-        assert!(state.begin_probe(later));
-        assert_eq!(state.report(Outcome::Cancelled, false, later), None);
-        assert_eq!(state.report(Outcome::Timeout, false, later), None);
+        let probe = state.begin_probe(later);
+        assert_eq!(state.report(Outcome::Cancelled, None, later), None);
+        assert_eq!(state.report(Outcome::Timeout, None, later), None);
         assert!(!state.lets_through(later), "the probe is still under way");
-        assert_eq!(state.report(Outcome::Cancelled, true, later), None);
+        assert_eq!(state.report(Outcome::Cancelled, probe, later), None);
         assert!(state.lets_through(later), "it told nothing, so the next call may");
     }
 
@@ -267,11 +282,16 @@ mod tests {
         let start = Instant::now();
         let mut state = opened(start);
         let later = start + FIRST_OPEN;
-        assert!(state.begin_probe(later));
+        let first = state.begin_probe(later);
         let later = later + FIRST_OPEN;
-        assert!(state.begin_probe(later) && !state.begin_probe(later));
-        assert_eq!(state.report(Outcome::Ok, true, later), Some(true));
-        assert_eq!(state.report(Outcome::Ok, true, later + FIRST_OPEN), None, "the first one ends at last");
+        let second = state.begin_probe(later);
+        assert!(second.is_some() && second != first && state.begin_probe(later).is_none());
+        assert_eq!(state.report(Outcome::Timeout, second, later), None);
+        // The first one is not waited for any more: neither its failure nor its client's leaving changes the wait.
+        assert_eq!(state.report(Outcome::Timeout, first, later), None);
+        assert_eq!(state.report(Outcome::Cancelled, first, later), None);
+        assert!(!state.lets_through(later + FIRST_OPEN) && state.lets_through(later + 2 * FIRST_OPEN));
+        assert_eq!(state.report(Outcome::Ok, first, later), Some(true), "it answers at last");
     }
 
     #[test]
@@ -279,17 +299,17 @@ mod tests {
         let start = Instant::now();
         let mut state = opened(start);
         let later = start + FIRST_OPEN;
-        assert!(state.begin_probe(later));
+        assert!(state.begin_probe(later).is_some());
         assert_eq!(state.probe_answers(), Some(true));
         assert!(state.lets_through(later));
-        assert_eq!(state.report(Outcome::Ok, false, later), None);
+        assert_eq!(state.report(Outcome::Ok, None, later), None);
     }
 
     #[test]
     fn a_provider_that_answers_429_is_healthy() {
         let mut state = State::default();
         for _ in 0..100 {
-            assert_eq!(state.report(Outcome::Http429, false, Instant::now()), None);
+            assert_eq!(state.report(Outcome::Http429, None, Instant::now()), None);
         }
         assert!(state.lets_through(Instant::now()));
     }

@@ -21,10 +21,11 @@ use crate::domain::label::RedisOp;
 const CHANNEL: &str = "nexusgate:snapshot";
 
 /// How long a request stays locked when the replica that works on it dies, and how often a living one renews the lock.
-/// The pause between two attempts to release a lock that may have been taken late.
-const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 const LOCK_TIME_TO_LIVE: Duration = Duration::from_secs(15);
 const LOCK_RENEWAL: Duration = Duration::from_secs(5);
+
+/// The pause between two attempts to release a lock that may have been taken late.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The timeout of background operations, which no request waits for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -226,9 +227,14 @@ impl Lease {
     /// expired.
     async fn release_surely(&self) {
         let since = Instant::now();
-        while !matches!(self.call(RedisOp::Lock, &self.scripts.release).await, Ok(true))
-            && since.elapsed() < self.time_to_live
-        {
+        // The late command may have come over another connection, and be carried out after the first answer.
+        let mut answers = 0;
+        while answers < 2 && since.elapsed() < self.time_to_live {
+            match self.call(RedisOp::Lock, &self.scripts.release).await {
+                Ok(true) => break,
+                Ok(false) => answers += 1,
+                Err(_) => {}
+            }
             sleep(RELEASE_AGAIN).await;
         }
     }

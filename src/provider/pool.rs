@@ -100,6 +100,7 @@ where
     connector: C,
     /// Covers everything until a request can be sent: DNS, TCP, a proxy's tunnel, TLS.
     connect_timeout: Duration,
+    stale_within: Duration,
     ping: Ping,
     shared: Arc<Shared<C::Response>>,
 }
@@ -162,7 +163,7 @@ where
     pub(super) fn new(connector: C, connect_timeout: Duration) -> Self {
         let origins = Origins { by_origin: HashMap::default(), swept: false };
         let shared = Arc::new(Shared { origins: Mutex::new(origins) });
-        Self { connector, connect_timeout, ping: Ping::default(), shared }
+        Self { connector, connect_timeout, stale_within: STALE_WITHIN, ping: Ping::default(), shared }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -200,7 +201,7 @@ where
                         // The peer closed it while the request was on its way, most likely because it had been idle for too
                         // long. A peer that closes later has worked on the request.
                         Err(ExchangeError::Unanswered(error))
-                            if reused.is_some_and(|taken| taken.elapsed() < STALE_WITHIN) =>
+                            if reused.is_some_and(|taken| taken.elapsed() < self.stale_within) =>
                         {
                             return Err(PoolError::Stale(error.into()));
                         }
@@ -232,9 +233,9 @@ where
                                 refused += 1;
                                 continue;
                             }
-                            let was_closing = reused && since.elapsed() < STALE_WITHIN;
+                            let was_closing = reused && since.elapsed() < self.stale_within;
                             // The provider is blamed once for a connection that carried many requests.
-                            if http2::ends_connection(&error) && (!slot.is_first_to_break() || was_closing) {
+                            if http2::ends_connection(&error) && (was_closing || !slot.is_first_to_break()) {
                                 return Err(PoolError::Stale(error.into()));
                             }
                             return Err(error.into());

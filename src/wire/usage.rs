@@ -52,15 +52,15 @@ impl ChatUsage {
         let cached = [self.prompt_cache_hit_tokens, self.cached_tokens, self.cache_read_input_tokens];
         let cached = cached.into_iter().fold(prompt.cached_tokens.0, |known, count| known.or(count.0));
         let cache_write = prompt.cache_write_tokens.0.or(self.cache_creation_input_tokens.0);
-        let (completion, reasoning) = self.output(cached.unwrap_or(0), cache_write.unwrap_or(0));
+        let (completion, reasoning) = self.output(cached.is_none() && cache_write.is_none());
         Usage { prompt: self.prompt_tokens.0, completion, cached, cache_write, reasoning }
     }
 
-    /// All output tokens, and those of reasoning among them.
+    /// All output tokens, and those of reasoning among them. `plain`: nothing is reported but prompt, completion and total.
     ///
     /// OpenAI counts reasoning within `completion_tokens`. xAI counts it beside them, which its total reveals: prompt +
-    /// completion + reasoning = total. Gemini does the same, and does not report the reasoning by itself.
-    fn output(&self, cached: u64, cache_write: u64) -> (Option<u64>, Option<u64>) {
+    /// completion + reasoning = total. Gemini does the same, and reports no more than these three.
+    fn output(&self, plain: bool) -> (Option<u64>, Option<u64>) {
         let (completion, reasoning) = (self.completion_tokens.0, self.completion_details.reasoning_tokens.0);
         let (Some(prompt), Some(written), Some(total)) =
             (self.prompt_tokens.0, completion, self.total_tokens.0)
@@ -68,12 +68,7 @@ impl ChatUsage {
             return (completion, reasoning);
         };
         let beside = total.saturating_sub(prompt.saturating_add(written));
-        // A total may also hold input tokens that the prompt does not.
-        let of_cache = [cached, cache_write, cached.saturating_add(cache_write)].contains(&beside);
-        let is_reasoning = match reasoning {
-            Some(reasoning) => beside == reasoning,
-            None => !of_cache,
-        };
+        let is_reasoning = reasoning.map_or(plain, |reasoning| reasoning == beside);
         if beside == 0 || !is_reasoning {
             return (completion, reasoning);
         }
@@ -227,6 +222,11 @@ mod tests {
             "prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 112, "cache_read_input_tokens": 100,
         });
         assert_eq!(output(of_cache), (Some(2), None), "a proxy that adds the cached input to the total");
+        let audio = json!({
+            "prompt_tokens": 5, "completion_tokens": 24, "total_tokens": 404,
+            "prompt_tokens_details": {"cached_tokens": 368}, "prompt_audio_seconds": 24,
+        });
+        assert_eq!(output(audio), (Some(24), None), "Mistral");
         let less = json!({"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 2});
         assert_eq!(output(less), (Some(2), None));
         let unknown = json!({"prompt_tokens": 9, "total_tokens": 105});

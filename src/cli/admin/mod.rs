@@ -93,14 +93,14 @@ fn with_connection(command: Command) -> Command {
                             .help("URL of the gateway"),
                         "NEXUSGATE_URL",
                     ))
-                    .arg(
+                    .arg(variable(
                         Arg::new("admin-secret")
                             .long("admin-super-secret")
-                            .env("ADMIN_SUPER_SECRET")
                             .hide_env_values(true)
                             .value_name("SECRET")
                             .help("The gateway's admin secret; better given in the environment"),
-                    )
+                        "ADMIN_SUPER_SECRET",
+                    ))
                     .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
             })
         },

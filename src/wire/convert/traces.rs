@@ -8,6 +8,7 @@ use memchr::memmem;
 use serde_json::Value;
 
 use super::Rendered;
+use super::dropped::Dropped;
 use super::fields::Object;
 use super::seal::{OWN_ID, is_carried};
 use super::signed::without_signatures;
@@ -19,18 +20,18 @@ pub fn without_traces(format: ApiFormat, model: &str, body: &[u8]) -> Option<Ren
     let unsigned = without_signatures(body);
     let unsealed = without_foreign_seals(format, model, unsigned.as_deref().unwrap_or(body));
     match (unsigned, unsealed) {
-        (_, Some((body, name))) => Some(Rendered { body, dropped: vec![name.to_owned()] }),
+        (_, Some(unsealed)) => Some(unsealed),
         (Some(body), None) => Some(Rendered { body, dropped: Vec::new() }),
         (None, None) => None,
     }
 }
 
-/// The body without reasoning that the provider cannot read, and the client's word for what is left out.
-fn without_foreign_seals(format: ApiFormat, model: &str, body: &[u8]) -> Option<(Vec<u8>, &'static str)> {
-    let (drop_from, name): (fn(&mut Object, bool) -> bool, _) = match format {
+/// The body without reasoning that the provider cannot read.
+fn without_foreign_seals(format: ApiFormat, model: &str, body: &[u8]) -> Option<Rendered> {
+    let drop_from = match format {
         ApiFormat::OpenAiChat => return None,
-        ApiFormat::OpenAiResponses => (drop_items, "input.reasoning"),
-        ApiFormat::Anthropic => (drop_blocks, "messages.thinking"),
+        ApiFormat::OpenAiResponses => drop_items,
+        ApiFormat::Anthropic => drop_blocks,
     };
     // Other vendors' models may well write thinking without a signature, and read it.
     let is_claude = format == ApiFormat::Anthropic && model.to_ascii_lowercase().contains("claude");
@@ -41,10 +42,13 @@ fn without_foreign_seals(format: ApiFormat, model: &str, body: &[u8]) -> Option<
         return None;
     }
     let mut request: Object = read_lossy(body).ok()?;
-    if !drop_from(&mut request, is_claude) {
+    let mut dropped = Dropped::default();
+    drop_from(&mut request, is_claude, &mut dropped);
+    let dropped = dropped.into_names();
+    if dropped.is_empty() {
         return None;
     }
-    Some((serde_json::to_vec(&request).ok()?, name))
+    Some(Rendered { body: serde_json::to_vec(&request).ok()?, dropped })
 }
 
 fn has_empty_signature(body: &[u8]) -> bool {
@@ -55,21 +59,23 @@ fn has_empty_signature(body: &[u8]) -> bool {
     })
 }
 
-/// Drops reasoning items of a Responses request.
-fn drop_items(request: &mut Object, _: bool) -> bool {
-    let Some(Value::Array(items)) = request.get_mut("input") else { return false };
-    let before = items.len();
+/// Drops reasoning items of a Responses request, and references to them.
+fn drop_items(request: &mut Object, _: bool, dropped: &mut Dropped) {
+    let Some(Value::Array(items)) = request.get_mut("input") else { return };
     items.retain(|item| {
         let foreign = text(item, "id").starts_with(OWN_ID) || is_carried(text(item, "encrypted_content"));
-        !(text(item, "type") == "reasoning" && foreign)
+        let goes = foreign && matches!(text(item, "type"), "reasoning" | "item_reference");
+        if goes {
+            dropped.add("input.reasoning");
+        }
+        !goes
     });
-    items.len() < before
 }
 
 /// Drops thinking blocks of a Messages request.
-fn drop_blocks(request: &mut Object, is_claude: bool) -> bool {
-    let Some(Value::Array(messages)) = request.get_mut("messages") else { return false };
-    let mut dropped = false;
+fn drop_blocks(request: &mut Object, is_claude: bool, dropped: &mut Dropped) {
+    let Some(Value::Array(messages)) = request.get_mut("messages") else { return };
+    let mut any = false;
     for message in messages.iter_mut() {
         let Some(Value::Array(blocks)) = message.get_mut("content") else { continue };
         let before = blocks.len();
@@ -81,18 +87,21 @@ fn drop_blocks(request: &mut Object, is_claude: bool) -> bool {
             "redacted_thinking" => !is_carried(text(block, "data")),
             _ => true,
         });
-        dropped |= blocks.len() < before;
+        any |= blocks.len() < before;
     }
+    if !any {
+        return;
+    }
+    dropped.add("messages.thinking");
     // A turn of nothing else is no turn: empty content is refused.
     messages
         .retain(|message| message.get("content").and_then(Value::as_array).is_none_or(|all| !all.is_empty()));
-    if dropped && in_a_loop_without_thoughts(messages) {
-        let budgeted = request.get("thinking").is_some_and(|thinking| text(thinking, "type") == "enabled");
-        if budgeted {
-            request.shift_remove("thinking");
-        }
+    if in_a_loop_without_thoughts(messages)
+        && request.get("thinking").is_some_and(|thinking| text(thinking, "type") == "enabled")
+    {
+        request.shift_remove("thinking");
+        dropped.add("thinking");
     }
-    dropped
 }
 
 /// Whether the last turn of the assistant, whose calls are answered, begins without thinking: with a budget Anthropic
@@ -147,7 +156,8 @@ mod tests {
             assert_eq!(dropped, ["messages.thinking"]);
 
             let alone = body(json!([said(json!([foreign, call])), result]));
-            let (sent, _) = passed(ApiFormat::Anthropic, "claude-opus-4-5", &alone).unwrap();
+            let (sent, dropped) = passed(ApiFormat::Anthropic, "claude-opus-4-5", &alone).unwrap();
+            assert_eq!(dropped, ["messages.thinking", "thinking"]);
             assert_eq!(
                 sent,
                 json!({"model": "m", "messages": [said(json!([call])), result]}),
@@ -171,6 +181,7 @@ mod tests {
         for foreign in [
             json!({"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "nxg1.anthropic.signature.Eq"}),
             json!({"type": "reasoning", "id": "rs_nxg_1", "summary": []}),
+            json!({"type": "item_reference", "id": "rs_nxg_1"}),
         ] {
             let body = json!({"model": "m", "input": [own, foreign, asked]});
             let (sent, dropped) = passed(ApiFormat::OpenAiResponses, "gpt-5", &body).unwrap();
