@@ -111,3 +111,29 @@ impl fmt::Debug for ProxyUrl {
         write!(f, "ProxyUrl(***@{host})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_loses_its_providers_secrets_alone() {
+        let provider = |key: &str| Provider {
+            id: 1,
+            name: LabelValue::new("p"),
+            kind: ProviderKind::OpenAi,
+            base_url: Url::parse("http://h/v1").unwrap(),
+            api_key: Some(Secret::new(key)),
+            api_version: None,
+            proxy: Some(ProxyUrl(Url::parse("http://me:password@proxy").unwrap())),
+            ask_stream_usage: true,
+            max_concurrency: None,
+        };
+        let clean = |key: &str, text: &str| {
+            String::from_utf8(provider(key).without_secrets(text.as_bytes()).into_owned()).unwrap()
+        };
+        assert_eq!(clean("sk-12345", "sk-12345sk-12345, password; sk-1234"), "******, ***; sk-1234");
+        assert_eq!(clean("model", "no such model"), "no such model", "too short to be one");
+        assert!(matches!(provider("sk-12345").without_secrets(b"fine"), Cow::Borrowed(b"fine")));
+    }
+}

@@ -124,3 +124,24 @@ async fn a_container_asks_whether_the_gateway_is_ready() {
     let complaint = String::from_utf8_lossy(&away.stderr);
     assert_eq!(complaint.trim_end().lines().count(), 1, "{complaint}");
 }
+
+/// Variables that are set to nothing, as Compose and Helm leave them, count as unset.
+#[test]
+fn empty_variables_stop_no_command() {
+    const EMPTY: [&str; 4] = ["PORT", "NEXUSGATE_URL", "NEXUSGATE_CONFIG", "NEW_ENCRYPTION_KEY"];
+    let folder = tempfile::tempdir().expect("a folder");
+    for (arguments, code) in [(["check-config"].as_slice(), 0), (&["healthcheck", "--port", "1"], 1)] {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+            .args(arguments)
+            .envs(EMPTY.map(|name| (name, "")))
+            .current_dir(&folder)
+            .output()
+            .expect("it runs");
+        assert_eq!(
+            done.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+    }
+}

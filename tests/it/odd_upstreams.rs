@@ -204,14 +204,15 @@ async fn half_a_last_event() {
     let with_usage = json!({ "include_usage": true });
     let cut = app.chat(MODEL).streamed().with("stream_options", with_usage).send().await.bytes().await;
     assert!(cut.is_err(), "forwarded at once, and no event can follow half of one: {cut:?}");
-    for format in [ApiFormat::OpenAiChat, ApiFormat::Anthropic] {
+    for format in ApiFormat::ALL.iter().copied() {
         let text = app.ask(format, MODEL).streamed().send().await.text().await.expect("a stream");
         assert!(text.contains("half") && !text.contains("finish_rea"), "{text}");
         assert!(text.contains("\"The provider's answer broke off.\""), "{text}");
+        assert_eq!(text.contains("\"code\":\"stream_cut\""), format != ApiFormat::Anthropic, "{text}");
     }
     let scrape = app.settled().await;
-    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(3.0));
-    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "stream_cut").is(3.0));
+    assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(4.0));
+    assert!(scrape.metric("nexusgate_upstream_attempts_total").label("outcome", "stream_cut").is(4.0));
 }
 
 #[tokio::test]

@@ -220,6 +220,11 @@ async fn tokens_are_counted_by_anthropic_alone() {
     let call = app.provider().last_call().expect("a call");
     assert_eq!((call.endpoint, call.header("anthropic-beta")), (Endpoint::CountTokens, Some("b1")));
     assert_eq!(call.json()["model"], format!("remote-{MODEL}"));
+    let echo =
+        r#"{"type":"error","error":{"type":"authentication_error","message":"upstream-secret is wrong"}}"#;
+    app.provider().always(Reply::raw_json(echo).with_status(StatusCode::UNAUTHORIZED));
+    let told: Value = count(&app).await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(told["error"]["message"], "*** is wrong", "the provider's key is its own");
 
     let app = TestApp::spawn().await;
     let response = count(&app).await.expect("an answer");

@@ -164,6 +164,7 @@ impl Block {
             }
             // A kind that came later, such as `compaction_delta`: each field is a part of the block's of that name.
             _ => {
+                delta.shift_remove("type");
                 for (key, value) in delta {
                     match (self.block.get_mut(&key), value) {
                         (Some(Value::String(known)), Value::String(more)) => known.push_str(&more),

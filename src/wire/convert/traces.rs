@@ -28,11 +28,9 @@ pub fn without_traces(format: ApiFormat, model: &str, body: &[u8]) -> Option<Ren
 
 /// The body without reasoning that the provider cannot read.
 fn without_foreign_seals(format: ApiFormat, model: &str, body: &[u8]) -> Option<Rendered> {
-    let drop_from = match format {
-        ApiFormat::OpenAiChat => return None,
-        ApiFormat::OpenAiResponses => drop_items,
-        ApiFormat::Anthropic => drop_blocks,
-    };
+    if format == ApiFormat::OpenAiChat {
+        return None;
+    }
     // Other vendors' models may well write thinking without a signature, and read it.
     let is_claude = format == ApiFormat::Anthropic && model.to_ascii_lowercase().contains("claude");
     let is_suspect = memmem::find(body, b"nxg1.").is_some()
@@ -43,7 +41,10 @@ fn without_foreign_seals(format: ApiFormat, model: &str, body: &[u8]) -> Option<
     }
     let mut request: Object = read_lossy(body).ok()?;
     let mut dropped = Dropped::default();
-    drop_from(&mut request, is_claude, &mut dropped);
+    match format {
+        ApiFormat::Anthropic => drop_blocks(&mut request, is_claude, &mut dropped),
+        _ => drop_items(&mut request, &mut dropped),
+    }
     let dropped = dropped.into_names();
     if dropped.is_empty() {
         return None;
@@ -60,7 +61,7 @@ fn has_empty_signature(body: &[u8]) -> bool {
 }
 
 /// Drops reasoning items of a Responses request, and references to them.
-fn drop_items(request: &mut Object, _: bool, dropped: &mut Dropped) {
+fn drop_items(request: &mut Object, dropped: &mut Dropped) {
     let Some(Value::Array(items)) = request.get_mut("input") else { return };
     items.retain(|item| {
         let foreign = text(item, "id").starts_with(OWN_ID) || is_carried(text(item, "encrypted_content"));
@@ -107,16 +108,18 @@ fn drop_blocks(request: &mut Object, is_claude: bool, dropped: &mut Dropped) {
 /// Whether the last turn of the assistant, whose calls are answered, begins without thinking: with a budget Anthropic
 /// refuses that.
 fn in_a_loop_without_thoughts(messages: &[Value]) -> bool {
-    let blocks =
-        |message: &Value| message.get("content").and_then(Value::as_array).cloned().unwrap_or_default();
     let Some(last) = messages.iter().rposition(|message| text(message, "role") == "assistant") else {
         return false;
     };
     let answers =
-        messages[last + 1..].iter().flat_map(blocks).any(|block| text(&block, "type") == "tool_result");
+        messages[last + 1..].iter().flat_map(blocks).any(|block| text(block, "type") == "tool_result");
     let thinks =
         blocks(&messages[last]).first().is_some_and(|block| text(block, "type").ends_with("thinking"));
     answers && !thinks
+}
+
+fn blocks(message: &Value) -> &[Value] {
+    message.get("content").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

@@ -88,6 +88,8 @@ async fn filters_leave_what_they_say_and_count_it() {
         ("from=yesterday", "from"),
         ("to=0001-01-01", "to"),
         ("after=nonsense", "after"),
+        ("after=-6000000000000000000_0190b6a0-0000-7000-8000-000000000000", "after"),
+        ("after=8000000000000000000_0190b6a0-0000-7000-8000-000000000000", "after"),
     ] {
         admin.get(&format!("/completions?{query}")).await.refused(400, "invalid_request", Some(field));
     }

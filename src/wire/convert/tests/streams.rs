@@ -275,3 +275,37 @@ fn events_may_be_typed_by_their_name_alone() {
         assert_eq!((seen.usage.prompt, seen.usage.completion), (Some(3), Some(2)));
     }
 }
+
+/// Where Moonshot writes it.
+#[test]
+fn a_usage_within_a_choice_is_read() {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/streams/openai-chat/usage-under-choice.sse");
+    let stream = std::fs::read_to_string(path).unwrap();
+    let whole = answer_of(ApiFormat::OpenAiChat, &stream).unwrap();
+    assert_eq!(whole["usage"]["total_tokens"], 32, "{whole}");
+    let converted =
+        answer_of(ApiFormat::Anthropic, &convert(ApiFormat::OpenAiChat, ApiFormat::Anthropic, &stream));
+    let usage = &converted.unwrap()["usage"];
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&19.into(), &13.into()));
+}
+
+/// Anthropic's compaction came after this was written; what comes next is kept in the same way.
+#[test]
+fn unknown_deltas_are_kept() {
+    let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap());
+    let delta = |delta: Value| event(json!({"type": "content_block_delta", "index": 0, "delta": delta}));
+    let stream = [
+        event(json!({"type": "message_start", "message": {"id": "1", "type": "message", "content": []}})),
+        event(json!({
+            "type": "content_block_start", "index": 0, "content_block": {"type": "compaction", "content": null},
+        })),
+        delta(json!({"type": "compaction_delta", "content": "In "})),
+        delta(json!({"type": "compaction_delta", "content": "short", "further": [1]})),
+        event(json!({"type": "content_block_stop", "index": 0})),
+        event(json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}})),
+        event(json!({"type": "message_stop"})),
+    ];
+    let whole = answer_of(ApiFormat::Anthropic, &stream.concat()).unwrap();
+    assert_eq!(whole["content"], json!([{"type": "compaction", "content": "In short", "further": [1]}]));
+}

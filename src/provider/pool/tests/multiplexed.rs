@@ -1,0 +1,215 @@
+//! HTTP/2: many requests on one connection.
+
+use super::*;
+
+#[tokio::test]
+async fn http_2_carries_requests_side_by_side() {
+    let (acceptor, config) = tls();
+    let server = Server::spawn(Some(acceptor)).await;
+    let pool = Arc::new(pool(config));
+    let url = format!("https://localhost:{}", server.address.port());
+    let first = pool.send(&to(&format!("{url}/first")), request()).await.expect("an answer");
+    assert_eq!(first.version(), http::Version::HTTP_2);
+    assert_eq!(first.into_body().collect().await.expect("a body").to_bytes(), "/first");
+    let calls = (0..50).map(|call| {
+        let (pool, url) = (pool.clone(), format!("{url}/call/{call}"));
+        tokio::spawn(async move { (text(&pool, &url).await, format!("/call/{call}")) })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let (answered, asked) = call.await.expect("no panic");
+        assert_eq!(answered, asked);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn http_2_connections_are_replaced_too() {
+    let (acceptor, config) = tls();
+    let server = Server::spawn(Some(acceptor)).await;
+    let pool = pool(config);
+    let url = format!("https://localhost:{}/x", server.address.port());
+    assert_eq!(text(&pool, &url).await, "/x");
+    // One that is still being answered goes on, dropped or not, without harm to the others.
+    drop(pool.send(&to(&url), request()).await.expect("an answer"));
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 1);
+    server.hang_up().await;
+    // The client hears of it in its own time; what it had sent before that fails, and is not sent twice.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while pool.send(&to(&url), request()).await.is_err() {
+        assert!(Instant::now() < deadline, "it never connects again");
+    }
+    assert_eq!(text(&pool, &url).await, "/x");
+    assert_eq!(server.connections(), 2);
+}
+
+/// A server that allows `most` requests at one time on each HTTP/2 connection. Answers are headers, and a body that comes when
+/// `go_on` is cancelled. While `frozen` is cancelled it reads and writes nothing, and closes nothing.
+async fn spawn_http_2(
+    tls: TlsAcceptor,
+    most: u32,
+    go_on: CancellationToken,
+    frozen: CancellationToken,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            let (tls, go_on, frozen) = (tls.clone(), go_on.clone(), frozen.clone());
+            tokio::spawn(async move {
+                let service = service_fn(move |_: Request<Incoming>| {
+                    let go_on = go_on.clone();
+                    let body = futures_util::stream::once(async move {
+                        go_on.cancelled().await;
+                        Ok::<_, Infallible>(Frame::data(Bytes::from(peer.port().to_string())))
+                    });
+                    let body = http_body_util::StreamBody::new(Box::pin(body));
+                    std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+                });
+                let stream = tls.accept(stream).await.expect("a handshake");
+                let mut builder = auto::Builder::new(TokioExecutor::new());
+                builder.http2().max_concurrent_streams(most);
+                let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+                tokio::select! {
+                    _ = &mut serving => {}
+                    () = frozen.cancelled() => std::future::pending().await,
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_an_http_2_connection_has_no_room_for_goes_on_another_one() {
+    let (acceptor, config) = tls();
+    for (most, expected) in [(1, vec![1; 5]), (2, vec![1, 2, 2]), (100, vec![5])] {
+        let go_on = CancellationToken::new();
+        let address = spawn_http_2(acceptor.clone(), most, go_on.clone(), CancellationToken::new()).await;
+        let (pool, to) = (pool(config.clone()), to(&format!("https://localhost:{}/x", address.port())));
+        let mut held = Vec::new();
+        for _ in 0..5 {
+            // Each is answered at once: none waits in a queue for another one's end.
+            held.push(pool.send(&to, request()).await.expect("an answer").into_body());
+        }
+        go_on.cancel();
+        let mut carried = HashMap::<Bytes, usize>::new();
+        for body in held {
+            *carried.entry(body.collect().await.expect("a body").to_bytes()).or_default() += 1;
+        }
+        let mut carried: Vec<_> = carried.into_values().collect();
+        carried.sort_unstable();
+        assert_eq!(carried, expected, "{most} at one time");
+        // There is room again, so no further connection is needed.
+        for _ in 0..5 {
+            let body = pool.send(&to, request()).await.expect("an answer").into_body();
+            body.collect().await.expect("a body");
+        }
+        let kept: Vec<_> =
+            pool.shared.origins.lock().by_origin.values().map(|kept| kept.shared.len()).collect();
+        assert_eq!(kept, [expected.len()]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_on_an_http_2_connection_whose_peer_vanished_fails_and_the_next_one_gets_another() {
+    let (acceptor, config) = tls();
+    let (go_on, frozen) = (CancellationToken::new(), CancellationToken::new());
+    let address = spawn_http_2(acceptor, 100, go_on.clone(), frozen.clone()).await;
+    let (mut pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
+    pool.ping = Ping { interval: Duration::from_millis(500), timeout: Duration::from_millis(500) };
+    let body = pool.send(&to, request()).await.expect("an answer").into_body();
+    frozen.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("it is given up");
+    ended.expect_err("the peer does not say that it is there");
+    assert!(pool.shared.take(to.origin(), false).is_none(), "it is not used again");
+}
+
+/// A server whose HTTP/2 connections are attended by `attend`.
+async fn spawn_raw_http_2<F, A>(tls: TlsAcceptor, attend: F) -> SocketAddr
+where
+    F: Fn(h2::server::Connection<tokio_rustls::server::TlsStream<TcpStream>, Bytes>) -> A
+        + Send
+        + Sync
+        + 'static,
+    A: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = tls.accept(stream).await.expect("TLS");
+            let connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            tokio::spawn(attend(connection));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_an_http_2_peer_refused_to_work_on_is_sent_again() {
+    let (acceptor, config) = tls();
+    for (refused, answered) in [(1, true), (MAX_REFUSED, true), (MAX_REFUSED + 1, false)] {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let address = spawn_raw_http_2(acceptor.clone(), move |mut connection| {
+            let seen = counted.clone();
+            async move {
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if seen.fetch_add(1, Ordering::SeqCst) < refused as usize {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        respond.send_response(Response::new(()), true).expect("sent");
+                    }
+                }
+            }
+        })
+        .await;
+        let url = format!("https://localhost:{}/x", address.port());
+        let result = pool(config.clone()).send(&to(&url), request()).await.map(|_| ());
+        assert!(
+            if answered { result.is_ok() } else { matches!(result, Err(PoolError::Broken(_))) },
+            "{result:?}"
+        );
+        assert_eq!(seen.load(Ordering::SeqCst), 1 + refused.min(MAX_REFUSED) as usize);
+    }
+}
+
+/// Eight requests that meet the end of their connection are no eight failures of the provider.
+#[tokio::test]
+async fn an_http_2_connection_that_breaks_is_told_once() {
+    let (acceptor, config) = tls();
+    let address = spawn_raw_http_2(acceptor, |mut connection| async move {
+        let mut held = Vec::new();
+        while held.len() < 9 {
+            let Some(Ok((request, mut respond))) = connection.accept().await else { break };
+            if request.uri().path() == "/first" {
+                respond.send_response(Response::new(()), true).expect("sent");
+            }
+            held.push(respond);
+        }
+        // Dropped with all that is in flight.
+    })
+    .await;
+    let mut pool = pool(config);
+    // None of them is excused for having met a connection that was being closed.
+    pool.stale_within = Duration::ZERO;
+    let pool = Arc::new(pool);
+    let url = format!("https://localhost:{}", address.port());
+    pool.send(&to(&format!("{url}/first")), request()).await.expect("an answer");
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (pool, to) = (pool.clone(), to(&format!("{url}/held")));
+            tokio::spawn(async move { pool.send(&to, request()).await.map(|_| ()) })
+        })
+        .collect();
+    let mut told = 0;
+    for call in calls {
+        match call.await.expect("no panic") {
+            Err(PoolError::Stale(_)) => {}
+            Err(PoolError::Broken(_)) => told += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, 1);
+}
