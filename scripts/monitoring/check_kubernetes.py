@@ -20,6 +20,8 @@ import catalog
 
 BASE = catalog.ROOT / "monitoring" / "kubernetes" / "base"
 OPERATOR_KINDS = {"ServiceMonitor", "PrometheusRule"}
+# Seconds that a shutdown may take beyond its delay and grace (docs/OPERATIONS.md).
+WORST_SHUTDOWN = 17
 
 
 def check_references(by_kind: dict[str, dict[str, Any]]) -> list[str]:
@@ -61,7 +63,8 @@ def check_references(by_kind: dict[str, dict[str, Any]]) -> list[str]:
         problems.append(f"HorizontalPodAutoscaler: no metric {metric}")
     environment = {item["name"]: item.get("value", "") for item in container["env"]}
     stopping = sum(int(environment[name].removesuffix("s")) for name in ("SHUTDOWN_DELAY", "SHUTDOWN_GRACE"))
-    if stopping >= pod["spec"]["terminationGracePeriodSeconds"]:
+    stopping += WORST_SHUTDOWN
+    if stopping > pod["spec"]["terminationGracePeriodSeconds"]:
         problems.append(f"Deployment: stopping takes up to {stopping} s, and the pod is killed before")
     # A stopping pod still gets requests until its readiness has failed.
     readiness = container["readinessProbe"]

@@ -23,7 +23,7 @@ use super::finish::FinishGuard;
 use super::gather::{NotGathered, gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
-use super::reading::{fails_at_once, fold, not_folded, read_whole};
+use super::reading::{Whole, fails_at_once, fold, not_folded, read_whole};
 use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
@@ -109,9 +109,10 @@ impl Gateway {
             }
             Ok(Received::Whole { mut head, body }) => {
                 match read_whole(job, target, plan.context(), &mut head, body) {
-                    Ok((body, observed)) => {
+                    Ok(Whole { body, observed, guessed }) => {
                         attempt.finish(Outcome::Ok);
                         guard.observed(&observed.usage, observed.finish_reason);
+                        guard.guessed(guessed);
                         Ok(Answer::Whole { head, body })
                     }
                     Err(failure) => {

@@ -14,6 +14,7 @@ use crate::domain::record::RequestRecord;
 use crate::domain::usage::{Cost, Usage};
 use crate::telemetry::events::RequestFinished;
 use crate::telemetry::series::CallSeries;
+use crate::wire::guess::tokens_of_json;
 
 use super::Gateway;
 use super::dedup::Claim;
@@ -33,6 +34,10 @@ pub(super) struct FinishGuard {
     /// The parts of the answer kept for the request log.
     answer: Vec<Bytes>,
     answer_bytes: usize,
+    /// The request, kept while its tokens may have to be guessed, for a key with a limit.
+    request: Option<Bytes>,
+    /// A guess at the answer's tokens, in case that its provider does not report them.
+    guessed: u64,
     /// Request fields that the provider's format could not express.
     dropped: Vec<String>,
     /// Time until the client had the whole answer, if that was before the request ended.
@@ -59,6 +64,7 @@ impl FinishGuard {
         let series = gateway.telemetry().call_series(scope.call, &model, &provider, &key.comment);
         let overhead = scope.arrived.elapsed().saturating_sub(scope.client_wait());
         let id = Uuid::now_v7();
+        let request = key.limits.tpm.is_some().then(|| job.body.clone());
         // Allocated first, so that the guard is built in place and not copied.
         let room = Box::new_uninit();
         let guard = Self {
@@ -91,6 +97,8 @@ impl FinishGuard {
             scope,
             answer: Vec::new(),
             answer_bytes: 0,
+            request,
+            guessed: 0,
             dropped: Vec::new(),
             answered_after: None,
             claim: None,
@@ -128,6 +136,11 @@ impl FinishGuard {
     pub(super) fn observed(&mut self, usage: &Usage, finish_reason: Option<FinishReason>) {
         self.record.usage.merge(usage);
         self.record.finish_reason = finish_reason.or(self.record.finish_reason);
+    }
+
+    /// The answer has about `tokens`, by a guess that counts for the key's limit unless its provider reports the usage.
+    pub(super) fn guessed(&mut self, tokens: u64) {
+        self.guessed = tokens;
     }
 
     /// The first content token was forwarded now.
@@ -228,7 +241,9 @@ impl FinishGuard {
             provider: &self.provider,
         }
         .emit();
-        gateway.limiter().charge(&record.key, record.total_usage().total());
+        gateway
+            .limiter()
+            .charge(&record.key, tokens_to_charge(record, self.request.as_deref(), self.guessed));
         gateway.log(record);
         // After the log has it: the next request with this id then finds the answer in one place or the other.
         if let Some(claim) = self.claim.take() {
@@ -252,6 +267,17 @@ impl Drop for FinishGuard {
             self.end(Status::Aborted);
         }
     }
+}
+
+/// The tokens that the limit of the request's key is charged with: those that were reported, and a guess at the others.
+/// Otherwise a client that leaves its streams early, or a provider that counts nothing, would get past the limit.
+fn tokens_to_charge(record: &RequestRecord, request: Option<&[u8]>, guessed: u64) -> u64 {
+    let reported = record.total_usage().total();
+    let Some(request) = request.filter(|_| record.was_answered()) else { return reported };
+    let prompt = if record.usage.prompt.is_none() { tokens_of_json(request) } else { 0 };
+    // Anthropic reports the beginning of an answer, with the tokens so far, in the stream's first event.
+    let completion = guessed.saturating_sub(record.usage.completion.unwrap_or(0));
+    reported.saturating_add(prompt).saturating_add(completion)
 }
 
 fn take_answer(parts: &mut Vec<Bytes>) -> Option<Bytes> {

@@ -12,12 +12,22 @@ use crate::wire::answer::{Observed, observe_answer};
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
 use crate::wire::error::{ApiError, parse_error};
+use crate::wire::guess::tokens_of_json;
 use crate::wire::sse::SseScanner;
 use crate::wire::watch::StreamWatcher;
 
 use super::dispatch::Job;
 use super::exchange::{EVENT_STREAM, JSON};
 use super::failure::{Failure, UpstreamAnswer};
+
+/// A whole answer.
+pub(super) struct Whole {
+    /// As the client asked.
+    pub(super) body: Bytes,
+    pub(super) observed: Observed,
+    /// A guess at the tokens of a completion that does not report them; otherwise 0.
+    pub(super) guessed: u64,
+}
 
 /// Reads a whole answer and renders it, under its `head`, as the client asked. A success status whose body reports a
 /// failure counts as a failure: the next provider is tried, and if none succeeds, a client of the same format gets this
@@ -28,7 +38,7 @@ pub(super) fn read_whole(
     context: Option<&AnswerContext>,
     head: &mut Parts,
     body: Bytes,
-) -> Result<(Bytes, Observed), Failure> {
+) -> Result<Whole, Failure> {
     let protocol = || Failure::new(Outcome::Protocol, true);
     let provider = match job.call {
         Call::Completion(_) => Call::Completion(target.provider.kind.chat_format()),
@@ -47,14 +57,16 @@ pub(super) fn read_whole(
         }
         return Err(failure);
     }
+    let uncounted = observed.usage.completion.is_none() && job.call != Call::Embedding;
+    let guessed = if uncounted { tokens_of_json(&body) } else { 0 };
     let (Call::Completion(client), Some(context)) = (job.call, context) else {
-        return Ok((as_asked(job, head, body), observed));
+        return Ok(Whole { body: as_asked(job, head, body), observed, guessed });
     };
     let Ok(converted) = convert_answer(target.provider.kind.chat_format(), client, &body, context) else {
         return Err(protocol().costing(&observed.usage));
     };
     head.headers.insert(header::CONTENT_TYPE, JSON);
-    Ok((as_asked(job, head, converted.into()), observed))
+    Ok(Whole { body: as_asked(job, head, converted.into()), observed, guessed })
 }
 
 /// The error in a body that is no answer.

@@ -1,5 +1,6 @@
 //! Forwarding a stream chunk by chunk as it comes, while watching it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -279,8 +280,11 @@ impl Inner {
         self.ending = Some(ending);
     }
 
-    /// Keeps the chunks that the client gets for the request log.
+    /// Keeps the chunks that the client gets, the queue's from `from` on, for the request log.
     fn put_aside(&mut self, from: usize) {
+        if self.transform.failure().is_some() {
+            self.keep_secrets(from);
+        }
         if self.guard.scope().has_client_left() {
             return;
         }
@@ -289,10 +293,23 @@ impl Inner {
         }
     }
 
+    /// Takes out of an error what its provider must not tell the client, unless it comes cut in two.
+    fn keep_secrets(&mut self, from: usize) {
+        let Some(target) = &self.guard.record().target else { return };
+        for bytes in self.queue.iter_mut().skip(from) {
+            if let Cow::Owned(clean) = target.provider.without_secrets(bytes) {
+                *bytes = clean.into();
+            }
+        }
+    }
+
     fn finish(mut self: Box<Self>, status: Status) {
         let seen = self.transform.seen();
-        let (usage, reason) = (seen.usage, seen.finish_reason);
-        self.guard.observed(&usage, reason);
+        self.guard.observed(&seen.usage, seen.finish_reason);
+        // What a stream said before its end is not all.
+        if !seen.terminal || seen.usage.completion.is_none() {
+            self.guard.guessed(self.transform.guessed_tokens());
+        }
         self.guard.finish(status);
     }
 

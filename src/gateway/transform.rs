@@ -69,6 +69,14 @@ impl Transform {
         }
     }
 
+    /// A guess at the tokens that the provider has sent.
+    pub(super) fn guessed_tokens(&self) -> u64 {
+        match self {
+            Self::Pass(watcher) => watcher.guessed_tokens(),
+            Self::Convert(conversion) => conversion.watcher.guessed_tokens(),
+        }
+    }
+
     /// Whether the provider has sent its last event.
     pub(super) fn is_over(&self) -> bool {
         match self {

@@ -12,6 +12,7 @@ pub(crate) mod anthropic;
 pub mod convert;
 pub mod embeddings;
 pub mod error;
+pub mod guess;
 pub mod head;
 pub(crate) mod lenient;
 pub(crate) mod openai_chat;

@@ -10,6 +10,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{ApiError, parse_error};
+use super::guess::tokens_of_stream;
 use super::lenient::Raw;
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
@@ -172,6 +173,11 @@ impl StreamWatcher {
     /// The first error that the provider sent as an event, with the status that it would have had outside of a stream.
     pub fn failure(&self) -> Option<&ApiError> {
         self.reader.failure.as_deref()
+    }
+
+    /// A guess at the tokens that the stream has brought so far.
+    pub fn guessed_tokens(&self) -> u64 {
+        tokens_of_stream(self.reader.events, self.scanner.position())
     }
 
     /// The number that the next event of a Responses stream has: they are counted from 0.

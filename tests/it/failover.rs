@@ -473,7 +473,13 @@ async fn a_request_that_reached_no_provider_names_none() {
     app.provider().always(Reply::text("slow").held_by(&gate));
     let waiting = tokio::spawn(app.chat(MODEL).build().send());
     gate.reached(1).await;
-    assert_eq!(app.chat(MODEL).send().await.status(), 503);
+    let refused = app.chat(MODEL).send().await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()), (503, &b"1"[..]));
+    assert!(!refused.headers().contains_key("x-nexusgate-provider"));
+    let told: Value = refused.json().await.expect("JSON");
+    assert_eq!(told["error"]["code"], "all_providers_failed");
+    let message = told["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("limit of concurrent requests"), "{message}");
     gate.open();
     assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
     app.settled().await;

@@ -2,6 +2,7 @@
 
 use nexusgate::demo::provider::{Answer, Gate, Reply, ToolCall};
 use nexusgate::domain::label::ApiFormat;
+use nexusgate::domain::provider::ProviderKind;
 use nexusgate::domain::usage::Usage;
 use serde_json::{Value, json};
 
@@ -191,6 +192,36 @@ async fn a_repeated_stream_tells_the_usage() {
         assert!(!stream(false).await.contains("prompt_tokens"));
     }
     assert_eq!(app.provider().calls().len(), 1);
+}
+
+/// A failed attempt that used tokens is paid for, and is no part of the answer.
+#[tokio::test]
+async fn a_replay_tells_the_usage_of_the_answer_alone() {
+    let app = TestApp::builder()
+        .targets(vec![("first", ProviderKind::OpenAi, None), ("second", ProviderKind::OpenAi, None)])
+        .spawn()
+        .await;
+    let failed = json!({
+        "choices": [],
+        "error": { "message": "Overloaded", "type": "server_error" },
+        "usage": { "prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200 },
+    });
+    app.providers[0].always(Reply::raw_json(failed.to_string()));
+    let usage = Usage { prompt: Some(50), completion: Some(7), ..Usage::default() };
+    app.providers[1].always(Reply::answer(Answer::text("counted").usage(usage)));
+    let call = || app.chat(MODEL).header("x-nexusgate-reqid", "twice");
+    // A stream whose client does not ask for the usage: the kept body has none.
+    let first = call().streamed().send().await;
+    assert_eq!(first.headers()["x-nexusgate-provider"], "second");
+    assert!(!first.text().await.expect("text").contains("prompt_tokens"));
+    let again = call().send().await;
+    assert_eq!(again.headers()["x-cache"], "HIT");
+    let told: Value = again.json().await.expect("JSON");
+    assert_eq!(
+        (&told["usage"]["prompt_tokens"], &told["usage"]["completion_tokens"]),
+        (&json!(50), &json!(7))
+    );
+    assert!(app.settled().await.metric("nexusgate_tokens_prompt_total").is(1050.0));
 }
 
 /// Unknown is not 0: a usage that the format does not require is left out.

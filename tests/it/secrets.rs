@@ -195,6 +195,17 @@ async fn inference(gateway: &mut Gateway, provider: &ScriptedProvider) {
         let (_, told) = gateway.hear(gateway.chat(team, "good", false)).await;
         assert_eq!(told["error"]["message"], "Incorrect API key provided: ***.", "{told}");
     }
+    let content = json!({"choices": [{"index": 0, "delta": {"content": "so far"}}]});
+    provider.always(Reply::raw_stream([format!("data: {content}\n\n"), format!("data: {echo}\n\n")]));
+    let messages = gateway.http.post(format!("{}/v1/messages", gateway.base)).header("x-api-key", team);
+    let messages = messages.json(&json!({"model": "good", "stream": true, "max_tokens": 9,
+        "messages": [{"role": "user", "content": "Hello."}]}));
+    for call in [gateway.chat(team, "good", true), messages] {
+        gateway.heard.clear();
+        assert_eq!(gateway.hear(call).await.0, 200);
+        assert!(gateway.heard.contains("so far"), "{}", gateway.heard);
+        assert!(gateway.heard.contains("Incorrect API key provided: ***."), "{}", gateway.heard);
+    }
     let models = gateway.http.get(format!("{}/v1/models", gateway.base)).bearer_auth(team);
     assert_eq!(gateway.hear(models).await.0, 200);
 }

@@ -1,9 +1,10 @@
 //! The cost of failed attempts: providers charge for them all the same.
 
 use http::StatusCode;
-use nexusgate::demo::provider::{Gate, Reply};
+use nexusgate::demo::provider::{Answer, Gate, Reply};
 use nexusgate::domain::label::ApiFormat;
 use nexusgate::domain::provider::ProviderKind;
+use serde_json::json;
 
 use crate::failover::provider;
 use crate::support::TestApp;
@@ -139,6 +140,49 @@ async fn a_key_pays_for_the_attempts_that_its_requests_took() {
     assert_eq!(ask().await.status(), 200);
     app.settled().await;
     assert_eq!(ask().await.status(), 429, "three minutes' worth are gone");
+}
+
+/// Tokens that no provider reported are charged by a guess; metrics and the log do not guess.
+#[tokio::test]
+async fn a_key_pays_for_what_nobody_counted() {
+    let words = "word ".repeat(3000);
+    let uncounted = || Reply::answer(Answer::text("one two three").without_usage());
+    // The client leaves a stream that has begun; its provider breaks it off; the provider never counts.
+    for (reply, stream, status) in [
+        (Reply::text("one two three").stalled_after(2, &Gate::new()), true, "aborted"),
+        (Reply::text("one two three").cut_after(2), true, "failed"),
+        (uncounted(), true, "completed"),
+        (uncounted(), false, "completed"),
+    ] {
+        let case = format!("{status}, stream: {stream}");
+        let app = TestApp::builder()
+            .setting("DRAIN_ON_DISCONNECT", "0s")
+            .key("sk-limited-0123456789", "limited", None, Some(1000))
+            .spawn()
+            .await;
+        app.provider().always(reply);
+        let ask = || {
+            let messages = json!([{ "role": "user", "content": words }]);
+            let call = app.chat(MODEL).with("messages", messages).key("sk-limited-0123456789");
+            if stream { call.streamed() } else { call }.send()
+        };
+        let mut answer = ask().await;
+        assert_eq!(answer.status(), 200, "{case}");
+        let mut heard = Vec::new();
+        while let Ok(Some(chunk)) = answer.chunk().await {
+            heard.extend_from_slice(&chunk);
+            if status == "aborted" && heard.windows(3).any(|window| window == b"one") {
+                break;
+            }
+        }
+        drop(answer);
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", status).is(1.0), "{case}");
+        assert!(scrape.metric("nexusgate_usage_missing_total").is(1.0), "{case}");
+        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(0.0), "{case}");
+        assert_eq!(app.log_rows().await[0].prompt_tokens, None, "{case}");
+        assert_eq!(ask().await.status(), 429, "{case}: three minutes' worth are gone");
+    }
 }
 
 /// The client disconnects while the second provider works, before its first output.

@@ -213,3 +213,69 @@ async fn an_http_2_connection_that_breaks_is_told_once() {
     }
     assert_eq!(told, 1);
 }
+
+/// A server that ends its first HTTP/2 connection in order, as nginx does after some number of requests: the second request
+/// is already on its way then, and is said to have come too late.
+async fn spawn_parting(tls: TlsAcceptor, connections: Arc<AtomicUsize>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let parts = connections.fetch_add(1, Ordering::SeqCst) == 0;
+            let stream = tls.accept(stream).await.expect("TLS");
+            tokio::spawn(speak_frames(stream, parts));
+        }
+    });
+    address
+}
+
+/// Speaks HTTP/2 by hand until the client leaves. With `parts`, the second request is answered by GOAWAY.
+async fn speak_frames(mut stream: tokio_rustls::server::TlsStream<TcpStream>, parts: bool) {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ACK: u8 = 1;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    /// `:status: 200`, from HPACK's static table.
+    const OK: u8 = 0x88;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("a short frame");
+        [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()
+    };
+    stream.read_exact(&mut [0; 24]).await.expect("the preface");
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.expect("sent");
+    let mut answered = 0_u32;
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).await.is_ok() {
+        let [a, b, c, kind, flags, id @ ..] = head;
+        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).expect("a length");
+        stream.read_exact(&mut vec![0; length]).await.expect("a payload");
+        let id = u32::from_be_bytes(id);
+        let said = match kind {
+            SETTINGS if flags & ACK == 0 => frame(SETTINGS, ACK, 0, &[]),
+            HEADERS if parts && answered > 0 => {
+                let (last, no_error) = (answered.to_be_bytes(), 0_u32.to_be_bytes());
+                frame(GOAWAY, 0, 0, &[last, no_error].concat())
+            }
+            HEADERS => {
+                answered = id;
+                frame(HEADERS, END_STREAM_AND_HEADERS, id, &[OK])
+            }
+            _ => continue,
+        };
+        stream.write_all(&said).await.expect("sent");
+    }
+}
+
+#[tokio::test]
+async fn what_came_too_late_for_an_http_2_connection_is_sent_over_another() {
+    let (acceptor, config) = tls();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let address = spawn_parting(acceptor, connections.clone()).await;
+    let (pool, to) = (pool(config), to(&format!("https://localhost:{}/x", address.port())));
+    for (call, expected) in [1, 2, 2].into_iter().enumerate() {
+        let answer = pool.send(&to, request()).await;
+        assert_eq!(answer.expect("an answer").status(), 200, "call {call}");
+        assert_eq!(connections.load(Ordering::SeqCst), expected, "call {call}");
+    }
+}
