@@ -13,6 +13,7 @@ use crate::domain::record::Call;
 use crate::provider::{BodyError, Destination, SendError, UpstreamBody, UpstreamRequest, classify, headers};
 use crate::telemetry::events::FailedOver;
 use crate::wire::error::ApiError;
+use crate::wire::guess::tokens_of_json;
 use crate::wire::sse::begins_as_events;
 
 use super::Gateway;
@@ -109,10 +110,14 @@ impl Gateway {
             }
             Ok(Received::Whole { mut head, body }) => {
                 match read_whole(job, target, plan.context(), &mut head, body) {
-                    Ok(Whole { body, observed, guessed }) => {
+                    Ok(Whole { body, observed, uncounted }) => {
                         attempt.finish(Outcome::Ok);
                         guard.observed(&observed.usage, observed.finish_reason);
-                        guard.guessed(guessed);
+                        if let Some(answer) = uncounted
+                            && guard.may_guess()
+                        {
+                            guard.guessed(tokens_of_json(&answer));
+                        }
                         Ok(Answer::Whole { head, body })
                     }
                     Err(failure) => {

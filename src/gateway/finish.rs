@@ -34,9 +34,9 @@ pub(super) struct FinishGuard {
     /// The parts of the answer kept for the request log.
     answer: Vec<Bytes>,
     answer_bytes: usize,
-    /// The request, kept while its tokens may have to be guessed, for a key with a limit.
+    /// The request of a key with a limit of tokens, which may have to be guessed at the end.
     request: Option<Bytes>,
-    /// A guess at the answer's tokens, in case that its provider does not report them.
+    /// A guess at the tokens of an answer whose provider has not reported them all.
     guessed: u64,
     /// Request fields that the provider's format could not express.
     dropped: Vec<String>,
@@ -138,7 +138,12 @@ impl FinishGuard {
         self.record.finish_reason = finish_reason.or(self.record.finish_reason);
     }
 
-    /// The answer has about `tokens`, by a guess that counts for the key's limit unless its provider reports the usage.
+    /// Whether anything depends on a guess at tokens.
+    pub(super) fn may_guess(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// The answer, whose provider has not reported all of its tokens, has about so many.
     pub(super) fn guessed(&mut self, tokens: u64) {
         self.guessed = tokens;
     }
@@ -273,9 +278,12 @@ impl Drop for FinishGuard {
 /// Otherwise a client that leaves its streams early, or a provider that counts nothing, would get past the limit.
 fn tokens_to_charge(record: &RequestRecord, request: Option<&[u8]>, guessed: u64) -> u64 {
     let reported = record.total_usage().total();
-    let Some(request) = request.filter(|_| record.was_answered()) else { return reported };
-    let prompt = if record.usage.prompt.is_none() { tokens_of_json(request) } else { 0 };
-    // Anthropic reports the beginning of an answer, with the tokens so far, in the stream's first event.
+    // A provider that was at work when its client left has read the prompt, and maybe written half of an answer.
+    let was_at_work = record.status == Status::Aborted && record.target.is_some() && record.error.is_none();
+    let Some(request) = request.filter(|_| record.was_answered() || was_at_work) else { return reported };
+    // No prompt has 0 tokens: some providers say so at first, and correct it at the end of the stream.
+    let prompt = if record.usage.prompt.unwrap_or(0) == 0 { tokens_of_json(request) } else { 0 };
+    // Of an answer that was cut off, Anthropic has reported its first tokens.
     let completion = guessed.saturating_sub(record.usage.completion.unwrap_or(0));
     reported.saturating_add(prompt).saturating_add(completion)
 }

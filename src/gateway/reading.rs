@@ -12,7 +12,6 @@ use crate::wire::answer::{Observed, observe_answer};
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
 use crate::wire::error::{ApiError, parse_error};
-use crate::wire::guess::tokens_of_json;
 use crate::wire::sse::SseScanner;
 use crate::wire::watch::StreamWatcher;
 
@@ -25,8 +24,8 @@ pub(super) struct Whole {
     /// As the client asked.
     pub(super) body: Bytes,
     pub(super) observed: Observed,
-    /// A guess at the tokens of a completion that does not report them; otherwise 0.
-    pub(super) guessed: u64,
+    /// As the provider sent it, if it is a completion whose tokens it does not report.
+    pub(super) uncounted: Option<Bytes>,
 }
 
 /// Reads a whole answer and renders it, under its `head`, as the client asked. A success status whose body reports a
@@ -57,16 +56,16 @@ pub(super) fn read_whole(
         }
         return Err(failure);
     }
-    let uncounted = observed.usage.completion.is_none() && job.call != Call::Embedding;
-    let guessed = if uncounted { tokens_of_json(&body) } else { 0 };
+    let is_counted = observed.usage.completion.is_some() || job.call == Call::Embedding;
+    let uncounted = (!is_counted).then(|| body.clone());
     let (Call::Completion(client), Some(context)) = (job.call, context) else {
-        return Ok(Whole { body: as_asked(job, head, body), observed, guessed });
+        return Ok(Whole { body: as_asked(job, head, body), observed, uncounted });
     };
     let Ok(converted) = convert_answer(target.provider.kind.chat_format(), client, &body, context) else {
         return Err(protocol().costing(&observed.usage));
     };
     head.headers.insert(header::CONTENT_TYPE, JSON);
-    Ok(Whole { body: as_asked(job, head, converted.into()), observed, guessed })
+    Ok(Whole { body: as_asked(job, head, converted.into()), observed, uncounted })
 }
 
 /// The error in a body that is no answer.

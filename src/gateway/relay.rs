@@ -216,7 +216,7 @@ impl Inner {
         if self.over_since.is_none() && self.is_over() {
             self.over_since = Some(now);
         }
-        self.put_aside(from);
+        self.release(from);
         self.guard.worked(now.elapsed());
     }
 
@@ -228,7 +228,7 @@ impl Inner {
         };
         let from = self.queue.len();
         self.transform.finish(rest, !was_whole, &mut self.queue);
-        self.put_aside(from);
+        self.release(from);
         // Judged again, because it may be the very end that cannot be converted.
         self.end(self.verdict().unwrap_or(ending));
     }
@@ -268,7 +268,7 @@ impl Inner {
         let status = if outcome == Outcome::Timeout { 504 } else { 502 };
         let error = ApiError::new(status, message).with_code(code.to_string());
         let told = self.transform.fail(self.client_format, &error, &mut self.queue);
-        self.put_aside(from);
+        self.release(from);
         self.end(Ending { outcome, error: Some(code), told });
     }
 
@@ -280,11 +280,9 @@ impl Inner {
         self.ending = Some(ending);
     }
 
-    /// Keeps the chunks that the client gets, the queue's from `from` on, for the request log.
-    fn put_aside(&mut self, from: usize) {
-        if self.transform.failure().is_some() {
-            self.keep_secrets(from);
-        }
+    /// Makes the chunks from `from` on ready for the client, and keeps them for the request log.
+    fn release(&mut self, from: usize) {
+        self.keep_secrets(from);
         if self.guard.scope().has_client_left() {
             return;
         }
@@ -293,8 +291,14 @@ impl Inner {
         }
     }
 
-    /// Takes out of an error what its provider must not tell the client, unless it comes cut in two.
+    /// Takes out of an error what its provider must not tell the client. Only a secret that is itself cut in two is missed.
     fn keep_secrets(&mut self, from: usize) {
+        let transform = &self.transform;
+        let harmless =
+            transform.failure().is_none() && !transform.seen().malformed && !transform.is_within_event();
+        if harmless {
+            return;
+        }
         let Some(target) = &self.guard.record().target else { return };
         for bytes in self.queue.iter_mut().skip(from) {
             if let Cow::Owned(clean) = target.provider.without_secrets(bytes) {
@@ -306,8 +310,7 @@ impl Inner {
     fn finish(mut self: Box<Self>, status: Status) {
         let seen = self.transform.seen();
         self.guard.observed(&seen.usage, seen.finish_reason);
-        // What a stream said before its end is not all.
-        if !seen.terminal || seen.usage.completion.is_none() {
+        if !seen.is_counted() {
             self.guard.guessed(self.transform.guessed_tokens());
         }
         self.guard.finish(status);

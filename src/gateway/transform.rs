@@ -69,7 +69,7 @@ impl Transform {
         }
     }
 
-    /// A guess at the tokens that the provider has sent.
+    /// A guess at the tokens of the provider's answer so far.
     pub(super) fn guessed_tokens(&self) -> u64 {
         match self {
             Self::Pass(watcher) => watcher.guessed_tokens(),
@@ -82,6 +82,14 @@ impl Transform {
         match self {
             Self::Pass(watcher) => watcher.is_over(),
             Self::Convert(conversion) => conversion.watcher.is_over(),
+        }
+    }
+
+    /// Whether the client has been sent a part of an event.
+    pub(super) fn is_within_event(&self) -> bool {
+        match self {
+            Self::Pass(watcher) => !watcher.is_between_events(),
+            Self::Convert(_) => false,
         }
     }
 

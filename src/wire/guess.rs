@@ -1,45 +1,111 @@
-//! Guesses at tokens that no provider counted, so that a key's limit holds for them too. Metrics, costs and the request
-//! log say only what providers have reported.
+//! Guesses at tokens that no provider counted, so that a key's limit holds for them too. They are rather too low than too
+//! high, and nothing but the limiter sees them.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::convert::surrogates::read_lossy;
 
-/// English has about four letters to a token in the vocabularies of all large models; other languages have fewer
-/// letters, most of them with more bytes to each.
+/// Bytes of text to a token. OpenAI's rule of thumb for English is four characters; other languages take more bytes for
+/// a character, and fewer characters for a token.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// For an image or another file within the JSON. Providers count some hundreds to some thousands.
+/// For an encoded image or another file. OpenAI and Anthropic document from some dozens to about 1,600 for an image.
 const MEDIA_TOKENS: u64 = 1000;
 
-/// A longer text without a space is encoded media.
+/// A longer text of nothing but base64 is encoded media.
 const LONGEST_WORD: usize = 2048;
 
-/// The bytes of an event of a stream around its text, at most.
-const ENVELOPE: u64 = 400;
+/// What is counted of one event of a stream, at most: it may hold an image.
+const LARGEST_EVENT: u64 = MEDIA_TOKENS * BYTES_PER_TOKEN;
 
-/// A guess at the tokens of a request or a whole answer: by the length of its texts, names of fields included, with a
-/// token for each number (embeddings may be asked of token ids).
+/// The tokens of a request or a whole answer: by the length of its texts, names of fields included, with one for each
+/// number (embeddings may be asked of token ids).
 pub fn tokens_of_json(body: &[u8]) -> u64 {
-    let Ok(value) = read_lossy::<Value>(body) else { return tokens_of_bytes(body.len()) };
-    tokens_of_value(&value)
+    read_lossy::<Tokens>(body).map_or_else(|_| tokens_of_bytes(body.len()), |Tokens(tokens)| tokens)
 }
 
-/// A guess at the tokens of a stream: one for each event, more if its events are larger than one token makes them.
-pub(super) fn tokens_of_stream(events: u64, bytes: u64) -> u64 {
-    events.max(bytes.saturating_sub(events.saturating_mul(ENVELOPE)) / BYTES_PER_TOKEN)
+/// The tokens of a stream, by its events that hold nothing but content.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spoken {
+    events: u64,
+    bytes: u64,
+    /// The bytes of the smallest event, nearly all of which are around its text.
+    envelope: u64,
 }
 
-fn tokens_of_value(value: &Value) -> u64 {
-    match value {
-        Value::Null | Value::Bool(_) => 0,
-        Value::Number(_) => 1,
-        Value::String(text) if is_media(text) => MEDIA_TOKENS,
-        Value::String(text) => tokens_of_bytes(text.len()),
-        Value::Array(items) => items.iter().map(tokens_of_value).sum(),
-        Value::Object(fields) => {
-            fields.iter().map(|(name, value)| tokens_of_bytes(name.len()) + tokens_of_value(value)).sum()
+impl Spoken {
+    /// An event of content had `bytes`.
+    pub(super) fn add(&mut self, bytes: usize) {
+        let bytes = LARGEST_EVENT.min(bytes as u64);
+        self.envelope = if self.events == 0 { bytes } else { self.envelope.min(bytes) };
+        self.events += 1;
+        self.bytes += bytes;
+    }
+
+    /// One for each event, or more if the events are larger than one token makes them.
+    pub(super) fn tokens(&self) -> u64 {
+        self.events.max((self.bytes - self.events * self.envelope) / BYTES_PER_TOKEN)
+    }
+}
+
+/// The tokens of a JSON value, counted while it is read.
+struct Tokens(u64);
+
+impl<'de> Deserialize<'de> for Tokens {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Count).map(Self)
+    }
+}
+
+struct Count;
+
+impl<'de> Visitor<'de> for Count {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<u64, E> {
+        Ok(0)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<u64, E> {
+        Ok(0)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<u64, E> {
+        Ok(1)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<u64, E> {
+        Ok(1)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<u64, E> {
+        Ok(1)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<u64, E> {
+        Ok(if is_media(text) { MEDIA_TOKENS } else { tokens_of_bytes(text.len()) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<u64, A::Error> {
+        let mut sum = 0;
+        while let Some(Tokens(tokens)) = items.next_element()? {
+            sum += tokens;
         }
+        Ok(sum)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<u64, A::Error> {
+        let mut sum = 0;
+        while let Some((Tokens(name), Tokens(value))) = fields.next_entry()? {
+            sum += name + value;
+        }
+        Ok(sum)
     }
 }
 
@@ -47,43 +113,63 @@ fn tokens_of_bytes(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(BYTES_PER_TOKEN)
 }
 
+/// Whether this is base64, perhaps in lines, perhaps as a `data:` URL, and too long for a word.
 fn is_media(text: &str) -> bool {
-    let spaceless = || text.as_bytes().iter().take(LONGEST_WORD).all(|byte| byte.is_ascii_graphic());
-    text.len() > LONGEST_WORD && spaceless()
+    let data = text.strip_prefix("data:").and_then(|url| url.split_once(',')).map_or(text, |(_, data)| data);
+    let encodes = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_\r\n".contains(byte);
+    data.len() > LONGEST_WORD && data.as_bytes().iter().all(encodes)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    fn tokens_of(value: &Value) -> u64 {
+        tokens_of_json(value.to_string().as_bytes())
+    }
 
     #[test]
     fn a_text_has_a_token_for_four_bytes() {
         let words = "word ".repeat(4000);
-        let body = serde_json::json!({ "model": "m", "messages": [{ "role": "user", "content": words }] });
-        let guess = tokens_of_json(body.to_string().as_bytes());
+        let guess = tokens_of(&json!({ "model": "m", "messages": [{ "role": "user", "content": words }] }));
         assert!((5000..5020).contains(&guess), "{guess}");
-        assert_eq!(tokens_of_json(r#""日本語""#.as_bytes()), 3);
+        assert_eq!(tokens_of(&json!("日本語")), 3);
         assert_eq!(tokens_of_json(b"not JSON"), 2);
         assert_eq!(tokens_of_json(br#""half \ud83d""#), 2, "a lone surrogate is no reason to count escapes");
     }
 
     #[test]
     fn an_image_is_not_read_as_text() {
-        let image = format!("data:image/png;base64,{}", "iVBORw0K".repeat(100_000));
-        let parts = serde_json::json!([{ "image_url": { "url": image } }, { "text": "What is this?" }]);
-        let guess = tokens_of_json(parts.to_string().as_bytes());
-        assert!((MEDIA_TOKENS..MEDIA_TOKENS + 20).contains(&guess), "{guess}");
+        let image = "iVBORw0K".repeat(100_000);
+        let lines = format!("{image}\r\n{image}=\n");
+        for data in [&format!("data:image/png;base64,{image}"), &image, &lines] {
+            let guess = tokens_of(&json!([{ "image_url": { "url": data } }, { "text": "What is this?" }]));
+            assert!((MEDIA_TOKENS..MEDIA_TOKENS + 20).contains(&guess), "{guess}");
+        }
+        let text = format!("{image} and some words");
+        assert_eq!(tokens_of(&json!(text)), tokens_of_bytes(text.len()), "an image is nothing but base64");
+        let short = "x".repeat(LONGEST_WORD);
+        assert_eq!(tokens_of(&json!(short)), tokens_of_bytes(LONGEST_WORD));
     }
 
     #[test]
     fn token_ids_are_tokens() {
-        assert_eq!(tokens_of_json(br#"{"input":[[1,2,3],[40000,5]]}"#), 2 + 5);
+        assert_eq!(tokens_of(&json!({ "input": [[1, 2, 3], [40_000, -5, 0.5]], "x": null, "y": true })), 6 + 4);
     }
 
     #[test]
     fn a_stream_has_a_token_for_each_event_or_for_what_does_not_fit_into_one() {
-        assert_eq!(tokens_of_stream(0, 0), 0);
-        assert_eq!(tokens_of_stream(50, 50 * 250), 50);
-        assert_eq!(tokens_of_stream(10, 10 * (ENVELOPE + 400)), 1000, "Gemini sends a hundred at once");
+        let tokens = |sizes: &[usize]| {
+            let mut spoken = Spoken::default();
+            sizes.iter().for_each(|bytes| spoken.add(*bytes));
+            spoken.tokens()
+        };
+        assert_eq!(tokens(&[]), 0);
+        assert_eq!(tokens(&[900]), 1);
+        assert_eq!(tokens(&[502, 501, 505, 500]), 4, "Azure's events are large, their texts are not");
+        assert_eq!(tokens(&[200, 600, 600]), 200, "Gemini sends a hundred tokens at once");
+        assert_eq!(tokens(&[200, 2_000_000]), 950, "an image");
     }
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{ApiError, parse_error};
-use super::guess::tokens_of_stream;
+use super::guess::Spoken;
 use super::lenient::Raw;
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
@@ -48,6 +48,11 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Whether the usage is that of the whole answer, and not what a stream tells of it half-way.
+    pub fn is_counted(&self) -> bool {
+        self.usage.completion.is_some() && (self.terminal || self.finish_reason.is_some())
+    }
+
     /// Whether the answer is complete, though more events may follow.
     pub fn is_complete(&self) -> bool {
         self.terminal && (self.done || !self.goes_on)
@@ -79,6 +84,7 @@ struct Reader {
     choices: chat::Progress,
     /// Events so far, without empty ones.
     events: u64,
+    spoken: Spoken,
     template: Template,
     /// The first error that the provider sent as an event. Boxed, because there hardly ever is one.
     failure: Option<Box<ApiError>>,
@@ -91,6 +97,7 @@ impl Reader {
             usage: AnthropicUsage::default(),
             choices: chat::Progress::default(),
             events: 0,
+            spoken: Spoken::default(),
             template: Template::default(),
             failure: None,
         }
@@ -111,6 +118,7 @@ impl Reader {
         let failed = event.event == Some("error");
         // After a finish reason it matters whether more content follows.
         if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
+            self.spoken.add(data.len());
             return Kind::Content;
         }
         let kind = match self.format {
@@ -123,6 +131,7 @@ impl Reader {
             self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
         }
         if kind == Some(Kind::Content) && !failed {
+            self.spoken.add(data.len());
             self.template.learn(data.as_bytes());
         }
         kind.unwrap_or(Kind::Malformed)
@@ -175,9 +184,9 @@ impl StreamWatcher {
         self.reader.failure.as_deref()
     }
 
-    /// A guess at the tokens that the stream has brought so far.
+    /// A guess at the tokens of the answer so far.
     pub fn guessed_tokens(&self) -> u64 {
-        tokens_of_stream(self.reader.events, self.scanner.position())
+        self.reader.spoken.tokens()
     }
 
     /// The number that the next event of a Responses stream has: they are counted from 0.

@@ -196,15 +196,20 @@ async fn inference(gateway: &mut Gateway, provider: &ScriptedProvider) {
         assert_eq!(told["error"]["message"], "Incorrect API key provided: ***.", "{told}");
     }
     let content = json!({"choices": [{"index": 0, "delta": {"content": "so far"}}]});
-    provider.always(Reply::raw_stream([format!("data: {content}\n\n"), format!("data: {echo}\n\n")]));
-    let messages = gateway.http.post(format!("{}/v1/messages", gateway.base)).header("x-api-key", team);
-    let messages = messages.json(&json!({"model": "good", "stream": true, "max_tokens": 9,
-        "messages": [{"role": "user", "content": "Hello."}]}));
-    for call in [gateway.chat(team, "good", true), messages] {
-        gateway.heard.clear();
-        assert_eq!(gateway.hear(call).await.0, 200);
-        assert!(gateway.heard.contains("so far"), "{}", gateway.heard);
-        assert!(gateway.heard.contains("Incorrect API key provided: ***."), "{}", gateway.heard);
+    // The second one is a whole event without its blank line, the third no JSON.
+    let plain = format!("data: {} is wrong\n\n", secret("provider's key"));
+    for error in [format!("data: {echo}\n\n"), format!("data: {echo}\n"), plain] {
+        provider.always(Reply::raw_stream([format!("data: {content}\n\n"), error]));
+        let body = json!({"model": "good", "stream": true, "stream_options": {"include_usage": true},
+            "max_tokens": 9, "messages": [{"role": "user", "content": PROMPT}]});
+        let passed = gateway.http.post(format!("{}/v1/chat/completions", gateway.base)).bearer_auth(team);
+        let converted = gateway.http.post(format!("{}/v1/messages", gateway.base)).header("x-api-key", team);
+        let calls = [gateway.chat(team, "good", true), passed.json(&body), converted.json(&body)];
+        for call in calls {
+            let from = gateway.heard.len();
+            assert_eq!(gateway.hear(call).await.0, 200);
+            assert!(gateway.heard[from..].contains("so far"), "{}", &gateway.heard[from..]);
+        }
     }
     let models = gateway.http.get(format!("{}/v1/models", gateway.base)).bearer_auth(team);
     assert_eq!(gateway.hear(models).await.0, 200);

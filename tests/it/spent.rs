@@ -4,8 +4,10 @@ use http::StatusCode;
 use nexusgate::demo::provider::{Answer, Gate, Reply};
 use nexusgate::domain::label::ApiFormat;
 use nexusgate::domain::provider::ProviderKind;
+use nexusgate::domain::usage::Usage;
 use serde_json::json;
 
+use crate::admin::Administrator;
 use crate::failover::provider;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
@@ -142,46 +144,125 @@ async fn a_key_pays_for_the_attempts_that_its_requests_took() {
     assert_eq!(ask().await.status(), 429, "three minutes' worth are gone");
 }
 
-/// Tokens that no provider reported are charged by a guess; metrics and the log do not guess.
+/// A request, how it goes, and the tokens that its key's limit is charged with.
+struct Charge {
+    case: &'static str,
+    kind: ProviderKind,
+    reply: Reply,
+    stream: bool,
+    /// Words of the prompt, of five bytes each.
+    prompt: usize,
+    /// The client leaves at its first content, or when the provider has been called.
+    leaves: bool,
+    tokens: u64,
+}
+
+/// Reported tokens are charged as they are, others by a guess; metrics and the log do not guess.
 #[tokio::test]
 async fn a_key_pays_for_what_nobody_counted() {
-    let words = "word ".repeat(3000);
-    let uncounted = || Reply::answer(Answer::text("one two three").without_usage());
-    // The client leaves a stream that has begun; its provider breaks it off; the provider never counts.
-    for (reply, stream, status) in [
-        (Reply::text("one two three").stalled_after(2, &Gate::new()), true, "aborted"),
-        (Reply::text("one two three").cut_after(2), true, "failed"),
-        (uncounted(), true, "completed"),
-        (uncounted(), false, "completed"),
-    ] {
-        let case = format!("{status}, stream: {stream}");
+    use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
+    let long = "word ".repeat(1000);
+    let usage = Usage { prompt: Some(50), completion: Some(7), ..Usage::default() };
+    let counted = || Reply::answer(Answer::text(&long).usage(usage));
+    let uncounted = || Reply::answer(Answer::text(&long).without_usage());
+    let never = Gate::new();
+    let first = Charge {
+        case: "reported",
+        kind: OpenAi,
+        reply: counted(),
+        stream: false,
+        prompt: 1000,
+        leaves: false,
+        tokens: 57,
+    };
+    let charges = [
+        Charge { case: "reported at the end of a stream", reply: counted(), stream: true, ..first },
+        Charge { case: "reported twice", kind: Anthropic, reply: counted(), stream: true, ..first },
+        Charge { case: "reported in another format", kind: OpenAiResponses, reply: counted(), ..first },
+        Charge { case: "the answer is not counted", reply: uncounted(), prompt: 1, tokens: 1250, ..first },
+        Charge {
+            case: "nor this stream",
+            reply: uncounted(),
+            stream: true,
+            prompt: 1,
+            tokens: 1000,
+            ..first
+        },
+        Charge { case: "the prompt is not counted", reply: uncounted(), tokens: 1250 + 1250, ..first },
+        Charge {
+            case: "the stream breaks off",
+            reply: counted().cut_after(400),
+            stream: true,
+            prompt: 1,
+            tokens: 399,
+            ..first
+        },
+        Charge {
+            case: "the stream breaks off, and its prompt was reported",
+            kind: Anthropic,
+            reply: counted().cut_after(400),
+            stream: true,
+            tokens: 50 + 396,
+            ..first
+        },
+        Charge {
+            case: "the client leaves a stream",
+            reply: counted().stalled_after(400, &never),
+            stream: true,
+            leaves: true,
+            tokens: 1250 + 399,
+            ..first
+        },
+        Charge {
+            case: "the client leaves before anything came",
+            reply: counted().held_by(&never),
+            leaves: true,
+            tokens: 1250,
+            ..first
+        },
+    ];
+    for charge in std::iter::once(first).chain(charges) {
+        let Charge { case, kind, reply, stream, prompt, leaves, tokens } = charge;
+        // One token a second comes back, which is next to nothing.
         let app = TestApp::builder()
+            .targets(vec![("alpha", kind, None)])
             .setting("DRAIN_ON_DISCONNECT", "0s")
-            .key("sk-limited-0123456789", "limited", None, Some(1000))
+            .key("sk-limited-0123456789", "limited", None, Some(60))
             .spawn()
             .await;
         app.provider().always(reply);
-        let ask = || {
-            let messages = json!([{ "role": "user", "content": words }]);
-            let call = app.chat(MODEL).with("messages", messages).key("sk-limited-0123456789");
-            if stream { call.streamed() } else { call }.send()
-        };
-        let mut answer = ask().await;
-        assert_eq!(answer.status(), 200, "{case}");
-        let mut heard = Vec::new();
-        while let Ok(Some(chunk)) = answer.chunk().await {
-            heard.extend_from_slice(&chunk);
-            if status == "aborted" && heard.windows(3).any(|window| window == b"one") {
-                break;
+        let format = if kind == Anthropic { ApiFormat::Anthropic } else { ApiFormat::OpenAiChat };
+        let messages = json!([{ "role": "user", "content": "word ".repeat(prompt) }]);
+        let call = app.ask(format, MODEL).with("messages", messages).key("sk-limited-0123456789");
+        let request = if stream { call.streamed() } else { call }.build().send();
+        if leaves && !stream {
+            tokio::select! {
+                answer = request => panic!("nobody has answered: {answer:?}"),
+                () = app.provider().until_called(1) => {}
+            }
+        } else {
+            let mut answer = request.await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{case}");
+            let mut heard = Vec::new();
+            while let Ok(Some(chunk)) = answer.chunk().await {
+                heard.extend_from_slice(&chunk);
+                // All that will come.
+                if leaves && heard.windows(4).filter(|window| window == b"word").count() >= 399 {
+                    break;
+                }
             }
         }
-        drop(answer);
         let scrape = app.settled().await;
-        assert!(scrape.metric("nexusgate_completions_total").label("status", status).is(1.0), "{case}");
-        assert!(scrape.metric("nexusgate_usage_missing_total").is(1.0), "{case}");
-        assert!(scrape.metric("nexusgate_tokens_prompt_total").is(0.0), "{case}");
-        assert_eq!(app.log_rows().await[0].prompt_tokens, None, "{case}");
-        assert_eq!(ask().await.status(), 429, "{case}: three minutes' worth are gone");
+        let usage = Administrator(&app).get("/apiKey/sk-limited-0123456789/usage").await.ok();
+        let charged = usage["usage"]["tpm"]["current"].as_u64().expect("a number");
+        // Field names and envelopes of a guess are a few tokens; of what is reported nothing is guessed.
+        let guess = if tokens == 57 { 0 } else { 90 };
+        assert!((tokens - 5..=tokens + guess).contains(&charged), "{case}: {charged} for {tokens}");
+        let reported = scrape.metric("nexusgate_tokens_prompt_total").value();
+        let row = &app.log_rows().await[0];
+        assert!(reported == 0.0 || reported == 50.0, "{case}: {reported}");
+        assert!(row.prompt_tokens.is_none_or(|tokens| tokens == 50), "{case}");
+        assert!(row.completion_tokens.is_none_or(|tokens| tokens == 7 || kind == Anthropic), "{case}");
     }
 }
 
