@@ -156,7 +156,10 @@ mod tests {
 
     #[test]
     fn token_ids_are_tokens() {
-        assert_eq!(tokens_of(&json!({ "input": [[1, 2, 3], [40_000, -5, 0.5]], "x": null, "y": true })), 6 + 4);
+        assert_eq!(
+            tokens_of(&json!({ "input": [[1, 2, 3], [40_000, -5, 0.5]], "x": null, "y": true })),
+            6 + 4
+        );
     }
 
     #[test]
