@@ -280,7 +280,12 @@ fn tokens_to_charge(record: &RequestRecord, request: Option<&[u8]>, guessed: u64
     let reported = record.total_usage().total();
     // A provider that was at work when its client left has read the prompt, and maybe written half of an answer.
     let was_at_work = record.status == Status::Aborted && record.target.is_some() && record.error.is_none();
-    let Some(request) = request.filter(|_| record.was_answered() || was_at_work) else { return reported };
+    // A failure that reports zeros has cost nothing.
+    let has_begun = record.status == Status::Completed
+        || record.ttft.is_some()
+        || record.usage.total() > 0
+        || was_at_work;
+    let Some(request) = request.filter(|_| has_begun) else { return reported };
     // No prompt has 0 tokens: some providers say so at first, and correct it at the end of the stream.
     let prompt = if record.usage.prompt.unwrap_or(0) == 0 { tokens_of_json(request) } else { 0 };
     // Of an answer that was cut off, Anthropic has reported its first tokens.

@@ -291,7 +291,8 @@ impl Inner {
         }
     }
 
-    /// Takes out of an error what its provider must not tell the client. Only a secret that is itself cut in two is missed.
+    /// Takes out of what may be an error what its provider must not tell the client. It misses a secret that is itself cut
+    /// in two, and one in a whole event that is not recognised as an error.
     fn keep_secrets(&mut self, from: usize) {
         let transform = &self.transform;
         let harmless =

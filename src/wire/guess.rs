@@ -1,5 +1,5 @@
-//! Guesses at tokens that no provider counted, so that a key's limit holds for them too. They are rather too low than too
-//! high, and nothing but the limiter sees them.
+//! Guesses at tokens that no provider counted, so that a key's limit holds for them too. Nothing but the limiter sees
+//! them. (Of a stream, [`super::watch`] counts the events of content.)
 
 use std::fmt;
 
@@ -17,37 +17,10 @@ const MEDIA_TOKENS: u64 = 1000;
 /// A longer text of nothing but base64 is encoded media.
 const LONGEST_WORD: usize = 2048;
 
-/// What is counted of one event of a stream, at most: it may hold an image.
-const LARGEST_EVENT: u64 = MEDIA_TOKENS * BYTES_PER_TOKEN;
-
 /// The tokens of a request or a whole answer: by the length of its texts, names of fields included, with one for each
 /// number (embeddings may be asked of token ids).
 pub fn tokens_of_json(body: &[u8]) -> u64 {
     read_lossy::<Tokens>(body).map_or_else(|_| tokens_of_bytes(body.len()), |Tokens(tokens)| tokens)
-}
-
-/// The tokens of a stream, by its events that hold nothing but content.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Spoken {
-    events: u64,
-    bytes: u64,
-    /// The bytes of the smallest event, nearly all of which are around its text.
-    envelope: u64,
-}
-
-impl Spoken {
-    /// An event of content had `bytes`.
-    pub(super) fn add(&mut self, bytes: usize) {
-        let bytes = LARGEST_EVENT.min(bytes as u64);
-        self.envelope = if self.events == 0 { bytes } else { self.envelope.min(bytes) };
-        self.events += 1;
-        self.bytes += bytes;
-    }
-
-    /// One for each event, or more if the events are larger than one token makes them.
-    pub(super) fn tokens(&self) -> u64 {
-        self.events.max((self.bytes - self.events * self.envelope) / BYTES_PER_TOKEN)
-    }
 }
 
 /// The tokens of a JSON value, counted while it is read.
@@ -160,19 +133,5 @@ mod tests {
             tokens_of(&json!({ "input": [[1, 2, 3], [40_000, -5, 0.5]], "x": null, "y": true })),
             6 + 4
         );
-    }
-
-    #[test]
-    fn a_stream_has_a_token_for_each_event_or_for_what_does_not_fit_into_one() {
-        let tokens = |sizes: &[usize]| {
-            let mut spoken = Spoken::default();
-            sizes.iter().for_each(|bytes| spoken.add(*bytes));
-            spoken.tokens()
-        };
-        assert_eq!(tokens(&[]), 0);
-        assert_eq!(tokens(&[900]), 1);
-        assert_eq!(tokens(&[502, 501, 505, 500]), 4, "Azure's events are large, their texts are not");
-        assert_eq!(tokens(&[200, 600, 600]), 200, "Gemini sends a hundred tokens at once");
-        assert_eq!(tokens(&[200, 2_000_000]), 950, "an image");
     }
 }

@@ -10,7 +10,6 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::error::{ApiError, parse_error};
-use super::guess::Spoken;
 use super::lenient::Raw;
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
@@ -84,7 +83,8 @@ struct Reader {
     choices: chat::Progress,
     /// Events so far, without empty ones.
     events: u64,
-    spoken: Spoken,
+    /// Those that hold nothing but content.
+    spoken: u64,
     template: Template,
     /// The first error that the provider sent as an event. Boxed, because there hardly ever is one.
     failure: Option<Box<ApiError>>,
@@ -97,7 +97,7 @@ impl Reader {
             usage: AnthropicUsage::default(),
             choices: chat::Progress::default(),
             events: 0,
-            spoken: Spoken::default(),
+            spoken: 0,
             template: Template::default(),
             failure: None,
         }
@@ -118,7 +118,7 @@ impl Reader {
         let failed = event.event == Some("error");
         // After a finish reason it matters whether more content follows.
         if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
-            self.spoken.add(data.len());
+            self.spoken += 1;
             return Kind::Content;
         }
         let kind = match self.format {
@@ -131,7 +131,7 @@ impl Reader {
             self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
         }
         if kind == Some(Kind::Content) && !failed {
-            self.spoken.add(data.len());
+            self.spoken += 1;
             self.template.learn(data.as_bytes());
         }
         kind.unwrap_or(Kind::Malformed)
@@ -184,9 +184,9 @@ impl StreamWatcher {
         self.reader.failure.as_deref()
     }
 
-    /// A guess at the tokens of the answer so far.
+    /// A guess at the tokens of the answer so far: one for each event of content. Some providers send several at once.
     pub fn guessed_tokens(&self) -> u64 {
-        self.reader.spoken.tokens()
+        self.reader.spoken
     }
 
     /// The number that the next event of a Responses stream has: they are counted from 0.
