@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame};
+use memchr::memmem;
 use tokio::time::Sleep;
 
 use crate::domain::failure::ErrorCode;
@@ -291,18 +292,19 @@ impl Inner {
         }
     }
 
-    /// Takes out of what may be an error what its provider must not tell the client. It misses a secret that is itself cut
-    /// in two, and one in a whole event that is not recognised as an error.
+    /// Takes out of errors what their provider must not tell the client; what a model says is left as it is. An error is
+    /// known as one when it is whole, which may be too late, so the beginning of an event is an error if it says so. What
+    /// is missed: a secret that is itself cut in two, and errors that are not of the provider's format.
     fn keep_secrets(&mut self, from: usize) {
         let transform = &self.transform;
-        let harmless =
-            transform.failure().is_none() && !transform.seen().malformed && !transform.is_within_event();
-        if harmless {
+        let has_failed = transform.failure().is_some() || transform.seen().malformed;
+        if !has_failed && !transform.is_within_event() {
             return;
         }
         let Some(target) = &self.guard.record().target else { return };
         for bytes in self.queue.iter_mut().skip(from) {
-            if let Cow::Owned(clean) = target.provider.without_secrets(bytes) {
+            let is_error = has_failed || memmem::find(bytes, b"\"error\"").is_some();
+            if is_error && let Cow::Owned(clean) = target.provider.without_secrets(bytes) {
                 *bytes = clean.into();
             }
         }

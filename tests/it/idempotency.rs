@@ -2,10 +2,10 @@
 
 use nexusgate::demo::provider::{Answer, Gate, Reply, ToolCall};
 use nexusgate::domain::label::ApiFormat;
-use nexusgate::domain::provider::ProviderKind;
 use nexusgate::domain::usage::Usage;
 use serde_json::{Value, json};
 
+use crate::failover::{provider, two_providers};
 use crate::support::TestApp;
 use crate::support::app::{EMBEDDING_MODEL, MODEL};
 
@@ -197,18 +197,15 @@ async fn a_repeated_stream_tells_the_usage() {
 /// A failed attempt that used tokens is paid for, and is no part of the answer.
 #[tokio::test]
 async fn a_replay_tells_the_usage_of_the_answer_alone() {
-    let app = TestApp::builder()
-        .targets(vec![("first", ProviderKind::OpenAi, None), ("second", ProviderKind::OpenAi, None)])
-        .spawn()
-        .await;
+    let app = two_providers().await;
     let failed = json!({
         "choices": [],
         "error": { "message": "Overloaded", "type": "server_error" },
         "usage": { "prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200 },
     });
-    app.providers[0].always(Reply::raw_json(failed.to_string()));
+    provider(&app, "first").always(Reply::raw_json(failed.to_string()));
     let usage = Usage { prompt: Some(50), completion: Some(7), ..Usage::default() };
-    app.providers[1].always(Reply::answer(Answer::text("counted").usage(usage)));
+    provider(&app, "second").always(Reply::answer(Answer::text("counted").usage(usage)));
     let call = || app.chat(MODEL).header("x-nexusgate-reqid", "twice");
     // A stream whose client does not ask for the usage: the kept body has none.
     let first = call().streamed().send().await;

@@ -235,6 +235,32 @@ async fn tokens_are_counted_by_anthropic_alone() {
     assert!(app.provider().calls().is_empty());
 }
 
+/// A provider's key may be an ordinary word. Only errors are searched for it, wherever a stream is cut.
+#[tokio::test]
+async fn what_a_model_says_is_left_as_it_is() {
+    let app = behind(ProviderKind::Anthropic).await;
+    let event = |data: Value| format!("event: {}\ndata: {data}\n\n", data["type"].as_str().expect("a type"));
+    let says = |text: &str| {
+        let delta = json!({ "type": "text_delta", "text": text });
+        event(json!({ "type": "content_block_delta", "index": 0, "delta": delta }))
+    };
+    let stream = [
+        event(json!({ "type": "message_start", "message": { "usage": { "input_tokens": 3, "output_tokens": 1 } } })),
+        event(json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } })),
+        says("an error: upstream-secret"),
+        says("upstream-secret, and more"),
+        event(json!({ "type": "content_block_stop", "index": 0 })),
+        event(json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "output_tokens": 9 } })),
+        event(json!({ "type": "message_stop" })),
+    ]
+    .concat();
+    // In the middle of the second piece of text, behind the word.
+    let (begun, rest) = stream.split_at(stream.find(", and more").expect("it is there"));
+    app.provider().always(Reply::raw_stream([begun.to_owned(), rest.to_owned()]));
+    let answer = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await;
+    assert_eq!(answer.text().await.expect("a stream"), stream);
+}
+
 /// However many other providers the model has.
 #[tokio::test]
 async fn the_one_provider_that_counts_tokens_is_found() {

@@ -1,4 +1,5 @@
-//! The cost of failed attempts: providers charge for them all the same.
+//! What is paid for beside answers: failed attempts, which providers charge for all the same, and tokens that nobody
+//! counted.
 
 use http::StatusCode;
 use nexusgate::demo::provider::{Answer, Gate, Reply};
@@ -152,7 +153,7 @@ struct Charge {
     stream: bool,
     /// Words of the prompt, of five bytes each.
     prompt: usize,
-    /// The client leaves at its first content, or when the provider has been called.
+    /// The client leaves when it has all that will come of a stream, or when the provider has been called.
     leaves: bool,
     tokens: u64,
 }

@@ -149,6 +149,37 @@ fn responses_streams_are_understood() {
     }
 }
 
+/// Anthropic's first event reports a token of an answer that has not begun; chat reports all tokens before its `[DONE]`.
+#[test]
+fn a_usage_is_counted_when_it_is_that_of_the_whole_answer() {
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#;
+    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}"#;
+    let running = r#"{"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"completion_tokens":1}}"#;
+    let stop = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    let total = r#"{"choices":[],"usage":{"completion_tokens":5}}"#;
+    for (format, events, counted) in [
+        (ApiFormat::Anthropic, [start].as_slice(), false),
+        (ApiFormat::Anthropic, &[start, end], true),
+        (ApiFormat::OpenAiChat, &[running], false),
+        (ApiFormat::OpenAiChat, &[stop], false),
+        (ApiFormat::OpenAiChat, &[stop, total], true),
+        (ApiFormat::OpenAiChat, &[running, stop], true),
+        (ApiFormat::OpenAiChat, &[running, "[DONE]"], true),
+        (ApiFormat::OpenAiResponses, &[r#"{"type":"response.created","response":{"usage":null}}"#], false),
+        (
+            ApiFormat::OpenAiResponses,
+            &[
+                r#"{"type":"response.incomplete","response":{"status":"incomplete","usage":{"output_tokens":5}}}"#,
+            ],
+            true,
+        ),
+    ] {
+        let stream: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+        let (_, seen) = watch(format, false, &[stream.as_bytes()]);
+        assert_eq!(seen.is_counted(), counted, "{stream}");
+    }
+}
+
 #[test]
 fn only_the_usage_chunk_is_cut_out() {
     let format = ApiFormat::OpenAiChat;
