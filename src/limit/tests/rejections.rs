@@ -40,6 +40,13 @@ impl Replica {
     fn exposed(&self, comment: &str) -> u64 {
         self.witness.exposed(LimitType::Rpm, comment)
     }
+
+    /// Ends it as `kill -9` does: nothing is flushed or announced. What it had sent is stored when this returns.
+    async fn kill(self, server: &RedisServer) {
+        drop(self);
+        let clients = || server.run::<String>(&["CLIENT", "LIST", "TYPE", "normal"]).lines().count();
+        eventually("Redis has read all that it was sent", async || clients() == 1).await;
+    }
 }
 
 fn hash(server: &RedisServer, instance: &str) -> HashMap<String, u64> {
@@ -62,9 +69,8 @@ async fn a_rejection_is_exposed_when_it_is_stored_and_seeded_after_a_restart() {
     let days = server.run::<u64>(&["TTL", &format!("{REFERENCE}:a")]).div_ceil(86_400);
     assert_eq!(days, 30);
 
-    // kill -9: nothing is flushed or announced.
     replica.reject("team:x", 100);
-    drop(replica);
+    replica.kill(&server).await;
     let before = stored(&server, "a", "rpm:team:x");
     let replica = Replica::start(server.url(), "a").await;
     assert_eq!(replica.exposed("team:x"), before, "seeded before anything else");
