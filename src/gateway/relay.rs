@@ -294,7 +294,7 @@ impl Inner {
 
     /// Takes out of errors what their provider must not tell the client; what a model says is left as it is. An error is
     /// known as one when it is whole, which may be too late, so the beginning of an event is an error if it says so. What
-    /// is missed: a secret that is itself cut in two, and errors that are not of the provider's format.
+    /// is missed: a secret that is itself cut in two.
     fn keep_secrets(&mut self, from: usize) {
         let transform = &self.transform;
         let has_failed = transform.failure().is_some() || transform.seen().malformed;

@@ -8,7 +8,7 @@ use crate::domain::label::ApiFormat;
 use crate::wire::convert::{AnswerContext, StreamConverter};
 use crate::wire::error::{ApiError, error_event};
 use crate::wire::sse::SseScanner;
-use crate::wire::watch::{Seen, StreamWatcher};
+use crate::wire::watch::{BLANK_LINE, Seen, StreamWatcher};
 
 /// How an answer is delivered to the client.
 pub(super) enum Plan {
@@ -148,7 +148,7 @@ impl Transform {
             Self::Pass(_) => {
                 push(rest, out);
                 if needed {
-                    out.push_back(BLANK_LINE);
+                    out.push_back(Bytes::from_static(BLANK_LINE));
                 }
             }
             Self::Convert(conversion) => {
@@ -180,9 +180,6 @@ impl Transform {
         }
     }
 }
-
-/// Ends an event, whatever ends its last line.
-const BLANK_LINE: Bytes = Bytes::from_static(b"\n\n");
 
 fn push(bytes: Bytes, out: &mut VecDeque<Bytes>) {
     if !bytes.is_empty() {

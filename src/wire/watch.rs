@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::error::{ApiError, parse_error};
+use super::error::{ApiError, error_event, parse_error};
 use super::lenient::Raw;
 use super::sse::{SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
@@ -42,6 +42,8 @@ pub struct Seen {
     pub goes_on: bool,
     /// Whether the provider sent an error as an event.
     pub failed: bool,
+    /// Whether that error is not one of this format, so that clients read over it.
+    pub odd_failure: bool,
     /// Whether an event was not JSON, or too large to be read.
     pub malformed: bool,
 }
@@ -55,6 +57,13 @@ impl Seen {
     /// Whether the answer is complete, though more events may follow.
     pub fn is_complete(&self) -> bool {
         self.terminal && (self.done || !self.goes_on)
+    }
+
+    /// An event is an error in a shape that this format does not have: proxies and self-hosted servers write OpenAI's
+    /// into streams of any format.
+    fn fail_oddly(&mut self) {
+        self.odd_failure |= !self.failed;
+        self.failed = true;
     }
 }
 
@@ -152,6 +161,8 @@ pub struct StreamWatcher {
     cut_last: bool,
     /// The stream has ended within an event of which bytes were forwarded.
     ended_within: bool,
+    /// An odd failure was told again, and nothing behind it is forwarded.
+    retold: bool,
 }
 
 impl StreamWatcher {
@@ -166,6 +177,7 @@ impl StreamWatcher {
             held: BytesMut::new(),
             cut_last: false,
             ended_within: false,
+            retold: false,
         }
     }
 
@@ -197,35 +209,59 @@ impl StreamWatcher {
     /// Whether the forwarded bytes end where an event ends, so that another event may follow. Bytes that are held back
     /// do not count: the client has not seen them.
     pub fn is_between_events(&self) -> bool {
-        !self.ended_within && (self.strip || self.scanner.pending_from() == self.scanner.position())
+        self.retold
+            || (!self.ended_within && (self.strip || self.scanner.pending_from() == self.scanner.position()))
     }
 
     /// Reads `chunk` and returns the bytes to forward now: the same bytes, uncopied, unless usage chunks are cut out;
-    /// then it may be empty, because a trailing incomplete event waits for its end.
+    /// then it may be empty, because a trailing incomplete event waits for its end. An error in a shape that the format
+    /// does not have is forwarded too, then told again in the right one, and ends what is forwarded.
     pub fn feed(&mut self, chunk: Bytes) -> Bytes {
         let before = self.scanner.position();
         let cut_line_feed = self.cut_last && self.scanner.owes_line_feed() && chunk.first() == Some(&b'\n');
         let mut cuts = Vec::new();
+        let mut odd_end = None;
         let Self { scanner, reader, seen, strip, .. } = self;
-        let fed = scanner.feed(&chunk, |event| match reader.read(&event, seen) {
-            Kind::UsageOnly if *strip => cuts.push(event.range),
-            Kind::Malformed => seen.malformed = true,
-            Kind::UsageOnly | Kind::Content | Kind::Idle | Kind::Telling => {}
+        let fed = scanner.feed(&chunk, |event| {
+            let kind = reader.read(&event, seen);
+            if seen.odd_failure {
+                odd_end.get_or_insert(event.range.end);
+            }
+            match kind {
+                Kind::UsageOnly if *strip => cuts.push(event.range),
+                Kind::Malformed => seen.malformed = true,
+                Kind::UsageOnly | Kind::Content | Kind::Idle | Kind::Telling => {}
+            }
         });
         seen.malformed |= fed.is_err();
-        if !self.strip || chunk.is_empty() {
-            return chunk;
+        if self.retold {
+            return Bytes::new();
         }
-        self.cut_last = cuts.last().is_some_and(|cut| cut.end == self.scanner.position());
-        self.forward(&chunk, before, cut_line_feed, &cuts)
+        let chunk = match odd_end {
+            Some(end) => chunk.slice(..offset(before, end, &chunk)),
+            None => chunk,
+        };
+        let out = if !self.strip || chunk.is_empty() {
+            chunk
+        } else {
+            self.cut_last = cuts.last().is_some_and(|cut| cut.end == self.scanner.position());
+            self.forward(&chunk, before, cut_line_feed, &cuts)
+        };
+        if odd_end.is_some() { self.retell(&out) } else { out }
+    }
+
+    /// `told`, which ends with an odd failure, and that failure as an event of this format.
+    fn retell(&mut self, told: &[u8]) -> Bytes {
+        self.retold = true;
+        let number = self.next_sequence_number();
+        let retold = self.failure().map(|error| error_event(self.reader.format, error, Some(number)));
+        [told, &retold.unwrap_or_default()].concat().into()
     }
 
     /// The part of `chunk` that can be forwarded, without `cuts`; `chunk` begins at the position `before` of the
     /// stream.
     fn forward(&mut self, chunk: &Bytes, before: u64, cut_line_feed: bool, cuts: &[Range<u64>]) -> Bytes {
-        let offset = |position: u64| {
-            usize::try_from(position.saturating_sub(before)).map_or(chunk.len(), |at| at.min(chunk.len()))
-        };
+        let offset = |position: u64| offset(before, position, chunk);
         let complete = offset(self.scanner.pending_from());
         if complete == chunk.len() && self.held.is_empty() && cuts.is_empty() && !cut_line_feed {
             return chunk.clone();
@@ -263,13 +299,30 @@ impl StreamWatcher {
         // A rest that is not JSON is an event that was cut off, which `terminal` shows, not `malformed`.
         self.scanner.finish(|event| cut = reader.read(&event, seen) == Kind::UsageOnly);
         let held = self.held.split().freeze();
+        if self.seen.odd_failure && !self.retold {
+            return self.retell(&[&held, BLANK_LINE].concat());
+        }
         if cut && self.strip { Bytes::new() } else { held }
     }
+}
+
+/// Ends an event, whatever ends its last line.
+pub(crate) const BLANK_LINE: &[u8] = b"\n\n";
+
+/// The place in `chunk`, which begins at the position `before` of a stream, of a later position.
+fn offset(before: u64, position: u64, chunk: &[u8]) -> usize {
+    usize::try_from(position.saturating_sub(before)).map_or(chunk.len(), |at| at.min(chunk.len()))
 }
 
 /// Whether the value of an `error` field is an error: an object or a text that is not empty.
 pub(super) fn is_error(value: Raw<'_>) -> bool {
     (value.is_object() && value.is_filled()) || value.text().is_some()
+}
+
+/// Whether the value of an `object` field says that the object is an error: self-hosted servers (vLLM, FastChat) write
+/// theirs without an envelope.
+fn is_named_error(object: Raw<'_>) -> bool {
+    object.text().as_deref() == Some("error")
 }
 
 #[cfg(test)]

@@ -294,6 +294,26 @@ async fn a_cut_after_an_error() {
         .await;
 }
 
+/// Self-hosted servers write OpenAI's errors into streams of any format: an SDK of that format would read over them.
+#[tokio::test]
+async fn an_error_of_another_format() {
+    let app = TestApp::builder().targets(vec![("alpha", ProviderKind::Anthropic, None)]).spawn().await;
+    let begun = "event: ping\ndata: {\"type\":\"ping\"}\n\n";
+    let error =
+        "data: {\"error\":{\"message\":\"Slow down, upstream-secret.\",\"type\":\"rate_limit_error\"}}\n\n";
+    app.provider().always(Reply::raw_stream([begun, error, "data: [DONE]\n\n"]));
+    let answer = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await;
+    let retold = concat!(
+        "event: error\n",
+        r#"data: {"type":"error","error":{"type":"rate_limit_error","message":"Slow down, ***."}}"#,
+        "\n\n"
+    );
+    let masked = error.replace("upstream-secret", "***");
+    assert_eq!(answer.text().await.expect("a good end"), format!("{begun}{masked}{retold}"));
+    check(&app, Expected { status: "failed", outcome: Some("http_429"), error: Some("upstream_error") })
+        .await;
+}
+
 /// A client that disconnects before the end of its own format's stream has not received all of it, whatever the
 /// provider has sent.
 #[tokio::test]

@@ -294,6 +294,11 @@ async fn a_stream_that_begins_with_an_error() {
             r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
         ),
         (ProviderKind::OpenAi, r#"{"error":{"message":"Overloaded","type":"server_error","code":503}}"#),
+        (
+            ProviderKind::OpenAi,
+            r#"{"object":"error","message":"Overloaded","type":"ServerError","code":503}"#,
+        ),
+        (ProviderKind::OpenAiResponses, r#"{"error":{"message":"Overloaded","code":503}}"#),
     ] {
         let app =
             TestApp::builder().targets(vec![("first", kind, None), ("second", kind, None)]).spawn().await;
@@ -306,6 +311,9 @@ async fn a_stream_that_begins_with_an_error() {
             assert!(response.text().await.expect("text").contains("scripted"));
         }
         provider(&app, "second").always(reply());
+        let scrape = app.settled().await;
+        let attempts = || scrape.metric("nexusgate_upstream_attempts_total").label("provider", "first");
+        assert!(attempts().label("outcome", "http_5xx").is(attempts().value()), "{error}");
         let response = app.ask(ApiFormat::OpenAiChat, MODEL).streamed().send().await;
         assert_eq!(response.status(), if kind == ProviderKind::Anthropic { 529 } else { 503 });
         let told: Value = response.json().await.expect("JSON");

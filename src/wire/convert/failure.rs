@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::fields::Object;
 use super::surrogates::read_lossy;
 use crate::domain::chat::{ErrorKind, ProviderError};
 use crate::wire::error::words::{
@@ -45,6 +46,31 @@ pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
     });
     let code = if is_too_long(&message) { Some(TOO_LONG.to_owned()) } else { code };
     ProviderError { kind, message, code, param: word("param") }
+}
+
+/// The error that an event of a type unknown to its format is, if it is one: proxies and self-hosted servers write
+/// OpenAI's errors, with or without their envelope, into streams of any format.
+pub(crate) fn in_other_shape(kind: &str, mut event: Object) -> Option<ProviderError> {
+    let enveloped = kind.is_empty() && event.get("error").is_some_and(says_something);
+    if !enveloped && !is_named_error(&event) {
+        return None;
+    }
+    event.insert("type".into(), kind.into());
+    Some(decode(&Value::Object(event), None))
+}
+
+/// Whether the value of an `error` field is an error.
+pub(crate) fn says_something(error: &Value) -> bool {
+    match error {
+        Value::Object(fields) => !fields.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether an object says of itself that it is an error.
+pub(crate) fn is_named_error(object: &Object) -> bool {
+    object.get("object").is_some_and(|name| name == "error")
 }
 
 /// The error for an event that is not JSON.

@@ -29,15 +29,14 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
 
 /// The error in an answer or a chunk, if any: its own, or the error of an unfinished choice.
 pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
-    let says_something = |error: &Value| match error {
-        Value::Object(fields) => !fields.is_empty(),
-        Value::String(text) => !text.is_empty(),
-        _ => false,
-    };
-    if let Some(error) = answer.get("error").filter(|error| says_something(error)) {
+    if let Some(error) = answer.get("error").filter(|error| failure::says_something(error)) {
         return Some(failure::decode(error, None));
     }
-    let failed = |choice: &&Value| choice["finish_reason"] == "error" || says_something(&choice["error"]);
+    if failure::is_named_error(answer) {
+        return Some(failure::decode(&Value::Object(answer.clone()), None));
+    }
+    let failed =
+        |choice: &&Value| choice["finish_reason"] == "error" || failure::says_something(&choice["error"]);
     let choice = answer.get("choices")?.as_array()?.iter().find(failed)?;
     Some(failure::decode(&choice["error"], None))
 }

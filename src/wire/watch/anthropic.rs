@@ -1,6 +1,6 @@
 //! Events of an Anthropic Messages stream.
 
-use super::{Kind, Seen};
+use super::{Kind, Seen, is_error, is_named_error};
 use crate::domain::label::FinishReason;
 use crate::wire::lenient::{Raw, json_object};
 use crate::wire::usage::AnthropicUsage;
@@ -16,6 +16,9 @@ json_object! {
         content_block: Raw<'de> = "content_block",
         /// Of `message_delta`.
         usage: Raw<'de> = "usage",
+        /// Of an error in OpenAI's shape, which has no type of this format.
+        error: Raw<'de> = "error",
+        object: Raw<'de> = "object",
     }
 }
 
@@ -99,6 +102,8 @@ pub(super) fn read(
         }
         Some("message_stop") => seen.terminal = true,
         Some("error") => seen.failed = true,
+        None if is_error(event.error) => seen.fail_oddly(),
+        _ if is_named_error(event.object) => seen.fail_oddly(),
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

@@ -1,6 +1,6 @@
 //! Chunks of a chat completion stream.
 
-use super::{Kind, Seen, is_error};
+use super::{Kind, Seen, is_error, is_named_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
@@ -13,6 +13,7 @@ json_object! {
         /// Groq writes the usage here, and beside it only when asked.
         x_groq: Raw<'de> = "x_groq",
         error: Raw<'de> = "error",
+        object: Raw<'de> = "object",
     }
 }
 
@@ -201,6 +202,10 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
     let mut kind = Kind::Idle;
     let mut usage_only = false;
     let mut failed = is_error(error);
+    if !failed && is_named_error(chunk.object) {
+        seen.fail_oddly();
+        return Some(Kind::Telling);
+    }
     if let Some(choices) = chunk.choices.0 {
         if choices.says_something {
             seen.first_token = true;

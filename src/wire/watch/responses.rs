@@ -1,6 +1,6 @@
 //! Events of a Responses stream.
 
-use super::{Kind, Seen, is_error};
+use super::{Kind, Seen, is_error, is_named_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Fold, Raw, json_object};
@@ -12,6 +12,9 @@ json_object! {
         delta: Raw<'de> = "delta",
         item: Raw<'de> = "item",
         response: Raw<'de> = "response",
+        /// Of an error in the shape of a chat's, which has no type of this format.
+        error: Raw<'de> = "error",
+        object: Raw<'de> = "object",
     }
 }
 
@@ -103,7 +106,12 @@ impl Response<'_> {
 pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
     let kind = event.kind.text();
-    let Some(kind) = kind.as_deref().or(name) else { return Some(Kind::Idle) };
+    let kind = kind.as_deref().or(name);
+    if is_named_error(event.object) || (kind.is_none() && is_error(event.error)) {
+        seen.fail_oddly();
+        return Some(Kind::Telling);
+    }
+    let Some(kind) = kind else { return Some(Kind::Idle) };
     match kind {
         "response.completed" | "response.incomplete" | "response.failed" => {
             seen.terminal = true;

@@ -180,6 +180,73 @@ fn a_usage_is_counted_when_it_is_that_of_the_whole_answer() {
     }
 }
 
+/// Clients look for an error where their format has it, so one that is elsewhere is told again, before a `[DONE]` that
+/// would end their reading.
+#[test]
+fn an_error_in_another_shape_is_told_again() {
+    let named = r#"{"object":"error","message":"Too long.","type":"BadRequestError","code":400}"#;
+    let enveloped = r#"{"error":{"message":"Too long.","type":"invalid_request_error","code":400}}"#;
+    let in_chat = concat!(
+        r#"data: {"error":{"message":"Too long.","type":"BadRequestError","code":"400","param":null}}"#,
+        "\n\n"
+    );
+    let of_anthropic = concat!(
+        "event: error\n",
+        r#"data: {"type":"error","error":{"type":"invalid_request_error","message":"Too long."}}"#,
+        "\n\n"
+    );
+    let sum = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+    let after = format!("data: [DONE]\n\n{sum}\n\ndata: cut");
+    for (format, begun, error, retold) in [
+        (ApiFormat::OpenAiChat, r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, named, in_chat),
+        (ApiFormat::Anthropic, r#"{"type":"ping"}"#, named, of_anthropic),
+        (ApiFormat::Anthropic, r#"{"type":"ping"}"#, enveloped, of_anthropic),
+    ] {
+        let told = format!("data: {begun}\n\ndata: {error}\n\n");
+        for strip in [false, true] {
+            for size in [1, 7, 90, 10_000] {
+                let mut watcher = StreamWatcher::new(format, strip);
+                let mut out = Vec::new();
+                for chunk in format!("{told}{after}").as_bytes().chunks(size) {
+                    out.extend_from_slice(&watcher.feed(Bytes::copy_from_slice(chunk)));
+                }
+                assert!(watcher.is_between_events());
+                out.extend_from_slice(&watcher.finish());
+                assert_eq!(String::from_utf8(out).unwrap(), format!("{told}{retold}"), "in chunks of {size}");
+                assert_eq!(watcher.failure().map(|error| error.status), Some(400));
+            }
+            // Without its blank line.
+            let mut watcher = StreamWatcher::new(format, strip);
+            let mut out = watcher.feed(Bytes::from(told.trim_end().to_owned())).to_vec();
+            out.extend_from_slice(&watcher.finish());
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{told}{retold}"));
+        }
+    }
+    let mut watcher = StreamWatcher::new(ApiFormat::OpenAiResponses, false);
+    let out = watcher.feed(Bytes::from(format!("data: {enveloped}\n\n")));
+    let (told, retold) = out.split_at(enveloped.len() + "data: \n\n".len());
+    assert_eq!(told, format!("data: {enveloped}\n\n").as_bytes());
+    let data = std::str::from_utf8(retold).unwrap().strip_prefix("event: error\ndata: ").unwrap();
+    let data: Value = serde_json::from_str(data).unwrap();
+    assert_eq!((&data["type"], &data["message"]), (&"error".into(), &"Too long.".into()));
+    assert!(watcher.feed(Bytes::from_static(b"data: {}\n\n")).is_empty(), "that was the end");
+}
+
+/// What a format has an `object` or an `error` for elsewhere is no error.
+#[test]
+fn other_events_are_no_errors() {
+    for (format, event) in [
+        (ApiFormat::OpenAiChat, r#"{"object":"chat.completion.chunk","error":null,"choices":[]}"#),
+        (ApiFormat::Anthropic, r#"{"type":"ping","error":{"message":"no"}}"#),
+        (ApiFormat::Anthropic, r#"{"object":"message","error":{}}"#),
+        (ApiFormat::OpenAiResponses, r#"{"type":"response.in_progress","error":{"message":"no"}}"#),
+        (ApiFormat::OpenAiResponses, r#"{"object":"response","error":null}"#),
+    ] {
+        let (_, seen) = watch(format, false, &[format!("data: {event}\n\n").as_bytes()]);
+        assert_eq!(seen, Seen::default(), "{event}");
+    }
+}
+
 #[test]
 fn only_the_usage_chunk_is_cut_out() {
     let format = ApiFormat::OpenAiChat;

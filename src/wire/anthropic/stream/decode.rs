@@ -78,7 +78,7 @@ impl Decoder {
                 events.push(StreamEvent::End);
             }
             "error" => events.push(StreamEvent::Failed(failure::decode(&Value::Object(event), None))),
-            _ => {}
+            _ => events.extend(failure::in_other_shape(&kind, event).map(StreamEvent::Failed)),
         }
     }
 

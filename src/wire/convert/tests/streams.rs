@@ -40,6 +40,26 @@ fn same_streamed_or_not(from: ApiFormat, to: ApiFormat, answer: &ChatAnswer) {
     assert_eq!(sorted(folded), sorted(whole), "{stream}");
 }
 
+/// A provider's error ends the client's stream, also in a shape that the provider's format does not have.
+#[test]
+fn errors_in_another_shape_are_errors() {
+    for error in [
+        r#"{"object":"error","message":"Too long.","type":"BadRequestError","code":400}"#,
+        r#"{"error":{"message":"Too long.","type":"invalid_request_error"}}"#,
+    ] {
+        for from in ApiFormat::ALL.iter().copied() {
+            for to in ApiFormat::ALL.iter().copied().filter(|to| *to != from) {
+                let stream = convert(from, to, &format!("data: {error}\n\n"));
+                assert!(stream.contains("Too long."), "{from} to {to}: {stream}");
+                assert!(stream.contains("invalid_"), "{from} to {to}: {stream}");
+            }
+        }
+    }
+    let (from, to) = (ApiFormat::Anthropic, ApiFormat::OpenAiChat);
+    let stream = convert(from, to, "data: {\"type\":\"ping\",\"error\":{\"message\":\"no\"}}\n\n");
+    assert!(!stream.contains("\"no\""), "{stream}");
+}
+
 /// Without the fields that only one of the two forms has.
 fn sorted(value: Value) -> Value {
     match value {
