@@ -24,7 +24,7 @@ use super::finish::FinishGuard;
 use super::gather::{NotGathered, gather, gather_after};
 use super::health::Permit;
 use super::prepare::{Prepared, prepare};
-use super::reading::{Whole, fails_at_once, fold, not_folded, read_whole};
+use super::reading::{Whole, fails_at_once, read_unasked, read_whole};
 use super::transform::Plan;
 
 /// The largest answer that is held in memory, and the largest error that is passed on.
@@ -198,7 +198,7 @@ impl Gateway {
         })?;
         if events && job.call != Call::Embedding {
             // Some providers stream even when not asked to.
-            body = fold(format, &body).ok_or_else(|| not_folded(job.call, format, &body))?;
+            body = read_unasked(job.call, format, &body)?;
             head.headers.insert(header::CONTENT_TYPE, JSON);
         }
         Ok(Received::Whole { head, body })

@@ -9,6 +9,7 @@ use crate::domain::label::{ApiFormat, Outcome};
 use crate::domain::model::Target;
 use crate::domain::record::Call;
 use crate::wire::answer::{Observed, observe_answer};
+use crate::wire::convert::failure::is_named_error;
 use crate::wire::convert::surrogates::read_lossy;
 use crate::wire::convert::{AnswerContext, answer_to_stream, convert_answer, stream_to_answer};
 use crate::wire::error::{ApiError, parse_error};
@@ -71,8 +72,9 @@ pub(super) fn read_whole(
 /// The error in a body that is no answer.
 fn reported(body: &[u8]) -> Option<ApiError> {
     let body: serde_json::Value = read_lossy(body).ok()?;
-    let error = body.get("error")?;
-    (error.is_object() || error.is_string()).then(|| parse_error(200, body.to_string().as_bytes()))
+    let error = body.get("error").is_some_and(|error| error.is_object() || error.is_string());
+    let is_named = || body.as_object().is_some_and(is_named_error);
+    (error || is_named()).then(|| parse_error(200, body.to_string().as_bytes()))
 }
 
 /// Turns a whole answer, already in the client's format, into an event stream if one was asked for. It stays whole if
@@ -87,6 +89,22 @@ fn as_asked(job: &Job, head: &mut Parts, answer: Bytes) -> Bytes {
     events.freeze()
 }
 
+/// The whole answer of a provider that streamed it, in `format`, without being asked to. The failure: it reported an
+/// error, or the stream is incomplete or none.
+pub(super) fn read_unasked(call: Call, format: ApiFormat, events: &Bytes) -> Result<Bytes, Failure> {
+    let mut watcher = StreamWatcher::new(format, false);
+    watcher.feed(events.clone());
+    watcher.finish();
+    let failure = match watcher.failure() {
+        Some(error) => Failure::told(call, error),
+        None => match fold(format, events) {
+            Some(answer) => return Ok(answer),
+            None => Failure::new(Outcome::Protocol, true),
+        },
+    };
+    Err(failure.costing(&watcher.seen().usage))
+}
+
 /// Assembles the whole answer from an event stream of `format`; `None` if the stream is incomplete or not one.
 pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     let mut read: Vec<(Option<String>, String)> = Vec::new();
@@ -97,24 +115,13 @@ pub(super) fn fold(format: ApiFormat, events: &Bytes) -> Option<Bytes> {
     stream_to_answer(format, events).ok().map(Bytes::from)
 }
 
-/// Why an event stream of `format` could not be assembled: the provider reported an error, or the stream makes no
-/// sense.
-pub(super) fn not_folded(call: Call, format: ApiFormat, events: &Bytes) -> Failure {
-    let mut watcher = StreamWatcher::new(format, false);
-    watcher.feed(events.clone());
-    watcher.finish();
-    let failure = match watcher.failure() {
-        Some(error) => Failure::told(call, error),
-        None => Failure::new(Outcome::Protocol, true),
-    };
-    failure.costing(&watcher.seen().usage)
-}
-
 /// The failure of a stream that is over before it began: its first bytes are an error that another provider may not
 /// make, or no events of its format. The client has seen nothing yet.
 pub(super) fn fails_at_once(call: Call, format: ApiFormat, first: &Bytes) -> Option<Failure> {
     let mut watcher = StreamWatcher::new(format, false);
     watcher.feed(first.clone());
+    // The provider may have ended with it, without a blank line.
+    watcher.finish();
     let seen = watcher.seen();
     if seen.first_token {
         return None;

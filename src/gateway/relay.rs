@@ -58,6 +58,8 @@ struct Inner {
     ending: Option<Ending>,
     /// hyper is given time to send what it was given.
     flushing: bool,
+    /// Where an event begins that says to be an error, and has not ended yet.
+    error_from: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -94,6 +96,7 @@ impl Relay {
             over_since: None,
             ending: None,
             flushing: false,
+            error_from: None,
         });
         inner.take_in(first);
         Self { inner: Some(inner) }
@@ -293,19 +296,30 @@ impl Inner {
     }
 
     /// Takes out of errors what their provider must not tell the client; what a model says is left as it is. An error is
-    /// known as one when it is whole, which may be too late, so the beginning of an event is an error if it says so. What
-    /// is missed: a secret that is itself cut in two.
+    /// known as one when it is whole, which may be too late, so an event is one as soon as it says so. What is missed: a
+    /// secret that comes in two pieces, or before that which says so.
     fn keep_secrets(&mut self, from: usize) {
         let transform = &self.transform;
         let has_failed = transform.failure().is_some() || transform.seen().malformed;
-        if !has_failed && !transform.is_within_event() {
+        let event = if has_failed { None } else { transform.unfinished_event() };
+        if !has_failed && event.is_none() {
             return;
         }
         let Some(target) = &self.guard.record().target else { return };
         for bytes in self.queue.iter_mut().skip(from) {
-            let is_error = has_failed || memmem::find(bytes, b"\"error\"").is_some();
-            if is_error && let Cow::Owned(clean) = target.provider.without_secrets(bytes) {
-                *bytes = clean.into();
+            let mut at = 0;
+            if let Some(event) = &event {
+                let length = usize::try_from(event.end - event.start).unwrap_or(usize::MAX);
+                at = bytes.len().saturating_sub(length);
+                if says_error(&bytes[at..]) {
+                    self.error_from = Some(event.start);
+                }
+                if self.error_from != Some(event.start) {
+                    continue;
+                }
+            }
+            if let Cow::Owned(clean) = target.provider.without_secrets(&bytes[at..]) {
+                *bytes = [&bytes[..at], &clean].concat().into();
             }
         }
     }
@@ -349,6 +363,17 @@ impl Inner {
             self.queue.clear();
         }
     }
+}
+
+/// Whether a piece of an event says that the event is an error.
+fn says_error(piece: &[u8]) -> bool {
+    const FIELD: &[u8] = b"\"error\"";
+    // Responses that go well have the field too.
+    let is_null = |at: usize| {
+        let rest = piece[at + FIELD.len()..].trim_ascii_start().strip_prefix(b":");
+        rest.is_some_and(|value| value.trim_ascii_start().starts_with(b"null"))
+    };
+    piece.starts_with(b"event: error") || memmem::find_iter(piece, FIELD).any(|at| !is_null(at))
 }
 
 impl Drop for Relay {

@@ -1,18 +1,20 @@
 //! Transforming a stream between provider and client.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::domain::label::ApiFormat;
 use crate::wire::convert::{AnswerContext, StreamConverter};
 use crate::wire::error::{ApiError, error_event};
-use crate::wire::sse::SseScanner;
-use crate::wire::watch::{BLANK_LINE, Seen, StreamWatcher};
+use crate::wire::sse::{BLANK_LINE, SseScanner};
+use crate::wire::watch::{Seen, StreamWatcher};
 
 /// How an answer is delivered to the client.
 pub(super) enum Plan {
-    /// Unchanged; with `strip_usage`, without the usage chunk, which only the gateway asked for.
+    /// Unchanged, to an error that the client would read over; with `strip_usage`, without the usage chunk, which only the
+    /// gateway asked for.
     Pass { format: ApiFormat, strip_usage: bool },
     /// Converted to the client's format.
     Convert { provider: ApiFormat, client: ApiFormat, context: Box<AnswerContext> },
@@ -85,11 +87,11 @@ impl Transform {
         }
     }
 
-    /// Whether the client has been sent a part of an event.
-    pub(super) fn is_within_event(&self) -> bool {
+    /// The event so far of which the client was sent a part, as a range of the stream.
+    pub(super) fn unfinished_event(&self) -> Option<Range<u64>> {
         match self {
-            Self::Pass(watcher) => !watcher.is_between_events(),
-            Self::Convert(_) => false,
+            Self::Pass(watcher) => watcher.unfinished_event(),
+            Self::Convert(_) => None,
         }
     }
 
@@ -146,8 +148,9 @@ impl Transform {
     pub(super) fn finish(&mut self, rest: Bytes, needed: bool, out: &mut VecDeque<Bytes>) {
         match self {
             Self::Pass(_) => {
+                let is_ended = rest.ends_with(BLANK_LINE);
                 push(rest, out);
-                if needed {
+                if needed && !is_ended {
                     out.push_back(Bytes::from_static(BLANK_LINE));
                 }
             }

@@ -19,7 +19,11 @@ pub fn init_with_default(json: bool, filter: &str) {
         Some(Err(wrong)) => (EnvFilter::new(filter), Some(wrong)),
         None => (EnvFilter::new(filter), None),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A line that cannot be written (stderr is a file, its disk is full) would be reported there too, with a panic.
+        .log_internal_errors(false);
     // The first subscriber wins; tests may have set one.
     let _ = if json {
         builder.json().flatten_event(true).finish().try_init()

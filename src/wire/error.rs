@@ -209,6 +209,8 @@ json_object! {
         param: Raw<'de> = "param",
         /// Of `response.failed`.
         response: Raw<'de> = "response",
+        /// Groq's own place for the errors of a stream.
+        x_groq: Raw<'de> = "x_groq",
         /// Of a chat, whose first one may have an error of its own.
         choices: Array<First<'de>> = "choices",
     }
@@ -243,7 +245,8 @@ pub fn parse_error(status: u16, body: &[u8]) -> ApiError {
     let Some(outer) = object else { return plain_error(status, text) };
     let response: Loose<'_> = outer.response.object().unwrap_or_default();
     let choice: Loose<'_> = outer.choices.0.and_then(|First(choice)| choice?.object()).unwrap_or_default();
-    let reported = [outer.error, response.error, choice.error];
+    let groq: Loose<'_> = outer.x_groq.object().unwrap_or_default();
+    let reported = [outer.error, response.error, groq.error, choice.error];
     let error = reported.into_iter().find(|error| error.is_filled()).unwrap_or(outer.error);
     let inner: Loose<'_> = error.object().unwrap_or_default();
 

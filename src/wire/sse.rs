@@ -15,13 +15,16 @@ pub const MAX_EVENT_BYTES: usize = 16 << 20;
 /// A buffer for cut events that grew past this many bytes is freed once its event is read.
 const KEEP_BUFFER_BYTES: usize = 64 << 10;
 
+/// Ends an event, whatever ends its last line.
+pub(crate) const BLANK_LINE: &[u8] = b"\n\n";
+
 /// May precede the first event.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// One event that has at least one `data` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SseEvent<'a> {
-    /// The `event` field; `None` when missing or empty.
+    /// The `event` field; `None` when missing, empty or the standard's default, `message`.
     pub event: Option<&'a str>,
     /// The `data` lines, joined by line feeds. Bytes that are not UTF-8 read as U+FFFD.
     pub data: &'a str,
@@ -203,7 +206,7 @@ fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<
         }
     }
     let Some(data) = data else { return };
-    let event = event.filter(|name| !name.is_empty()).map(decode);
+    let event = event.filter(|name| !name.is_empty() && *name != b"message").map(decode);
     on_event(SseEvent { event: event.as_deref(), data: &decode(&data), range });
 }
 

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-use super::error::{ApiError, error_event, parse_error};
+use super::error::{ApiError, error_event, parse_error, plain_message};
 use super::lenient::Raw;
-use super::sse::{SseEvent, SseScanner};
+use super::sse::{BLANK_LINE, SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
 use crate::domain::label::{ApiFormat, FinishReason};
 use crate::domain::usage::Usage;
@@ -42,7 +42,7 @@ pub struct Seen {
     pub goes_on: bool,
     /// Whether the provider sent an error as an event.
     pub failed: bool,
-    /// Whether that error is not one of this format, so that clients read over it.
+    /// Whether that error is not where clients of this format look for one.
     pub odd_failure: bool,
     /// Whether an event was not JSON, or too large to be read.
     pub malformed: bool,
@@ -124,18 +124,19 @@ impl Reader {
             return Kind::Telling;
         }
         self.events += 1;
-        let failed = event.event == Some("error");
+        let failed = event.event == Some(ERROR);
         // After a finish reason it matters whether more content follows.
         if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
             self.spoken += 1;
             return Kind::Content;
         }
         let kind = match self.format {
-            ApiFormat::OpenAiChat => chat::read(data, &mut self.choices, seen),
+            ApiFormat::OpenAiChat => chat::read(event.event, data, &mut self.choices, seen),
             ApiFormat::OpenAiResponses => responses::read(event.event, data, seen),
             ApiFormat::Anthropic => anthropic::read(event.event, data, &mut self.usage, seen),
         };
-        seen.failed |= failed;
+        // A named error that was cut off says nothing yet; one that is no JSON may be a sentence.
+        seen.failed |= failed && (kind.is_some() || plain_message(data).is_some());
         if seen.failed && self.failure.is_none() {
             self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
         }
@@ -206,6 +207,11 @@ impl StreamWatcher {
         self.reader.events
     }
 
+    /// The event so far of which the client has had a part, as a range of the stream; `None`: it is between events.
+    pub fn unfinished_event(&self) -> Option<Range<u64>> {
+        (!self.is_between_events()).then(|| self.scanner.pending_from()..self.scanner.position())
+    }
+
     /// Whether the forwarded bytes end where an event ends, so that another event may follow. Bytes that are held back
     /// do not count: the client has not seen them.
     pub fn is_between_events(&self) -> bool {
@@ -223,17 +229,17 @@ impl StreamWatcher {
         let mut odd_end = None;
         let Self { scanner, reader, seen, strip, .. } = self;
         let fed = scanner.feed(&chunk, |event| {
-            let kind = reader.read(&event, seen);
             if seen.odd_failure {
-                odd_end.get_or_insert(event.range.end);
+                return;
             }
-            match kind {
+            match reader.read(&event, seen) {
                 Kind::UsageOnly if *strip => cuts.push(event.range),
                 Kind::Malformed => seen.malformed = true,
+                Kind::Telling if seen.odd_failure => odd_end = Some(event.range.end),
                 Kind::UsageOnly | Kind::Content | Kind::Idle | Kind::Telling => {}
             }
         });
-        seen.malformed |= fed.is_err();
+        seen.malformed |= fed.is_err() && !seen.odd_failure;
         if self.retold {
             return Bytes::new();
         }
@@ -253,7 +259,8 @@ impl StreamWatcher {
     /// `told`, which ends with an odd failure, and that failure as an event of this format.
     fn retell(&mut self, told: &[u8]) -> Bytes {
         self.retold = true;
-        let number = self.next_sequence_number();
+        // The odd event has no number.
+        let number = self.next_sequence_number() - 1;
         let retold = self.failure().map(|error| error_event(self.reader.format, error, Some(number)));
         [told, &retold.unwrap_or_default()].concat().into()
     }
@@ -297,7 +304,9 @@ impl StreamWatcher {
         let mut cut = false;
         let (reader, seen) = (&mut self.reader, &mut self.seen);
         // A rest that is not JSON is an event that was cut off, which `terminal` shows, not `malformed`.
-        self.scanner.finish(|event| cut = reader.read(&event, seen) == Kind::UsageOnly);
+        if !self.retold {
+            self.scanner.finish(|event| cut = reader.read(&event, seen) == Kind::UsageOnly);
+        }
         let held = self.held.split().freeze();
         if self.seen.odd_failure && !self.retold {
             return self.retell(&[&held, BLANK_LINE].concat());
@@ -305,9 +314,6 @@ impl StreamWatcher {
         if cut && self.strip { Bytes::new() } else { held }
     }
 }
-
-/// Ends an event, whatever ends its last line.
-pub(crate) const BLANK_LINE: &[u8] = b"\n\n";
 
 /// The place in `chunk`, which begins at the position `before` of a stream, of a later position.
 fn offset(before: u64, position: u64, chunk: &[u8]) -> usize {
@@ -319,11 +325,14 @@ pub(super) fn is_error(value: Raw<'_>) -> bool {
     (value.is_object() && value.is_filled()) || value.text().is_some()
 }
 
-/// Whether the value of an `object` field says that the object is an error: self-hosted servers (vLLM, FastChat) write
-/// theirs without an envelope.
-fn is_named_error(object: Raw<'_>) -> bool {
-    object.text().as_deref() == Some("error")
+/// Whether a name of an event or an object says that it is an error: self-hosted servers (vLLM, FastChat) write
+/// `"object": "error"`, without an envelope.
+fn names_error(name: Raw<'_>) -> bool {
+    name.text().as_deref() == Some(ERROR)
 }
+
+/// The name of errors.
+const ERROR: &str = "error";
 
 #[cfg(test)]
 mod tests;

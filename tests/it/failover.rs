@@ -303,14 +303,18 @@ async fn a_stream_that_begins_with_an_error() {
         let app =
             TestApp::builder().targets(vec![("first", kind, None), ("second", kind, None)]).spawn().await;
         let name = if kind == ProviderKind::Anthropic { "event: error\n" } else { "" };
-        let reply = || Reply::raw_stream([format!("{name}data: {error}\n\n")]);
-        provider(&app, "first").always(reply());
-        for format in ApiFormat::ALL.iter().copied() {
-            let response = app.ask(format, MODEL).streamed().send().await;
-            assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{kind:?} {format:?}");
-            assert!(response.text().await.expect("text").contains("scripted"));
+        let whole = format!("{name}data: {error}\n\n");
+        // The blank line is missing when the provider ends its body with the error.
+        let reply = |missing: usize| Reply::raw_stream([whole[..whole.len() - missing].to_owned()]);
+        for missing in [0, 1, 2] {
+            provider(&app, "first").always(reply(missing));
+            for format in ApiFormat::ALL.iter().copied() {
+                let response = app.ask(format, MODEL).streamed().send().await;
+                assert_eq!(response.headers()["x-nexusgate-provider"], "second", "{kind:?} {format:?}");
+                assert!(response.text().await.expect("text").contains("scripted"));
+            }
         }
-        provider(&app, "second").always(reply());
+        provider(&app, "second").always(reply(0));
         let scrape = app.settled().await;
         let attempts = || scrape.metric("nexusgate_upstream_attempts_total").label("provider", "first");
         assert!(attempts().label("outcome", "http_5xx").is(attempts().value()), "{error}");

@@ -86,6 +86,27 @@ async fn the_other_way_than_asked() {
     }
 }
 
+/// A stream that nobody asked for, and that fails, is no answer, however well it ends afterwards.
+#[tokio::test]
+async fn an_error_in_a_stream_that_was_not_asked_for() {
+    let error = "data: {\"error\":{\"message\":\"Slow down\",\"code\":429}}\n\n";
+    for kind in KINDS {
+        let stream = recorded(kind, true).await;
+        let begun = stream.len() / 2;
+        let end = begun + memchr::memmem::find(&stream[begun..], b"\n\n").expect("an event ends") + 2;
+        let app = behind(kind).await;
+        let pieces = [&stream[..end], error.as_bytes(), &stream[end..]].map(Bytes::copy_from_slice);
+        app.provider().always(Reply::raw_stream(pieces));
+        for format in ApiFormat::ALL.iter().copied() {
+            let response = app.ask(format, MODEL).send().await;
+            assert_eq!(response.status(), 429, "{format:?} from {kind:?}");
+            assert!(response.text().await.expect("text").contains("Slow down"));
+        }
+        let scrape = app.settled().await;
+        assert!(scrape.metric("nexusgate_completions_total").label("status", "failed").is(3.0), "{kind:?}");
+    }
+}
+
 /// A stream not labelled as one reaches a client that requested a stream; other bodies are read as before.
 #[tokio::test]
 async fn streams_under_another_name() {
@@ -361,6 +382,16 @@ async fn errors_in_disguise() {
     let response = app.chat(MODEL).send().await;
     assert_eq!(response.status(), 429);
     assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["message"], "Slow down");
+
+    app.provider().always(Reply::raw_json(
+        r#"{"object":"error","message":"Too long.","type":"BadRequestError","param":null,"code":400}"#,
+    ));
+    for stream in [false, true] {
+        let call = app.chat(MODEL);
+        let response = if stream { call.streamed() } else { call }.send().await;
+        assert_eq!(response.status(), 400);
+        assert_eq!(response.json::<Value>().await.expect("JSON")["error"]["message"], "Too long.");
+    }
 
     let app = behind(ProviderKind::OpenAiResponses).await;
     let failed = r#"{"id":"r","object":"response","status":"failed","output":[],"error":{"code":"server_error","message":"Out of order"}}"#;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::StatusCode;
 use nexusgate::demo::provider::{Endpoint, Gate, Reply};
 use nexusgate::domain::label::{ApiFormat, ModelType};
@@ -259,6 +260,31 @@ async fn what_a_model_says_is_left_as_it_is() {
     app.provider().always(Reply::raw_stream([begun.to_owned(), rest.to_owned()]));
     let answer = app.ask(ApiFormat::Anthropic, MODEL).streamed().send().await;
     assert_eq!(answer.text().await.expect("a stream"), stream);
+}
+
+/// A provider's key is taken out of an error that comes in pieces, as soon as it says that it is one.
+#[tokio::test]
+async fn an_error_in_pieces_keeps_the_key() {
+    let app = behind(ProviderKind::OpenAi).await;
+    let pieces = [
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"error\":{\"message\":\"",
+        "upstream-secret is ",
+        "wrong\"}}\n\n",
+    ];
+    let (first, second) = (Gate::new(), Gate::new());
+    app.provider().always(Reply::raw_stream(pieces).stalled_after(1, &first).stalled_after(2, &second));
+    let with_usage = json!({ "include_usage": true });
+    let response = app.chat(MODEL).streamed().with("stream_options", with_usage).send().await;
+    let mut chunks = response.bytes_stream();
+    let mut heard = String::new();
+    for (until, gate) in [("\"message\":\"", &first), (" is ", &second), ("wrong\"}}\n\n", &second)] {
+        while !heard.ends_with(until) {
+            let chunk = chunks.next().await.expect("there is more").expect("bytes");
+            heard.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+        gate.open();
+    }
+    assert_eq!(heard, pieces.concat().replace("upstream-secret", "***"));
 }
 
 /// However many other providers the model has.

@@ -12,6 +12,7 @@
 
 mod chaos;
 mod crash;
+mod disk;
 mod outage;
 mod redis_traffic;
 mod replicas;

@@ -11,6 +11,19 @@ use crate::wire::error::words::{
 };
 use crate::wire::error::{ErrorFormat, plain_message, shortened};
 
+/// Reads the error in `body`, whatever its shape, or a sentence that is not JSON.
+pub(crate) fn read(body: &[u8], status: Option<u16>) -> ProviderError {
+    let value: Value = read_lossy(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body);
+        plain_message(&text).map_or(Value::Null, |message| message.into())
+    });
+    let value = match value {
+        Value::Array(mut items) if items.len() == 1 => items.remove(0),
+        value => value,
+    };
+    decode(&value, status)
+}
+
 /// Reads the error in `value`, whatever its shape: `{error: {…}}`, `{error: "…"}`, or the error itself.
 pub(crate) fn decode(value: &Value, status: Option<u16>) -> ProviderError {
     let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(value);
@@ -70,7 +83,7 @@ pub(crate) fn says_something(error: &Value) -> bool {
 
 /// Whether an object says of itself that it is an error.
 pub(crate) fn is_named_error(object: &Object) -> bool {
-    object.get("object").is_some_and(|name| name == "error")
+    ["object", "type"].iter().any(|name| object.get(*name).is_some_and(|name| name == "error"))
 }
 
 /// The error for an event that is not JSON.
@@ -99,15 +112,7 @@ pub(crate) fn anthropic(error: &ProviderError) -> Value {
 /// error formats can be told apart by shape, and proxies in front of a provider answer in any shape. An unreadable body
 /// becomes a sentence about the status.
 pub fn convert_error(to: ErrorFormat, status: u16, body: &[u8]) -> Vec<u8> {
-    let value: Value = read_lossy(body).unwrap_or_else(|_| {
-        let text = String::from_utf8_lossy(body);
-        plain_message(&text).map_or(Value::Null, |message| message.into())
-    });
-    let value = match value {
-        Value::Array(mut items) if items.len() == 1 => items.remove(0),
-        value => value,
-    };
-    let error = decode(&value, Some(status));
+    let error = read(body, Some(status));
     let written = match to {
         ErrorFormat::OpenAi => json!({"error": openai(&error)}),
         ErrorFormat::Anthropic => anthropic(&error),

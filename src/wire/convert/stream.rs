@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::AnswerContext;
 use super::calls::Restorer;
+use super::failure;
 use super::sequence::Sequencer;
 use crate::domain::chat::{ProviderError, StreamEvent};
 use crate::domain::label::ApiFormat;
@@ -81,6 +82,9 @@ impl StreamConverter {
     pub fn feed(&mut self, event: Option<&str>, data: &str, out: &mut BytesMut) {
         if self.done {
             return;
+        }
+        if event == Some("error") && !matches!(data.trim_ascii(), "" | "[DONE]") {
+            return self.write(StreamEvent::Failed(failure::read(data.as_bytes(), None)), out);
         }
         let mut events = Vec::new();
         match &mut self.decoder {

@@ -29,7 +29,10 @@ pub(crate) fn decode(body: &[u8]) -> Result<ChatAnswer, ConvertError> {
 
 /// The error in an answer or a chunk, if any: its own, or the error of an unfinished choice.
 pub(crate) fn error(answer: &Object) -> Option<ProviderError> {
-    if let Some(error) = answer.get("error").filter(|error| failure::says_something(error)) {
+    // Groq has a place of its own for the errors of its streams.
+    let of_groq = answer.get("x_groq").and_then(|groq| groq.get("error"));
+    let mut reported = [answer.get("error"), of_groq].into_iter().flatten();
+    if let Some(error) = reported.find(|error| failure::says_something(error)) {
         return Some(failure::decode(error, None));
     }
     if failure::is_named_error(answer) {

@@ -1,6 +1,6 @@
 //! Events of an Anthropic Messages stream.
 
-use super::{Kind, Seen, is_error, is_named_error};
+use super::{ERROR, Kind, Seen, is_error, names_error};
 use crate::domain::label::FinishReason;
 use crate::wire::lenient::{Raw, json_object};
 use crate::wire::usage::AnthropicUsage;
@@ -101,9 +101,9 @@ pub(super) fn read(
                 delta.stop_reason.text().as_deref().map(finish_reason).or(seen.finish_reason);
         }
         Some("message_stop") => seen.terminal = true,
-        Some("error") => seen.failed = true,
+        Some(ERROR) => seen.failed = true,
         None if is_error(event.error) => seen.fail_oddly(),
-        _ if is_named_error(event.object) => seen.fail_oddly(),
+        _ if name != Some(ERROR) && names_error(event.object) => seen.fail_oddly(),
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

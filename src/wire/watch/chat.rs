@@ -1,6 +1,6 @@
 //! Chunks of a chat completion stream.
 
-use super::{Kind, Seen, is_error, is_named_error};
+use super::{ERROR, Kind, Seen, is_error, names_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
@@ -14,6 +14,8 @@ json_object! {
         x_groq: Raw<'de> = "x_groq",
         error: Raw<'de> = "error",
         object: Raw<'de> = "object",
+        /// Other formats' name for an event.
+        kind: Raw<'de> = "type",
     }
 }
 
@@ -189,23 +191,19 @@ fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Reads one event; `None`: it is not JSON.
-pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Option<Kind> {
+/// Reads one event; `None`: it is not JSON. `name` is its own, which events of this format do not have.
+pub(super) fn read(name: Option<&str>, data: &str, progress: &mut Progress, seen: &mut Seen) -> Option<Kind> {
     let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
-    let mut error = chunk.error;
+    let mut oddly = name == Some(ERROR) || names_error(chunk.object) || names_error(chunk.kind);
     let mut usage = chunk.usage;
     if let Some(groq) = chunk.x_groq.object::<XGroq<'_>>() {
         usage = if usage.is_object() { usage } else { groq.usage };
-        error = if error.is_filled() { error } else { groq.error };
+        oddly |= is_error(groq.error);
     }
     let mut usage = usage.object::<ChatUsage>().map(|usage| usage.usage());
     let mut kind = Kind::Idle;
     let mut usage_only = false;
-    let mut failed = is_error(error);
-    if !failed && is_named_error(chunk.object) {
-        seen.fail_oddly();
-        return Some(Kind::Telling);
-    }
+    let mut failed = is_error(chunk.error);
     if let Some(choices) = chunk.choices.0 {
         if choices.says_something {
             seen.first_token = true;
@@ -218,7 +216,7 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         seen.finish_reason = progress.finish_reason();
         seen.terminal = seen.done || progress.is_complete();
         seen.goes_on = progress.goes_on;
-        usage_only = choices.count == 0 && chunk.usage.is_object() && !failed;
+        usage_only = choices.count == 0 && chunk.usage.is_object() && !failed && !oddly;
         failed |= choices.failed;
         usage = usage.or(choices.usage);
     }
@@ -226,9 +224,12 @@ pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Opti
         seen.usage.merge(&usage);
         kind = if usage_only { Kind::UsageOnly } else { Kind::Telling };
     }
-    if failed {
+    if failed || oddly {
         kind = Kind::Telling;
-        seen.failed = true;
+    }
+    seen.failed |= failed;
+    if oddly {
+        seen.fail_oddly();
     }
     Some(kind)
 }

@@ -1,6 +1,6 @@
 //! Events of a Responses stream.
 
-use super::{Kind, Seen, is_error, is_named_error};
+use super::{ERROR, Kind, Seen, is_error, names_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Fold, Raw, json_object};
@@ -106,36 +106,32 @@ impl Response<'_> {
 pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Kind> {
     let event: Event<'_> = serde_json::from_str(data).ok()?;
     let kind = event.kind.text();
-    let kind = kind.as_deref().or(name);
-    if is_named_error(event.object) || (kind.is_none() && is_error(event.error)) {
-        seen.fail_oddly();
-        return Some(Kind::Telling);
-    }
-    let Some(kind) = kind else { return Some(Kind::Idle) };
-    match kind {
-        "response.completed" | "response.incomplete" | "response.failed" => {
+    match kind.as_deref().or(name) {
+        Some(kind @ ("response.completed" | "response.incomplete" | "response.failed")) => {
             seen.terminal = true;
             let response: Response<'_> = event.response.object().unwrap_or_default();
             seen.usage.merge(&response.usage());
             seen.finish_reason = response.finish_reason().or(seen.finish_reason);
             seen.failed |= kind == "response.failed";
         }
-        "error" => seen.failed = true,
-        kind if kind.ends_with(".delta") => {
+        Some(ERROR) => seen.failed = true,
+        Some(kind) if kind.ends_with(".delta") => {
             let content = event.delta.is_filled();
             seen.first_token |= content;
             return Some(if content { Kind::Content } else { Kind::Idle });
         }
         // An item that is a call names its tool, which is the call's first content.
-        "response.output_item.added" | "response.output_item.done" => {
+        Some("response.output_item.added" | "response.output_item.done") => {
             let item: Item<'_> = event.item.object().unwrap_or_default();
             seen.first_token |= item.kind.text().is_some_and(|kind| kind.ends_with("_call"));
             return Some(Kind::Idle);
         }
-        "response.image_generation_call.partial_image" => {
+        Some("response.image_generation_call.partial_image") => {
             seen.first_token = true;
             return Some(Kind::Idle);
         }
+        None if is_error(event.error) => seen.fail_oddly(),
+        _ if name != Some(ERROR) && names_error(event.object) => seen.fail_oddly(),
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

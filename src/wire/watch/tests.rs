@@ -180,56 +180,110 @@ fn a_usage_is_counted_when_it_is_that_of_the_whole_answer() {
     }
 }
 
-/// Clients look for an error where their format has it, so one that is elsewhere is told again, before a `[DONE]` that
-/// would end their reading.
+/// Events that are errors, though not where clients of the format look for one. The last part is the status they stand for.
+const ODD_ERRORS: &[(ApiFormat, &str, u16)] = &[
+    (
+        ApiFormat::OpenAiChat,
+        r#"data: {"object":"error","message":"Too long.","type":"BadRequestError","param":null,"code":400}"#,
+        400,
+    ),
+    (ApiFormat::OpenAiChat, r#"data: {"type":"error","code":"rate_limit_exceeded","message":"Slow."}"#, 429),
+    (ApiFormat::OpenAiChat, "event: error\ndata: {\"code\":\"429\",\"message\":\"Slow.\"}", 429),
+    (ApiFormat::OpenAiChat, r#"data: {"choices":[],"x_groq":{"error":"over_capacity"}}"#, 500),
+    (ApiFormat::Anthropic, r#"data: {"object":"error","message":"Too long.","type":"x","code":400}"#, 400),
+    (ApiFormat::Anthropic, r#"data: {"error":{"message":"Slow.","type":"rate_limit_error"}}"#, 429),
+    (ApiFormat::Anthropic, "event: message\ndata: {\"error\":\"No.\"}", 500),
+    (ApiFormat::OpenAiResponses, r#"data: {"object":"error","message":"Too long.","code":400}"#, 400),
+    (ApiFormat::OpenAiResponses, r#"data: {"error":{"message":"Out of order.","code":503}}"#, 503),
+];
+
+/// The `data:` of every event.
+fn data_of(stream: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    SseScanner::new().feed(stream, |event| found.push(event.data.to_owned())).unwrap();
+    found
+}
+
+/// An error where clients may not look for it is told again where they do, and before a `[DONE]` that would end their
+/// reading. Nothing that follows it counts.
 #[test]
-fn an_error_in_another_shape_is_told_again() {
-    let named = r#"{"object":"error","message":"Too long.","type":"BadRequestError","code":400}"#;
-    let enveloped = r#"{"error":{"message":"Too long.","type":"invalid_request_error","code":400}}"#;
-    let in_chat = concat!(
-        r#"data: {"error":{"message":"Too long.","type":"BadRequestError","code":"400","param":null}}"#,
-        "\n\n"
-    );
-    let of_anthropic = concat!(
-        "event: error\n",
-        r#"data: {"type":"error","error":{"type":"invalid_request_error","message":"Too long."}}"#,
-        "\n\n"
-    );
-    let sum = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
-    let after = format!("data: [DONE]\n\n{sum}\n\ndata: cut");
-    for (format, begun, error, retold) in [
-        (ApiFormat::OpenAiChat, r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#, named, in_chat),
-        (ApiFormat::Anthropic, r#"{"type":"ping"}"#, named, of_anthropic),
-        (ApiFormat::Anthropic, r#"{"type":"ping"}"#, enveloped, of_anthropic),
-    ] {
-        let told = format!("data: {begun}\n\ndata: {error}\n\n");
+fn an_odd_error_is_told_again_and_ends_the_stream() {
+    let usage = r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+    for (format, error, status) in ODD_ERRORS.iter().copied() {
+        let begun = match format {
+            ApiFormat::OpenAiChat => r#"data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#,
+            ApiFormat::OpenAiResponses => r#"data: {"type":"response.created","sequence_number":0}"#,
+            ApiFormat::Anthropic => r#"data: {"type":"ping"}"#,
+        };
+        let said = r#"data: {"choices":[{"index":0,"delta":{"content":"more"}}]}"#;
+        let stream = [begun, usage, error, "data: no JSON", said, "data: [DONE]", "data: cut"].join("\n\n");
         for strip in [false, true] {
-            for size in [1, 7, 90, 10_000] {
-                let mut watcher = StreamWatcher::new(format, strip);
-                let mut out = Vec::new();
-                for chunk in format!("{told}{after}").as_bytes().chunks(size) {
-                    out.extend_from_slice(&watcher.feed(Bytes::copy_from_slice(chunk)));
+            let is_cut = strip && format == ApiFormat::OpenAiChat;
+            let kept = if is_cut { vec![begun, error] } else { vec![begun, usage, error] };
+            let expected = data_of(format!("{}\n\n", kept.join("\n\n")).as_bytes());
+            for stream in [stream.clone(), stream.replace('\n', "\r\n"), stream.replace('\n', "\r")] {
+                for size in [1, 2, 7, 90, 10_000] {
+                    let mut watcher = StreamWatcher::new(format, strip);
+                    let mut out = Vec::new();
+                    for chunk in stream.as_bytes().chunks(size) {
+                        out.extend_from_slice(&watcher.feed(Bytes::copy_from_slice(chunk)));
+                    }
+                    assert!(watcher.is_between_events());
+                    out.extend_from_slice(&watcher.finish());
+                    let mut told = data_of(&out);
+                    let retold = told.pop().unwrap();
+                    assert_eq!(told, expected, "{error} in chunks of {size}");
+                    check_retold(&watcher, &retold, status, 2);
+                    assert!(!watcher.seen().malformed && !watcher.seen().first_token, "{error}");
                 }
-                assert!(watcher.is_between_events());
-                out.extend_from_slice(&watcher.finish());
-                assert_eq!(String::from_utf8(out).unwrap(), format!("{told}{retold}"), "in chunks of {size}");
-                assert_eq!(watcher.failure().map(|error| error.status), Some(400));
             }
-            // Without its blank line.
+            // The end of the stream, without a blank line.
             let mut watcher = StreamWatcher::new(format, strip);
-            let mut out = watcher.feed(Bytes::from(told.trim_end().to_owned())).to_vec();
+            let mut out = watcher.feed(Bytes::from(format!("{begun}\n\n{error}"))).to_vec();
             out.extend_from_slice(&watcher.finish());
-            assert_eq!(String::from_utf8(out).unwrap(), format!("{told}{retold}"));
+            let told = data_of(&out);
+            assert_eq!(told.len(), 3, "{told:?}");
+            assert_eq!(told[1], data_of(format!("{error}\n\n").as_bytes())[0]);
+            check_retold(&watcher, &told[2], status, 1);
         }
     }
-    let mut watcher = StreamWatcher::new(ApiFormat::OpenAiResponses, false);
-    let out = watcher.feed(Bytes::from(format!("data: {enveloped}\n\n")));
-    let (told, retold) = out.split_at(enveloped.len() + "data: \n\n".len());
-    assert_eq!(told, format!("data: {enveloped}\n\n").as_bytes());
-    let data = std::str::from_utf8(retold).unwrap().strip_prefix("event: error\ndata: ").unwrap();
-    let data: Value = serde_json::from_str(data).unwrap();
-    assert_eq!((&data["type"], &data["message"]), (&"error".into(), &"Too long.".into()));
-    assert!(watcher.feed(Bytes::from_static(b"data: {}\n\n")).is_empty(), "that was the end");
+}
+
+/// The error, `retold`, is the one that `watcher` has read, in a shape of its format; `number` is its place in a stream.
+fn check_retold(watcher: &StreamWatcher, retold: &str, status: u16, number: u64) {
+    let format = watcher.reader.format;
+    let name = if format == ApiFormat::OpenAiChat { "" } else { "event: error\n" };
+    let (_, seen) = watch(format, false, &[format!("{name}data: {retold}\n\n").as_bytes()]);
+    assert!(seen.failed && !seen.odd_failure, "{retold}");
+    let error = watcher.failure().unwrap();
+    assert_eq!(error.status, status, "{retold}");
+    let retold: Value = serde_json::from_str(retold).unwrap();
+    assert_eq!(retold["error"]["message"], *error.message);
+    if format == ApiFormat::OpenAiResponses {
+        assert_eq!(retold["sequence_number"], number);
+    }
+}
+
+/// The rest of the event may say what error it is.
+#[test]
+fn a_named_error_that_is_cut_off_is_none_yet() {
+    for (data, failed) in
+        [("{\"type\":\"err", false), ("{\"type\":\"error\"}", true), ("Out of order.", true)]
+    {
+        let (_, seen) =
+            watch(ApiFormat::Anthropic, false, &[format!("event: error\ndata: {data}").as_bytes()]);
+        assert_eq!((seen.failed, seen.terminal), (failed, false), "{data}");
+    }
+}
+
+#[test]
+fn an_odd_error_behind_another_is_not_told_again() {
+    let error = r#"data: {"error":{"message":"Slow.","type":"rate_limit_error"}}"#;
+    let named = r#"data: {"object":"error","message":"Slow.","code":429}"#;
+    let stream = format!("{error}\n\n{named}\n\n");
+    let (forwarded, seen) = watch_in_pieces(ApiFormat::OpenAiChat, false, stream.as_bytes());
+    assert_eq!(String::from_utf8(forwarded).unwrap(), stream);
+    assert!(seen.failed && !seen.odd_failure);
 }
 
 /// What a format has an `object` or an `error` for elsewhere is no error.

@@ -151,9 +151,10 @@ impl Replica {
     /// Starts it.
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "{} runs already", self.name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nexusgate"));
+        // Beyond the limit of a file's size (`setrlimit`) a write is refused only if its signal is ignored.
+        let mut command = Command::new("/usr/bin/env");
         command
-            .arg("serve")
+            .args(["--ignore-signal=XFSZ", env!("CARGO_BIN_EXE_nexusgate"), "serve"])
             .arg("--config")
             .arg(&self.config)
             // None of the machine's own settings.
@@ -176,6 +177,10 @@ impl Replica {
 
     async fn answers(&self, path: &str) -> bool {
         self.http.get(self.url(path)).send().await.is_ok_and(|response| response.status() == 200)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
     }
 
     fn process(&mut self) -> &mut Process {

@@ -73,6 +73,8 @@ fn events(stream: &str) -> Vec<(Option<&str>, &str)> {
     let mut events = Vec::new();
     for event in stream.split("\n\n").filter(|event| !event.is_empty()) {
         let name = event.lines().find_map(|line| line.strip_prefix("event: "));
+        // The scanner takes the default name for none.
+        let name = name.filter(|name| *name != "message");
         let data = event.lines().find_map(|line| line.strip_prefix("data: "));
         events.push((name, data.unwrap_or_default()));
     }
