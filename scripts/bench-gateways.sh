@@ -2,7 +2,7 @@
 # Measures LLM gateways side by side on this machine and writes docs/BENCHMARKS.md.
 #
 #   scripts/bench-gateways.sh --quick      under ten minutes
-#   scripts/bench-gateways.sh              about three quarters of an hour
+#   scripts/bench-gateways.sh              about forty minutes
 #
 # The gateway is pinned to core 0, the load generator and the fake provider (benches/gateway) to core 1, so two cores are
 # enough and more do not help. Needs: cargo, python3, taskset; nginx, and for "nexusgate, PostgreSQL + Redis" the servers
