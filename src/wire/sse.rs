@@ -1,6 +1,8 @@
 //! Server-Sent Events, read from chunks that may be cut anywhere.
 //!
-//! Source of the rules: WHATWG HTML § 9.2.5 "Parsing an event stream" and § 9.2.6 "Interpreting an event stream".
+//! Source of the rules: WHATWG HTML § 9.2.5 "Parsing an event stream" and § 9.2.6 "Interpreting an event stream". One
+//! field more than these is read: llama.cpp's servers of 2025 and before wrote `error: {…}` where an event has its data
+//! (ggml-org/llama.cpp#16109), and then ended the stream as if all were well.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,7 +23,7 @@ pub(crate) const BLANK_LINE: &[u8] = b"\n\n";
 /// May precede the first event.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// One event that has at least one `data` line.
+/// One event that has at least one `data` line, or an `error` line, which reads as the data of an event named `error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SseEvent<'a> {
     /// The `event` field; `None` when missing, empty or the standard's default, `message`.
@@ -189,6 +191,7 @@ fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<
     }
     let mut event: Option<&[u8]> = None;
     let mut data: Option<Cow<'_, [u8]>> = None;
+    let mut error: Option<&[u8]> = None;
     while !rest.is_empty() {
         let (line, after) = split_line(rest);
         rest = after;
@@ -203,7 +206,13 @@ fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<
             }
         } else if let Some(value) = field(line, b"event") {
             event = Some(value);
+        } else if let Some(value) = field(line, b"error") {
+            error = Some(value);
         }
+    }
+    if data.is_none() && error.is_some() {
+        event = Some(b"error");
+        data = error.map(Cow::Borrowed);
     }
     let Some(data) = data else { return };
     let event = event.filter(|name| !name.is_empty() && *name != b"message").map(decode);
@@ -380,6 +389,14 @@ mod tests {
         let stream =
             "event: a\n\nevent: b\nretry: 5\n: data: no\ndatabase: no\ndata: yes\n\nevent:\ndata: x\n\n";
         assert_eq!(events(stream), [event(Some("b"), "yes"), event(None, "x")]);
+    }
+
+    #[test]
+    fn an_error_line_is_an_event_of_that_name() {
+        let stream = "error: {\"code\":400}\n\nerror: no\ndata: yes\n\nevent: a\nerror:b\n\nerrors: no\n\n";
+        let expected =
+            [event(Some("error"), "{\"code\":400}"), event(None, "yes"), event(Some("error"), "b")];
+        assert_eq!(events(stream), expected);
     }
 
     #[test]

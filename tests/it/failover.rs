@@ -331,14 +331,17 @@ async fn a_stream_that_begins_with_an_error() {
 async fn an_error_is_read_whatever_follows_it() {
     for (error, outcome, answered) in [
         (
-            r#"{"error":{"message":"Too long.","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
+            r#"data: {"error":{"message":"Too long.","type":"invalid_request_error","code":"context_length_exceeded"}}"#,
             "http_4xx",
             "first",
         ),
-        (r#"{"error":{"message":"Slow down.","type":"rate_limit_error"}}"#, "http_429", "second"),
+        // llama.cpp
+        (r#"error: {"code":400,"message":"Too long.","type":"invalid_request_error"}"#, "http_4xx", "first"),
+        (r#"data: {"error":{"message":"Slow down.","type":"rate_limit_error"}}"#, "http_429", "second"),
+        (r#"error: {"code":503,"message":"Loading.","type":"unavailable_error"}"#, "http_5xx", "second"),
     ] {
         let app = two_providers().await;
-        provider(&app, "first").always(Reply::raw_stream([format!("data: {error}\n\ndata: [DONE]\n\n")]));
+        provider(&app, "first").always(Reply::raw_stream([format!("{error}\n\ndata: [DONE]\n\n")]));
         let response = app.chat(MODEL).streamed().send().await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-nexusgate-provider"], answered, "{error}");

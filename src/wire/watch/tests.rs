@@ -190,6 +190,11 @@ const ODD_ERRORS: &[(ApiFormat, &str, u16)] = &[
     (ApiFormat::OpenAiChat, r#"data: {"type":"error","code":"rate_limit_exceeded","message":"Slow."}"#, 429),
     (ApiFormat::OpenAiChat, "event: error\ndata: {\"code\":\"429\",\"message\":\"Slow.\"}", 429),
     (ApiFormat::OpenAiChat, r#"data: {"choices":[],"x_groq":{"error":"over_capacity"}}"#, 500),
+    (
+        ApiFormat::OpenAiChat,
+        r#"error: {"code":400,"message":"Too long.","type":"invalid_request_error"}"#,
+        400,
+    ),
     (ApiFormat::Anthropic, r#"data: {"object":"error","message":"Too long.","type":"x","code":400}"#, 400),
     (ApiFormat::Anthropic, r#"data: {"error":{"message":"Slow.","type":"rate_limit_error"}}"#, 429),
     (ApiFormat::Anthropic, "event: message\ndata: {\"error\":\"No.\"}", 500),
