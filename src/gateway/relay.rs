@@ -297,7 +297,7 @@ impl Inner {
 
     /// Takes out of errors what their provider must not tell the client; what a model says is left as it is. An error is
     /// known as one when it is whole, which may be too late, so an event is one as soon as it says so. What is missed: a
-    /// secret that comes in two pieces, or before that which says so.
+    /// secret that comes in two pieces, or in one before the one that says so.
     fn keep_secrets(&mut self, from: usize) {
         let transform = &self.transform;
         let has_failed = transform.failure().is_some() || transform.seen().malformed;
@@ -308,13 +308,12 @@ impl Inner {
         let Some(target) = &self.guard.record().target else { return };
         for bytes in self.queue.iter_mut().skip(from) {
             let mut at = 0;
-            if let Some(event) = &event {
-                let length = usize::try_from(event.end - event.start).unwrap_or(usize::MAX);
-                at = bytes.len().saturating_sub(length);
-                if says_error(&bytes[at..]) {
-                    self.error_from = Some(event.start);
+            if let Some((begins, event)) = event {
+                at = bytes.len().saturating_sub(event.len());
+                if says_error(event, bytes.len() - at) {
+                    self.error_from = Some(begins);
                 }
-                if self.error_from != Some(event.start) {
+                if self.error_from != Some(begins) {
                     continue;
                 }
             }
@@ -365,15 +364,28 @@ impl Inner {
     }
 }
 
-/// Whether a piece of an event says that the event is an error.
-fn says_error(piece: &[u8]) -> bool {
+/// Whether the beginning of an event says that it is an error; all but its last `new` bytes were asked before.
+fn says_error(event: &[u8], new: usize) -> bool {
+    /// No name of an event stands farther behind.
+    const HEAD: usize = 256;
     const FIELD: &[u8] = b"\"error\"";
-    // Responses that go well have the field too.
-    let is_null = |at: usize| {
-        let rest = piece[at + FIELD.len()..].trim_ascii_start().strip_prefix(b":");
-        rest.is_some_and(|value| value.trim_ascii_start().starts_with(b"null"))
+    /// What follows the field may tell that there is none: Responses that go well have the field too.
+    const NULL: &[u8] = b"null";
+    let names_error = |line: &[u8]| {
+        let name = line.strip_prefix(b"event:").map(<[u8]>::trim_ascii);
+        line.starts_with(b"error:") || name == Some(b"error")
     };
-    piece.starts_with(b"event: error") || memmem::find_iter(piece, FIELD).any(|at| !is_null(at))
+    let mut head = event[..event.len().min(HEAD)].split(|byte| matches!(byte, b'\n' | b'\r'));
+    // The field may have been cut.
+    let searched = &event[event.len().saturating_sub(new + 2 * FIELD.len())..];
+    let is_error = |at: usize| {
+        let rest = searched[at + FIELD.len()..].trim_ascii_start();
+        match rest.strip_prefix(b":").map(<[u8]>::trim_ascii_start) {
+            Some(value) => !NULL.starts_with(&value[..value.len().min(NULL.len())]),
+            None => !rest.is_empty(),
+        }
+    };
+    head.any(names_error) || memmem::find_iter(searched, FIELD).any(is_error)
 }
 
 impl Drop for Relay {
@@ -414,5 +426,31 @@ impl Drop for Relay {
             }
             inner.finish(status);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_says_that_it_is_an_error_wherever_it_is_cut() {
+        for (event, expected) in [
+            (r#"data: {"error":{"message":"no"#, true),
+            (r#"data: {"type":"error","message":"no"#, true),
+            ("event: error\ndata: {\"message\":\"no", true),
+            ("id: 7\r\nevent:error\r\ndata: {", true),
+            ("error: {\"message\":\"no", true),
+            (r#"data: {"response":{"error" : null,"output":["#, false),
+            (r#"data: {"error":nu"#, false),
+            (r#"data: {"delta":"event: error \"error\" error:"#, false),
+        ] {
+            let event = event.as_bytes();
+            for cut in 0..=event.len() {
+                let (begun, new) = event.split_at(cut);
+                let said = says_error(begun, begun.len()) || says_error(event, new.len());
+                assert_eq!(said, expected, "{} cut at {cut}", String::from_utf8_lossy(event));
+            }
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Transforming a stream between provider and client.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -87,8 +86,8 @@ impl Transform {
         }
     }
 
-    /// The event so far of which the client was sent a part, as a range of the stream.
-    pub(super) fn unfinished_event(&self) -> Option<Range<u64>> {
+    /// The event of which the client was sent a part: where it begins, and its bytes so far.
+    pub(super) fn unfinished_event(&self) -> Option<(u64, &[u8])> {
         match self {
             Self::Pass(watcher) => watcher.unfinished_event(),
             Self::Convert(_) => None,

@@ -23,11 +23,13 @@ pub(crate) const BLANK_LINE: &[u8] = b"\n\n";
 /// May precede the first event.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// One event that has at least one `data` line, or an `error` line, which reads as the data of an event named `error`.
+/// One event that has at least one `data` line, or an `error` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SseEvent<'a> {
     /// The `event` field; `None` when missing, empty or the standard's default, `message`.
     pub event: Option<&'a str>,
+    /// Whether it is an `error` line, which reads as the data of an event named `error`. Clients do not read it.
+    pub is_error_line: bool,
     /// The `data` lines, joined by line feeds. Bytes that are not UTF-8 read as U+FFFD.
     pub data: &'a str,
     /// Where the raw event lies in the stream, from the first byte ever fed; its blank line is included. One line feed
@@ -137,6 +139,11 @@ impl SseScanner {
         self.position - self.tail.len() as u64
     }
 
+    /// The incomplete event so far; empty when it is skipped because it is too large.
+    pub fn pending(&self) -> &[u8] {
+        &self.tail
+    }
+
     /// Whether a LF, if it comes next, is the second half of the CRLF that ended the last event.
     pub fn owes_line_feed(&self) -> bool {
         self.after_cr && self.begun == 0
@@ -210,13 +217,14 @@ fn read_event(raw: &[u8], range: Range<u64>, on_event: &mut impl FnMut(SseEvent<
             error = Some(value);
         }
     }
-    if data.is_none() && error.is_some() {
+    let is_error_line = data.is_none() && error.is_some();
+    if is_error_line {
         event = Some(b"error");
         data = error.map(Cow::Borrowed);
     }
     let Some(data) = data else { return };
     let event = event.filter(|name| !name.is_empty() && *name != b"message").map(decode);
-    on_event(SseEvent { event: event.as_deref(), data: &decode(&data), range });
+    on_event(SseEvent { event: event.as_deref(), is_error_line, data: &decode(&data), range });
 }
 
 /// Decodes UTF-8; wrong bytes become U+FFFD. Checking first is ten times faster than `from_utf8_lossy`, which goes byte
@@ -272,7 +280,7 @@ pub fn write_event(buf: &mut BytesMut, event: Option<&str>, data: &str) {
 
 /// Whether a body is an event stream, judged by its beginning and not its header; `None`: too few bytes to tell.
 pub fn begins_as_events(bytes: &[u8]) -> Option<bool> {
-    const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b"id:", b"retry:", b":"];
+    const FIELDS: [&[u8]; 6] = [b"data:", b"event:", b"error:", b"id:", b"retry:", b":"];
     if BOM.starts_with(bytes) {
         return None;
     }

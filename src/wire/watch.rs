@@ -8,9 +8,10 @@ mod template;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use serde::de::IgnoredAny;
 
 use super::error::{ApiError, error_event, parse_error, plain_message};
-use super::lenient::Raw;
+use super::lenient::{Raw, json_object};
 use super::sse::{BLANK_LINE, SseEvent, SseScanner};
 use super::usage::AnthropicUsage;
 use crate::domain::label::{ApiFormat, FinishReason};
@@ -124,27 +125,63 @@ impl Reader {
             return Kind::Telling;
         }
         self.events += 1;
-        let failed = event.event == Some(ERROR);
+        if event.event == Some(ERROR) {
+            return self.read_named_error(event, data, seen);
+        }
         // After a finish reason it matters whether more content follows.
-        if !failed && !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
+        if !self.choices.has_finished() && self.template.fits(data.as_bytes()) {
             self.spoken += 1;
             return Kind::Content;
         }
         let kind = match self.format {
-            ApiFormat::OpenAiChat => chat::read(event.event, data, &mut self.choices, seen),
+            ApiFormat::OpenAiChat => chat::read(data, &mut self.choices, seen),
             ApiFormat::OpenAiResponses => responses::read(event.event, data, seen),
             ApiFormat::Anthropic => anthropic::read(event.event, data, &mut self.usage, seen),
         };
-        // A named error that was cut off says nothing yet; one that is no JSON may be a sentence.
-        seen.failed |= failed && (kind.is_some() || plain_message(data).is_some());
-        if seen.failed && self.failure.is_none() {
-            self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
+        if seen.failed {
+            self.failed(data);
         }
-        if kind == Some(Kind::Content) && !failed {
+        if kind == Some(Kind::Content) {
             self.spoken += 1;
             self.template.learn(data.as_bytes());
         }
         kind.unwrap_or(Kind::Malformed)
+    }
+
+    /// Reads an event that is called an error: it is one, whatever its `data` holds, unless that was cut off.
+    fn read_named_error(&mut self, event: &SseEvent<'_>, data: &str, seen: &mut Seen) -> Kind {
+        let is_json = serde_json::from_str::<IgnoredAny>(data).is_ok();
+        if !is_json && plain_message(data).is_none() {
+            return Kind::Malformed;
+        }
+        let named: Named<'_> = Raw::of(data).object().unwrap_or_default();
+        let is_where_clients_look = match self.format {
+            ApiFormat::OpenAiChat => is_error(named.error),
+            ApiFormat::OpenAiResponses => is_error(named.error) || names_error(named.kind),
+            ApiFormat::Anthropic => true,
+        };
+        if is_where_clients_look && !event.is_error_line {
+            seen.failed = true;
+        } else {
+            seen.fail_oddly();
+        }
+        self.failed(data);
+        Kind::Telling
+    }
+
+    /// The event that holds `data` is an error; the first one counts.
+    fn failed(&mut self, data: &str) {
+        if self.failure.is_none() {
+            self.failure = Some(Box::new(parse_error(200, data.as_bytes())));
+        }
+    }
+}
+
+json_object! {
+    /// The data of an event that is called an error.
+    struct Named<'de> {
+        kind: Raw<'de> = "type",
+        error: Raw<'de> = "error",
     }
 }
 
@@ -207,9 +244,9 @@ impl StreamWatcher {
         self.reader.events
     }
 
-    /// The event so far of which the client has had a part, as a range of the stream; `None`: it is between events.
-    pub fn unfinished_event(&self) -> Option<Range<u64>> {
-        (!self.is_between_events()).then(|| self.scanner.pending_from()..self.scanner.position())
+    /// The event of which the client has had a part: where it begins, and its bytes so far. `None`: it is between events.
+    pub fn unfinished_event(&self) -> Option<(u64, &[u8])> {
+        (!self.is_between_events()).then(|| (self.scanner.pending_from(), self.scanner.pending()))
     }
 
     /// Whether the forwarded bytes end where an event ends, so that another event may follow. Bytes that are held back

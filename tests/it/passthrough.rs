@@ -266,25 +266,30 @@ async fn what_a_model_says_is_left_as_it_is() {
 #[tokio::test]
 async fn an_error_in_pieces_keeps_the_key() {
     let app = behind(ProviderKind::OpenAi).await;
-    let pieces = [
-        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"error\":{\"message\":\"",
-        "upstream-secret is ",
-        "wrong\"}}\n\n",
-    ];
-    let (first, second) = (Gate::new(), Gate::new());
-    app.provider().always(Reply::raw_stream(pieces).stalled_after(1, &first).stalled_after(2, &second));
-    let with_usage = json!({ "include_usage": true });
-    let response = app.chat(MODEL).streamed().with("stream_options", with_usage).send().await;
-    let mut chunks = response.bytes_stream();
-    let mut heard = String::new();
-    for (until, gate) in [("\"message\":\"", &first), (" is ", &second), ("wrong\"}}\n\n", &second)] {
-        while !heard.ends_with(until) {
-            let chunk = chunks.next().await.expect("there is more").expect("bytes");
-            heard.push_str(std::str::from_utf8(&chunk).expect("text"));
+    let begun = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    for (says_so, end) in
+        [("data: {\"error\":{\"message\":\"", "wrong\"}}\n\n"), ("error: {\"message\":\"", "wrong\"}\n\n")]
+    {
+        let pieces = [format!("{begun}{says_so}"), "upstream-secret is ".to_owned(), end.to_owned()];
+        let told = pieces.concat().replace("upstream-secret", "***");
+        let (first, second) = (Gate::new(), Gate::new());
+        app.provider().always(Reply::raw_stream(pieces).stalled_after(1, &first).stalled_after(2, &second));
+        let with_usage = json!({ "include_usage": true });
+        let response = app.chat(MODEL).streamed().with("stream_options", with_usage).send().await;
+        let mut chunks = response.bytes_stream();
+        let mut heard = String::new();
+        for (until, gate) in [(says_so, &first), (" is ", &second)] {
+            while !heard.ends_with(until) {
+                let chunk = chunks.next().await.expect("there is more").expect("bytes");
+                heard.push_str(std::str::from_utf8(&chunk).expect("text"));
+            }
+            gate.open();
         }
-        gate.open();
+        while let Some(chunk) = chunks.next().await {
+            heard.push_str(std::str::from_utf8(&chunk.expect("bytes")).expect("text"));
+        }
+        assert!(heard.starts_with(&told) && !heard.contains("upstream-secret"), "{heard}");
     }
-    assert_eq!(heard, pieces.concat().replace("upstream-secret", "***"));
 }
 
 /// However many other providers the model has.

@@ -101,9 +101,10 @@ pub(super) fn read(
                 delta.stop_reason.text().as_deref().map(finish_reason).or(seen.finish_reason);
         }
         Some("message_stop") => seen.terminal = true,
-        Some(ERROR) => seen.failed = true,
+        // Clients of this format go by the name, which an error has otherwise.
+        Some(ERROR) => seen.fail_oddly(),
         None if is_error(event.error) => seen.fail_oddly(),
-        _ if name != Some(ERROR) && names_error(event.object) => seen.fail_oddly(),
+        _ if names_error(event.object) => seen.fail_oddly(),
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

@@ -1,6 +1,6 @@
 //! Chunks of a chat completion stream.
 
-use super::{ERROR, Kind, Seen, is_error, names_error};
+use super::{Kind, Seen, is_error, names_error};
 use crate::domain::label::FinishReason;
 use crate::domain::usage::Usage;
 use crate::wire::lenient::{Array, Count, Fold, Raw, json_object};
@@ -191,10 +191,10 @@ fn finish_reason(text: &str) -> FinishReason {
     }
 }
 
-/// Reads one event; `None`: it is not JSON. `name` is its own, which events of this format do not have.
-pub(super) fn read(name: Option<&str>, data: &str, progress: &mut Progress, seen: &mut Seen) -> Option<Kind> {
+/// Reads one event; `None`: it is not JSON.
+pub(super) fn read(data: &str, progress: &mut Progress, seen: &mut Seen) -> Option<Kind> {
     let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
-    let mut oddly = name == Some(ERROR) || names_error(chunk.object) || names_error(chunk.kind);
+    let mut oddly = names_error(chunk.object) || names_error(chunk.kind);
     let mut usage = chunk.usage;
     if let Some(groq) = chunk.x_groq.object::<XGroq<'_>>() {
         usage = if usage.is_object() { usage } else { groq.usage };

@@ -131,7 +131,7 @@ pub(super) fn read(name: Option<&str>, data: &str, seen: &mut Seen) -> Option<Ki
             return Some(Kind::Idle);
         }
         None if is_error(event.error) => seen.fail_oddly(),
-        _ if name != Some(ERROR) && names_error(event.object) => seen.fail_oddly(),
+        _ if names_error(event.object) => seen.fail_oddly(),
         _ => return Some(Kind::Idle),
     }
     Some(Kind::Telling)

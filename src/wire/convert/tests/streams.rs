@@ -54,6 +54,7 @@ fn what_is_an_error_to_the_watcher_is_one_to_the_client() {
         "event: error\ndata: {\"error\":{\"message\":\"No.\"}}",
         "event: error\ndata: {\"code\":\"over_capacity\",\"message\":\"No.\"}",
         "event: error\ndata: No.",
+        "event: error\ndata: [{\"error\":{\"message\":\"No.\"}}]",
         "event: error\ndata: ",
         "event: message\ndata: {\"error\":{\"message\":\"No.\"}}",
         r#"data: {"type":"ping","error":{"message":"No."}}"#,
