@@ -82,6 +82,14 @@ alive() { # pid file, program: whether the program still runs
   [ -n "$pid" ] && [ "$(basename "$(readlink "/proc/$pid/exe" 2>/dev/null)" | sed 's/ (deleted)$//')" = "$2" ]
 }
 
+gone() { # pid: whether nothing of it is left but an entry that its parent may not have read yet
+  # A program that ends has no exe long before its last thread, which still holds its files and locks, has ended.
+  local state threads
+  state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) || return 0
+  threads=("/proc/$1/task"/*)
+  case $state in Z | X) [ "${#threads[@]}" -le 1 ] ;; *) return 1 ;; esac
+}
+
 start() { # name, program, command…: in the background, with a log and a pid file
   local name=$1 program=$2
   shift 2
@@ -106,7 +114,7 @@ stop_one() { # name, program
   say "stopping $1 ($pid)"
   kill -TERM "$pid"
   for _ in $(seq 600); do
-    alive "$data/$1.pid" "$2" || { rm -f "$data/$1.pid"; return 0; }
+    gone "$pid" && { rm -f "$data/$1.pid"; return 0; }
     sleep 0.1
   done
   die "$1 ($pid) does not stop"

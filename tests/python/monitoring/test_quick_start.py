@@ -64,10 +64,12 @@ class Home:
 
 
 def runs(pid: int) -> bool:
+    process = Path(f"/proc/{pid}")
     try:
-        # A zombie: in a container the first process may not reap it.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        # A zombie without other threads has ended: in a container the first process may not reap it.
+        is_zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not is_zombie or len(list((process / "task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
