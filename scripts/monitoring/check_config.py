@@ -189,6 +189,7 @@ def check_image() -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         for entry in let_in:
             source, there = ROOT / entry, Path(name) / entry
+            there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, there) if source.is_dir() else shutil.copy(source, there)
         problems.append(
             run("cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version=1", cwd=name)
