@@ -6,12 +6,14 @@ use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
+use crate::domain::provider::ProviderKind;
 use crate::domain::record::{Call, RequestRecord};
 use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
 use crate::wire::convert::{
     AnswerContext, ConvertError, Rendered, RequestOptions, convert_request, without_traces,
 };
 use crate::wire::head::{Edit, RequestHead};
+use crate::wire::openai_models::is_openai;
 
 use super::dispatch::Job;
 use super::transform::Plan;
@@ -35,6 +37,13 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
         Call::Completion(client) if client != provider => Some((client, provider)),
         _ => None,
     }
+}
+
+/// The name that tells what the model takes. A deployment on Azure is called as its owner likes; if that is no model's
+/// name, the one that callers use may be.
+fn known_as(target: &Target) -> &str {
+    let is_free = target.provider.kind == ProviderKind::Azure && !is_openai(&target.remote_id);
+    if is_free { target.system_name.as_str() } else { &target.remote_id }
 }
 
 /// Writes the request for `target`.
@@ -71,6 +80,7 @@ pub(super) fn prepare<'a>(
         Some((client, provider)) => {
             let options = RequestOptions {
                 model: &target.remote_id,
+                known_as: known_as(target),
                 stream: job.stream,
                 ask_usage,
                 default_max_tokens: DEFAULT_MAX_TOKENS,

@@ -10,7 +10,7 @@ use crate::domain::label::ModelType;
 use crate::domain::provider::{Provider, ProviderKind};
 use crate::provider::{Destination, Operation, UpstreamHeaders, UpstreamRequest, endpoint};
 use crate::wire::error::parse_error;
-use crate::wire::openai_models::wants_max_completion_tokens;
+use crate::wire::openai_models::{is_openai, wants_max_completion_tokens};
 
 use super::Gateway;
 use super::gather::gather;
@@ -148,9 +148,14 @@ fn smallest_call(kind: ProviderKind, model_type: ModelType, remote_id: &str) -> 
             json!({ "model": remote_id, "max_tokens": FEW_TOKENS, "messages": messages })
         }
         ProviderKind::OpenAi | ProviderKind::Azure | ProviderKind::Ollama => {
+            let mut call = json!({ "model": remote_id, "messages": messages });
             let limit =
                 if wants_max_completion_tokens(remote_id) { "max_completion_tokens" } else { "max_tokens" };
-            json!({ "model": remote_id, limit: FEW_TOKENS, "messages": messages })
+            // The name of a deployment on Azure need not tell its model, and so which limit it knows.
+            if kind != ProviderKind::Azure || is_openai(remote_id) {
+                call[limit] = FEW_TOKENS.into();
+            }
+            call
         }
     }
 }
@@ -201,14 +206,18 @@ mod tests {
 
     #[test]
     fn a_test_is_as_small_as_the_kind_allows() {
-        use ProviderKind::{Anthropic, OpenAi, OpenAiResponses};
+        use ProviderKind::{Anthropic, Azure, OpenAi, OpenAiResponses};
         for (kind, model, limit) in [
             (OpenAi, "gpt-4o", "max_tokens"),
             (OpenAi, "gpt-5", "max_completion_tokens"),
             (OpenAiResponses, "gpt-5", "max_output_tokens"),
             (Anthropic, "claude", "max_tokens"),
+            (Azure, "gpt-4o", "max_tokens"),
         ] {
             assert_eq!(smallest_call(kind, ModelType::Chat, model)[limit], FEW_TOKENS, "{model}");
         }
+        let messages = json!([{"role": "user", "content": "Say yes."}]);
+        let deployment = smallest_call(Azure, ModelType::Chat, "prod-eu");
+        assert_eq!(deployment, json!({"model": "prod-eu", "messages": messages}));
     }
 }

@@ -32,16 +32,51 @@ pub(crate) fn refuses_reasoning(model: &str) -> bool {
         || gpt_generation(model).is_some_and(|generation| generation < 5)
 }
 
-/// Whether a model that is told to think with `effort` takes `temperature`, `top_p`, penalties and `stop`: not while it
-/// reasons. From GPT 5.1 on models do not reason unless they are told to, and from 5.6 on they do again.
+/// Whether `model` is an OpenAI model that can reason. One model of GPT 5 cannot.
+fn reasons(model: &str) -> bool {
+    wants_max_completion_tokens(model) && !refuses_reasoning(model)
+}
+
+/// Whether `model` reasons unless it is told not to: from GPT 5.1 on models do not, and from 5.6 on they do again.
+pub(crate) fn reasons_unasked(model: &str) -> bool {
+    let version = gpt_version(base(model)).unwrap_or_default();
+    let waits_to_be_told = ((5, 1)..(5, 6)).contains(&version) && !is_special(base(model));
+    reasons(model) && !waits_to_be_told
+}
+
+/// Whether a model that is told to think with `effort` takes `temperature` and `top_p`: not while it reasons.
 /// Source: <https://platform.openai.com/docs/guides/reasoning#limitations>.
 pub(crate) fn takes_sampling(model: &str, effort: Option<Effort>) -> bool {
-    if !wants_max_completion_tokens(model) || base(model).starts_with("gpt-5-chat") {
+    if !reasons(model) {
         return true;
     }
-    let version = gpt_version(base(model)).unwrap_or_default();
-    let untold = version < (5, 6) && effort.is_none();
-    version >= (5, 1) && !is_special(base(model)) && (untold || effort == Some(Effort::Off))
+    let knows_not_to_reason = self::effort(Effort::Off, model).is_some();
+    knows_not_to_reason && effort.map_or(!reasons_unasked(model), |effort| effort == Effort::Off)
+}
+
+/// Whether `model` takes penalties: no model that can reason does.
+pub(crate) fn takes_penalties(model: &str) -> bool {
+    !reasons(model)
+}
+
+/// Whether a model that is told to think with `effort` takes `stop`. Of the models that can reason, GPT 5.5 and newer ones
+/// do while they do not, and the small ones of 5.4.
+pub(crate) fn takes_stops(model: &str, effort: Option<Effort>) -> bool {
+    let name = base(model);
+    let version = gpt_version(name).unwrap_or_default();
+    let knows = version >= (5, 5) || (version == (5, 4) && (is(name, "mini") || is(name, "nano")));
+    !reasons(model) || (knows && takes_sampling(model, effort))
+}
+
+/// Whether OpenAI's Chat Completions refuse `parallel_tool_calls` for `model`: the o-series.
+pub(crate) fn refuses_parallel_calls(model: &str) -> bool {
+    reasons(model) && gpt_version(base(model)).is_none()
+}
+
+/// Whether OpenAI's Chat Completions refuse to let `model` reason when there are functions to call: GPT from 5.4 on.
+/// Routers, which put the vendor before the name (`openai/gpt-5.6`), find another way.
+pub(crate) fn refuses_reasoning_with_functions(model: &str) -> bool {
+    !model.contains('/') && gpt_version(model).is_some_and(|version| version >= (5, 4)) && reasons(model)
 }
 
 /// Whether the model always reasons.
@@ -154,6 +189,46 @@ mod tests {
             ("openai/gpt-5.6", Some(Effort::Off), true),
         ] {
             assert_eq!(takes_sampling(model, effort), taken, "{model} {effort:?}");
+        }
+    }
+
+    #[test]
+    fn who_refuses_what_in_chat_completions() {
+        for (model, parallel_calls, reasoning_with_functions) in [
+            ("o1", true, false),
+            ("openai/o3-mini", true, false),
+            ("gpt-5", false, false),
+            ("gpt-5.2", false, false),
+            ("gpt-5.4-mini", false, true),
+            ("gpt-6", false, true),
+            ("openai/gpt-5.6", false, false),
+            ("gpt-4.1", false, false),
+            ("olmo-2", false, false),
+        ] {
+            assert_eq!(refuses_parallel_calls(model), parallel_calls, "{model}");
+            assert_eq!(refuses_reasoning_with_functions(model), reasoning_with_functions, "{model}");
+        }
+    }
+
+    #[test]
+    fn models_that_can_reason_take_few_stops_and_no_penalties() {
+        for (model, effort, stops, penalties) in [
+            ("gpt-4.1", None, true, true),
+            ("gpt-5-chat-latest", None, true, true),
+            ("gpt-oss-120b", Some(Effort::High), true, true),
+            ("o4-mini", None, false, false),
+            ("gpt-5", None, false, false),
+            ("gpt-5.1", None, false, false),
+            ("gpt-5.2", Some(Effort::Off), false, false),
+            ("gpt-5.4", None, false, false),
+            ("gpt-5.4-mini", None, true, false),
+            ("gpt-5.4-mini", Some(Effort::Low), false, false),
+            ("openai/gpt-5.5", None, true, false),
+            ("gpt-5.6", None, false, false),
+            ("gpt-5.6", Some(Effort::Off), true, false),
+        ] {
+            assert_eq!(takes_stops(model, effort), stops, "{model} {effort:?}");
+            assert_eq!(takes_penalties(model), penalties, "{model}");
         }
     }
 

@@ -110,7 +110,7 @@ pub(super) struct TestReport {
     models: Vec<RemoteModelView>,
 }
 
-/// Test a provider: a minimal call of one of its models (16 tokens at most), which it may charge for. Without a model,
+/// Test a provider: a minimal call of one of its models, which it may charge for. Without a model,
 /// its list of models is requested.
 #[utoipa::path(
     post, path = "/api/admin/providers/{id}/test", tag = "Providers",

@@ -23,6 +23,8 @@ pub(crate) struct Traits {
     pub(crate) display: bool,
     /// `output_config.format` and `strict` tools.
     pub(crate) structured_output: bool,
+    /// The most that `max_tokens` may be, if that is less than anybody asks for by an effort.
+    pub(crate) max_output: u64,
 }
 
 impl Traits {
@@ -36,6 +38,7 @@ impl Traits {
         let words: Vec<&str> = model[at..].split(['-', '_', '@', ':']).collect();
         let always_thinks = words.iter().any(|word| matches!(*word, "fable" | "mythos"));
         let version = version(&words).unwrap_or(if always_thinks { (5, 0) } else { (4, 8) });
+        let is_opus = words.contains(&"opus");
         Self {
             sampling: version < (4, 7),
             both_temperature_and_top_p: version < (4, 1),
@@ -43,7 +46,8 @@ impl Traits {
             can_stop_thinking: !always_thinks,
             high_efforts: version >= (4, 7),
             display: version >= (4, 7),
-            structured_output: version >= (4, 5) || (version == (4, 1) && words.contains(&"opus")),
+            structured_output: version >= (4, 5) || (version == (4, 1) && is_opus),
+            max_output: if is_opus && version < (4, 5) { 32_000 } else { u64::MAX },
         }
     }
 
@@ -56,6 +60,7 @@ impl Traits {
             high_efforts: false,
             display: false,
             structured_output: false,
+            max_output: u64::MAX,
         }
     }
 }

@@ -7,8 +7,8 @@ use super::calls::{FREE_INPUT, free_input_schema};
 use super::dropped::Dropped;
 use super::{media, names, schema, signed};
 use crate::domain::chat::{
-    ChatRequest, Effort, Media, Message, OutputFormat, Part, Role, ToolCall, ToolChoice, ToolDef, ToolKind,
-    Upload,
+    ChatRequest, Effort, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall, ToolChoice,
+    ToolDef, ToolKind, Upload,
 };
 use crate::domain::label::ApiFormat;
 use crate::wire::openai_models as models;
@@ -38,7 +38,9 @@ pub(super) fn fit(
             for message in &mut request.messages {
                 write_out_texts(&mut message.parts);
             }
-            if !models::is_openai(model) {
+            if models::is_openai(model) {
+                fit_for_openai_chat(request, model, dropped);
+            } else {
                 fit_for_others(request, model, dropped);
             }
             results_behind_calls(&mut request.messages);
@@ -46,6 +48,9 @@ pub(super) fn fit(
         ApiFormat::OpenAiResponses => {
             let least = |max: u64| if max == 0 { 0 } else { max.max(MIN_OUTPUT_TOKENS) };
             request.max_tokens = request.max_tokens.map(least);
+            if models::refuses_reasoning(model) {
+                drop_thoughts(&mut request.messages, dropped);
+            }
         }
         ApiFormat::Anthropic => fit_for_anthropic(request, dropped),
     }
@@ -53,6 +58,9 @@ pub(super) fn fit(
         drop_cache_points(&mut request.messages, dropped);
         fit_tools_for_openai(request, from, dropped);
         fit_effort(request, model, dropped);
+        if to == ApiFormat::OpenAiChat && models::refuses_reasoning_with_functions(model) {
+            stop_reasoning_with_functions(request, model, dropped);
+        }
         fit_sampling(request, model, dropped);
     }
     let offered = |name: &str, tools: &[ToolDef]| tools.iter().any(|tool| tool.name() == name);
@@ -235,12 +243,48 @@ fn fit_for_others(request: &mut ChatRequest, model: &str, dropped: &mut Dropped)
                 call.kind = ToolKind::Function;
             }
         }
+    }
+    if !keeps_thoughts {
+        drop_thoughts(&mut request.messages, dropped);
+    }
+}
+
+/// Drops the reasoning of earlier turns.
+fn drop_thoughts(messages: &mut [Message], dropped: &mut Dropped) {
+    for message in messages {
         let before = message.parts.len();
-        let refused = |part: &Part| matches!(part, Part::Reasoning(_)) && !keeps_thoughts;
-        message.parts.retain(|part| !refused(part));
+        message.parts.retain(|part| !matches!(part, Part::Reasoning(_)));
         if message.parts.len() < before {
             dropped.add("messages.reasoning");
         }
+    }
+}
+
+/// Adjusts requests for OpenAI's Chat Completions, which refuse more than its Responses do.
+fn fit_for_openai_chat(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+    // "The 'metadata' parameter is only allowed when 'store' is enabled."
+    let stores = request.openai.get("store") == Some(&json!(true));
+    if !stores && request.openai.remove("metadata").is_some_and(|value| value != json!({})) {
+        dropped.add("metadata");
+    }
+    if models::refuses_parallel_calls(model) && request.parallel_tool_calls.take() == Some(false) {
+        dropped.add("parallel_tool_calls");
+    }
+}
+
+/// With functions to call, these models must not reason in Chat Completions; newer ones do unless told not to.
+fn stop_reasoning_with_functions(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+    if !request.tools.iter().any(|tool| matches!(tool, ToolDef::Function { .. })) {
+        return;
+    }
+    let effort = request.reasoning.as_ref().and_then(|config| config.effort);
+    if effort.is_some_and(|effort| effort != Effort::Off) {
+        dropped.add("reasoning");
+    }
+    let off = models::effort(Effort::Off, model)
+        .map(|effort| ReasoningConfig { effort: Some(effort), ..ReasoningConfig::default() });
+    if request.reasoning.is_some() || models::reasons_unasked(model) {
+        request.reasoning = off;
     }
 }
 
@@ -262,24 +306,25 @@ const MAX_STOPS: usize = 4;
 /// Drops parameters that OpenAI's models refuse.
 fn fit_sampling(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     let effort = request.reasoning.as_ref().and_then(|config| config.effort);
-    if models::takes_sampling(model, effort) {
-        if models::is_openai(model) && request.stop.len() > MAX_STOPS {
-            request.stop.truncate(MAX_STOPS);
-            dropped.add("stop");
-        }
-        return;
-    }
-    for (name, value, default) in [
-        ("temperature", &mut request.temperature, 1.0),
-        ("top_p", &mut request.top_p, 1.0),
-        ("frequency_penalty", &mut request.frequency_penalty, 0.0),
-        ("presence_penalty", &mut request.presence_penalty, 0.0),
+    let samples = models::takes_sampling(model, effort);
+    let penalizes = models::takes_penalties(model);
+    for (name, value, default, taken) in [
+        ("temperature", &mut request.temperature, 1.0, samples),
+        ("top_p", &mut request.top_p, 1.0, samples),
+        ("frequency_penalty", &mut request.frequency_penalty, 0.0, penalizes),
+        ("presence_penalty", &mut request.presence_penalty, 0.0, penalizes),
     ] {
-        if value.take().is_some_and(|value| value != default) {
+        if !taken && value.take().is_some_and(|value| value != default) {
             dropped.add(name);
         }
     }
-    if !std::mem::take(&mut request.stop).is_empty() {
+    let most_stops = match models::is_openai(model) {
+        true if models::takes_stops(model, effort) => MAX_STOPS,
+        true => 0,
+        false => usize::MAX,
+    };
+    if request.stop.len() > most_stops {
+        request.stop.truncate(most_stops);
         dropped.add("stop");
     }
 }

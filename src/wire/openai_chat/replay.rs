@@ -2,6 +2,7 @@
 //! are kept.
 
 use bytes::BytesMut;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::wire::convert::error::ConvertError;
@@ -219,11 +220,26 @@ fn merge(known: &mut Object, delta: Object) {
 fn merge_list(list: &mut Vec<Value>, more: Vec<Value>) {
     for item in more {
         let same = |known: &&mut Value| item["index"].is_u64() && known["index"] == item["index"];
-        match (list.iter_mut().find(same), item) {
+        let last = list.iter_mut().rev().find(same).filter(|last| !begins_another(last, &item));
+        match (last, item) {
             (Some(Value::Object(known)), Value::Object(item)) => merge(known, item),
             (_, item) => list.push(item),
         }
     }
+}
+
+/// Whether `item` is another call than `last`, which has the same number: some providers number all calls 0 and distinguish
+/// them by id, or not at all. Complete arguments cannot continue, so a name with more of them begins another call.
+fn begins_another(last: &Value, item: &Value) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let ids = [&last["id"], &item["id"]].map(text);
+    let [known, more] = [last, item].map(|call| text(&call["function"]["arguments"]));
+    let differs = match [&*ids[0], &*ids[1]] {
+        ["", ""] => serde_json::from_str::<IgnoredAny>(&known).is_ok() && !more.trim_ascii().is_empty(),
+        ["", _] | [_, ""] => false,
+        [known, new] => known != new,
+    };
+    differs && [last, item].iter().all(|call| !text(&call["function"]["name"]).is_empty())
 }
 
 /// A choice as a whole answer writes it.

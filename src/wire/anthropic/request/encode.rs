@@ -24,12 +24,12 @@ pub(crate) fn encode(
     options: &RequestOptions<'_>,
     dropped: &mut Dropped,
 ) -> Result<Vec<u8>, ConvertError> {
-    let traits = Traits::of(options.model);
-    let thinking = thinking::encode(request, traits, dropped);
+    let traits = Traits::of(options.known_as);
+    let default_max_tokens = u64::from(options.default_max_tokens);
+    let thinking = thinking::encode(request, traits, default_max_tokens, dropped);
     let mut body = Object::new();
     body.insert("model".into(), options.model.into());
-    let max_tokens =
-        request.max_tokens.unwrap_or_else(|| u64::from(options.default_max_tokens) + thinking.budget);
+    let max_tokens = request.max_tokens.unwrap_or(default_max_tokens + thinking.budget);
     body.insert("max_tokens".into(), max_tokens.into());
     let (system, messages) = turns(&request.messages, dropped)?;
     if !system.is_empty() {

@@ -67,8 +67,9 @@ impl Thinking {
     }
 }
 
-/// Writes the reasoning settings in the form that the model described by `traits` takes.
-pub(super) fn encode(request: &ChatRequest, traits: Traits, dropped: &mut Dropped) -> Thinking {
+/// Writes the reasoning settings in the form that the model described by `traits` takes. `answer`: the tokens to leave for
+/// the answer when the client set no limit.
+pub(super) fn encode(request: &ChatRequest, traits: Traits, answer: u64, dropped: &mut Dropped) -> Thinking {
     let Some(config) = &request.reasoning else { return Thinking::default() };
     if config.effort == Some(Effort::Off) {
         if !traits.can_stop_thinking {
@@ -78,7 +79,11 @@ pub(super) fn encode(request: &ChatRequest, traits: Traits, dropped: &mut Droppe
         let off = (traits.adaptive && traits.can_stop_thinking).then(|| json!({"type": "disabled"}));
         return Thinking { thinking: off, ..Thinking::default() };
     }
-    if traits.adaptive { adaptive(request, config, traits) } else { budgeted(request, config, dropped) }
+    if traits.adaptive {
+        adaptive(request, config, traits)
+    } else {
+        budgeted(request, config, traits.max_output.saturating_sub(answer), dropped)
+    }
 }
 
 fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> Thinking {
@@ -101,12 +106,13 @@ fn adaptive(request: &ChatRequest, config: &ReasoningConfig, traits: Traits) -> 
     Thinking { thinking: Some(thinking), effort, budget }
 }
 
-fn budgeted(request: &ChatRequest, config: &ReasoningConfig, dropped: &mut Dropped) -> Thinking {
+/// `most`: the largest budget without a limit of the client's.
+fn budgeted(request: &ChatRequest, config: &ReasoningConfig, most: u64, dropped: &mut Dropped) -> Thinking {
     let wanted = config.budget_tokens.unwrap_or(config.effort.unwrap_or(Effort::Medium).budget_tokens());
     // The budget must leave room for an answer.
     let budget = match request.max_tokens {
         Some(max) => wanted.min(max.saturating_sub(MIN_BUDGET.min(max / 2))),
-        None => wanted,
+        None => wanted.min(most),
     };
     if budget < MIN_BUDGET || forces_a_call(request) || in_a_loop_without_thoughts(request) {
         dropped.add("reasoning");

@@ -166,8 +166,13 @@ fn damage(here: &mut Value, path: &[usize], other: Value) {
 
 /// Feeds `body` to every reader.
 fn read_everything(body: &[u8]) {
-    let options =
-        RequestOptions { model: "claude-opus-4-8", stream: true, ask_usage: true, default_max_tokens: 1 };
+    let options = RequestOptions {
+        model: "claude-opus-4-8",
+        known_as: "claude-opus-4-8",
+        stream: true,
+        ask_usage: true,
+        default_max_tokens: 1,
+    };
     for from in ApiFormat::ALL.iter().copied() {
         for to in ApiFormat::ALL.iter().copied() {
             let _ = convert_request(from, to, body, &options);

@@ -20,10 +20,10 @@ pub(crate) fn encode(
 ) -> Result<Vec<u8>, ConvertError> {
     let mut body = Object::new();
     body.insert("model".into(), options.model.into());
-    body.insert("messages".into(), messages(request, options.model, dropped)?.into());
+    body.insert("messages".into(), messages(request, options.known_as, dropped)?.into());
     tools(request, &mut body);
     if let Some(max) = request.max_tokens {
-        let newer = models::wants_max_completion_tokens(options.model);
+        let newer = models::wants_max_completion_tokens(options.known_as);
         body.insert(if newer { "max_completion_tokens" } else { "max_tokens" }.into(), max.into());
     }
     for (key, value) in [
@@ -51,7 +51,7 @@ pub(crate) fn encode(
     if let Some(verbosity) = &request.verbosity {
         body.insert("verbosity".into(), verbosity.as_str().into());
     }
-    if let Some(effort) = effort(request.reasoning.as_ref(), options.model, dropped) {
+    if let Some(effort) = effort(request.reasoning.as_ref(), options.known_as, dropped) {
         body.insert("reasoning_effort".into(), effort.as_str().into());
     }
     shared(request, &mut body, dropped);

@@ -40,7 +40,7 @@ pub(crate) fn encode(
     if !text.is_empty() {
         body.insert("text".into(), text.into());
     }
-    reasoning(request, options.model, &mut body, dropped);
+    reasoning(request, options.known_as, &mut body, dropped);
     // The other formats store nothing unless asked to; this one stores unless asked not to.
     body.insert("store".into(), false.into());
     shared(request, &mut body, dropped);
