@@ -180,20 +180,20 @@ impl Gateway {
         let format = target.provider.kind.chat_format();
         let mut begun = Bytes::new();
         if untold {
-            (begun, events) = Box::pin(peek(&mut upstream)).await.map_err(|error| broken(&error))?;
+            (begun, events) = Box::pin(peek(&mut upstream)).await.map_err(|error| broken(&error, attempt))?;
             if events {
                 head.headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
             }
         }
         if events && job.stream {
-            let first = first_event(begun, &mut upstream).await?;
+            let first = first_event(begun, &mut upstream, attempt).await?;
             return match fails_at_once(job.call, format, &first) {
                 Some(failure) => Err(failure),
                 None => Ok(Received::Stream { head, first, upstream }),
             };
         }
         let mut body = gather_after(begun, upstream, MAX_ANSWER, None).await.map_err(|why| match why {
-            NotGathered::Broken(error) => broken(&error),
+            NotGathered::Broken(error) => broken(&error, attempt),
             NotGathered::TooLarge => Failure::new(Outcome::Protocol, true),
         })?;
         if events && job.call != Call::Embedding {
@@ -256,7 +256,10 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// A failure in the middle of a body. Nonsense has used the provider's time, as in a head.
-fn broken(error: &BodyError) -> Failure {
+fn broken(error: &BodyError, attempt: &mut Attempt) -> Failure {
+    if error.is_told() {
+        attempt.excuse();
+    }
     Failure::new(if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut }, true)
 }
 
@@ -278,7 +281,11 @@ async fn peek(upstream: &mut UpstreamBody) -> Result<(Bytes, bool), BodyError> {
 
 /// The beginning of a stream, `begun` included, to the end of its first event, so that a provider that fails before it can
 /// be replaced.
-async fn first_event(begun: Bytes, upstream: &mut UpstreamBody) -> Result<Bytes, Failure> {
+async fn first_event(
+    begun: Bytes,
+    upstream: &mut UpstreamBody,
+    attempt: &mut Attempt,
+) -> Result<Bytes, Failure> {
     let mut read = BytesMut::from(begun);
     let mut searched = 0;
     loop {
@@ -289,7 +296,7 @@ async fn first_event(begun: Bytes, upstream: &mut UpstreamBody) -> Result<Bytes,
         searched = read.len().saturating_sub(1);
         match upstream.frame().await {
             Some(frame) => {
-                let data = frame.map_err(|error| broken(&error))?.into_data();
+                let data = frame.map_err(|error| broken(&error, attempt))?.into_data();
                 read.extend_from_slice(&data.unwrap_or_default());
             }
             None if read.is_empty() => return Err(Failure::new(Outcome::StreamCut, true)),

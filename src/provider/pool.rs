@@ -219,9 +219,7 @@ where
                     let since = Instant::now();
                     match Box::pin(sender.try_send_request(request)).await {
                         Ok(response) => {
-                            return Ok(
-                                response.map(|body| UpstreamBody(Source::Shared { body, _slot: slot }))
-                            );
+                            return Ok(response.map(|body| UpstreamBody(Source::Shared { body, slot })));
                         }
                         Err(mut failed) => {
                             let unsent = failed.take_message().is_some();
@@ -398,7 +396,7 @@ enum Source {
     /// HTTP/2: the connection has a task of its own.
     Shared {
         body: Incoming,
-        _slot: Slot,
+        slot: Slot,
     },
     Over,
 }
@@ -409,9 +407,15 @@ enum Source {
 pub struct BodyError {
     source: BoxError,
     garbled: bool,
+    told: bool,
 }
 
 impl BodyError {
+    /// Whether the connection broke and carried other requests, one of which has told already.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// Whether the received bytes are not HTTP.
     pub fn is_garbled(&self) -> bool {
         self.garbled
@@ -420,13 +424,14 @@ impl BodyError {
 
 impl From<ExchangeError> for BodyError {
     fn from(error: ExchangeError) -> Self {
-        Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into() }
+        Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into(), told: false }
     }
 }
 
-impl From<hyper::Error> for BodyError {
-    fn from(error: hyper::Error) -> Self {
-        Self { garbled: error.is_parse(), source: error.into() }
+impl BodyError {
+    fn of_shared(error: hyper::Error, slot: &Slot) -> Self {
+        let told = http2::ends_connection(&error) && !slot.is_first_to_break();
+        Self { garbled: error.is_parse(), source: error.into(), told }
     }
 }
 
@@ -456,9 +461,10 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let data = match &mut self.0 {
             Source::Alone(line) => ready!(line.poll_data(cx)),
-            Source::Shared { body, .. } => {
+            Source::Shared { body, slot } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+                let told = |error| BodyError::of_shared(error, slot);
+                return Poll::Ready(frame.map(|frame| frame.map_err(told)));
             }
             Source::Over => None,
         };

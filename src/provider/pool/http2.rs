@@ -32,6 +32,13 @@ impl Default for Ping {
     }
 }
 
+/// How much of one answer the peer may send before it has been read: as much as a slow client can make the gateway hold.
+pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+
+/// How much of all answers of a connection. Bytes that no client has read yet count here too, so with a window that a few
+/// slow clients can fill, they would hold up everybody else's answers. This one is out of reach, as in Go's client.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// A pooled connection.
 pub(super) struct Http2 {
     sender: SendRequest<Full<Bytes>>,
@@ -91,6 +98,8 @@ impl Http2 {
             .timer(TokioTimer::new())
             .keep_alive_interval(ping.interval)
             .keep_alive_timeout(ping.timeout)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(stream)
             .await?;
         // Shared, because only the connection knows its peer's limit. Dropped when it has ended, so that its sender

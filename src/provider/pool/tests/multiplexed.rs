@@ -214,6 +214,87 @@ async fn an_http_2_connection_that_breaks_is_told_once() {
     assert_eq!(told, 1);
 }
 
+/// Nor are eight answers that break off with their connection.
+#[tokio::test]
+async fn an_http_2_connection_that_breaks_under_its_answers_is_told_once() {
+    let (acceptor, config) = tls();
+    let address = spawn_raw_http_2(acceptor, |mut connection| async move {
+        let mut held = Vec::new();
+        while held.len() < 9 {
+            let Some(Ok((request, mut respond))) = connection.accept().await else { break };
+            match request.uri().path() {
+                // The answers before it have been received when this one comes.
+                "/last" => break,
+                _ => held.push(respond.send_response(Response::new(()), false).expect("sent")),
+            }
+        }
+    })
+    .await;
+    let mut pool = pool(config);
+    // The last request is not excused for having met a connection that was being closed: it is the one that tells.
+    pool.stale_within = Duration::ZERO;
+    let url = format!("https://localhost:{}", address.port());
+    let mut begun = Vec::new();
+    for _ in 0..8 {
+        begun.push(pool.send(&to(&format!("{url}/x")), request()).await.expect("an answer").into_body());
+    }
+    let last = pool.send(&to(&format!("{url}/last")), request()).await.map(|_| ());
+    assert!(matches!(last, Err(PoolError::Broken(_))), "{last:?}");
+    for body in begun {
+        let error = body.collect().await.expect_err("it breaks off");
+        assert!(error.is_told(), "{error}");
+    }
+}
+
+/// Clients that do not read their answers do not hold up others on the same connection, and fill a small part of memory.
+#[tokio::test]
+async fn answers_that_nobody_reads_hold_up_no_other() {
+    const UNREAD: usize = 40;
+    let (acceptor, config) = tls();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    let address = spawn_raw_http_2(acceptor, move |mut connection| {
+        let sent = counted.clone();
+        async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let mut body = respond.send_response(Response::new(()), false).expect("sent");
+                if request.uri().path() == "/short" {
+                    body.send_data(Bytes::from_static(b"short"), true).expect("sent");
+                    continue;
+                }
+                let sent = sent.clone();
+                // As much as the client's windows let through.
+                tokio::spawn(async move {
+                    body.reserve_capacity(1 << 30);
+                    while let Some(Ok(room)) = poll_fn(|cx| body.poll_capacity(cx)).await {
+                        let data = Bytes::from(vec![0; room]);
+                        if body.send_data(data, false).is_err() {
+                            break;
+                        }
+                        sent.fetch_add(room, Ordering::SeqCst);
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    let (pool, url) = (pool(config), format!("https://localhost:{}", address.port()));
+    let mut unread = Vec::new();
+    for _ in 0..UNREAD {
+        unread.push(pool.send(&to(&format!("{url}/long")), request()).await.expect("an answer"));
+    }
+    let most = UNREAD * http2::STREAM_WINDOW as usize;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while sent.load(Ordering::SeqCst) < most {
+        assert!(Instant::now() < deadline, "only {} of {most} bytes came", sent.load(Ordering::SeqCst));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let short = tokio::time::timeout(Duration::from_secs(30), text(&pool, &format!("{url}/short"))).await;
+    assert_eq!(short.expect("it is not held up"), "short");
+    assert_eq!(sent.load(Ordering::SeqCst), most, "and no more is held here");
+    drop(unread);
+}
+
 /// A server that ends its first HTTP/2 connection in order, as nginx does after some number of requests: the second request
 /// is already on its way then, and is said to have come too late.
 async fn spawn_parting(tls: TlsAcceptor, connections: Arc<AtomicUsize>) -> SocketAddr {
