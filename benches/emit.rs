@@ -50,7 +50,7 @@ fn emit(telemetry: &Arc<Telemetry>, record: &RequestRecord, held: &Held) {
     let target = record.target.as_ref().expect("a target");
     let series = &held.upstream;
     AttemptFinished { series, target, outcome: Outcome::Ok, duration: record.duration }.emit();
-    RequestFinished { telemetry, record, series: &held.call, provider: &target.provider.name }.emit();
+    RequestFinished { telemetry, record, series: &held.call }.emit();
     drop(in_flight);
 }
 

@@ -73,7 +73,7 @@ fn events(telemetry: &Arc<Telemetry>, record: &RequestRecord) {
     AttemptFinished { series: &upstream, target, outcome: Outcome::Ok, duration: record.duration }.emit();
     let (method, code) = (&Method::POST, StatusCode::OK);
     HttpRequestFinished { telemetry, route: "/v1/chat/completions", method, code }.emit();
-    RequestFinished { telemetry, record, series: &series, provider }.emit();
+    RequestFinished { telemetry, record, series: &series }.emit();
     drop(in_flight);
 }
 

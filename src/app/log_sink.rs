@@ -1,6 +1,6 @@
 //! The database's side of the request log: inserts batches, and notes which keys are in use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,18 @@ impl Seen {
     }
 }
 
+/// The keys that were last used within the same minute, with the latest of their times: one statement for each minute,
+/// since rows that had to wait, or are replayed, may be hours apart.
+fn by_minute(due: &HashMap<i64, DateTime<Utc>>) -> impl Iterator<Item = (DateTime<Utc>, Vec<i64>)> {
+    let mut minutes: BTreeMap<i64, (DateTime<Utc>, Vec<i64>)> = BTreeMap::new();
+    for (id, at) in due {
+        let (latest, ids) = minutes.entry(at.timestamp().div_euclid(60)).or_default();
+        *latest = (*latest).max(*at);
+        ids.push(*id);
+    }
+    minutes.into_values()
+}
+
 impl DatabaseSink {
     pub(super) fn new(writer: Arc<LogWriter>) -> Self {
         Self { writer, seen: Mutex::default() }
@@ -93,13 +105,19 @@ impl Sink<LogRow> for DatabaseSink {
         let now = Instant::now();
         let uses = rows.iter().map(|row| (row.api_key_id, row.created_at));
         let due = self.seen.lock().note(uses, now);
-        let Some(latest) = due.values().max() else { return };
-        let ids: Vec<i64> = due.keys().copied().collect();
+        if due.is_empty() {
+            return;
+        }
         // Rows must not wait for long while other work uses up the connections.
-        let noted =
-            time::timeout(SEEN_PATIENCE, keys::mark_seen(self.writer.database(), &ids, *latest)).await;
+        let noted = time::timeout(SEEN_PATIENCE, async {
+            for (latest, ids) in by_minute(&due) {
+                keys::mark_seen(self.writer.database(), &ids, latest).await?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        let noted = noted.await;
         let error = match noted {
-            Ok(Ok(_)) => return,
+            Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
@@ -127,5 +145,14 @@ mod tests {
         assert!(seen.note([(3, at(61))].into_iter(), after(61)).is_empty(), "it rests");
         let third = seen.note(std::iter::empty(), after(80));
         assert_eq!(third, HashMap::from([(1, at(60)), (3, at(61))]));
+    }
+
+    #[test]
+    fn keys_are_recorded_with_the_time_of_their_own_minute() {
+        let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let due = HashMap::from([(1, at(119)), (2, at(60)), (3, at(120)), (4, at(7200))]);
+        let mut groups: Vec<_> = by_minute(&due).collect();
+        groups.iter_mut().for_each(|(_, ids)| ids.sort_unstable());
+        assert_eq!(groups, [(at(119), vec![1, 2]), (at(120), vec![3]), (at(7200), vec![4])]);
     }
 }

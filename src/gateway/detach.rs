@@ -55,7 +55,7 @@ where
         if std::thread::panicking() || self.gateway.abandoned().is_cancelled() {
             return;
         }
-        self.scope.client_left();
+        let left = self.scope.client_left();
         if self.gateway.is_patient() {
             let gateway = self.gateway.clone();
             self.gateway.tracker().spawn(async move {
@@ -63,7 +63,7 @@ where
                     biased;
                     // An answer is dropped at once: the client that would read it has left.
                     answer = future => drop(answer),
-                    () = gateway.patience() => {}
+                    () = gateway.patience(left) => {}
                 }
             });
         }

@@ -72,7 +72,6 @@ impl Gateway {
         guard: &mut FinishGuard,
     ) -> Result<(Answer, Arc<Target>), Failure> {
         let mut tried = Tried::default();
-        let mut passed_over = false;
         // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
         for last_resort in [false, true] {
             for target in &job.targets {
@@ -80,7 +79,7 @@ impl Gateway {
                 let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
                 match self.attempt(job, target, force, moved, guard).await {
                     None => {
-                        passed_over = true;
+                        tried.passed_over = true;
                         continue;
                     }
                     Some(Ok(answer)) => return Ok((answer, target.clone())),
@@ -90,7 +89,7 @@ impl Gateway {
                     break;
                 }
             }
-            if tried.last.is_some() || !passed_over || guard.scope().has_client_left() {
+            if tried.last.is_some() || !tried.passed_over || guard.scope().has_client_left() {
                 break;
             }
         }
@@ -156,6 +155,8 @@ struct Tried<'a> {
     /// A target whose format cannot express the request. Nothing was sent, so any real answer is worth more to the
     /// client.
     unsupported: Option<Failure>,
+    /// Whether there are providers that might have been called at another time.
+    passed_over: bool,
 }
 
 impl<'a> Tried<'a> {
@@ -179,7 +180,8 @@ impl<'a> Tried<'a> {
 
     fn into_failure(self) -> Failure {
         let Some((_, mut failure)) = self.last else {
-            return self.unsupported.unwrap_or_else(Failure::no_provider);
+            let never = self.unsupported.filter(|_| !self.passed_over);
+            return never.unwrap_or_else(Failure::no_provider);
         };
         if let Some((answer, target)) = self.answer {
             failure.answer = Some(answer);

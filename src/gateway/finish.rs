@@ -19,7 +19,6 @@ use crate::wire::guess::tokens_of_json;
 use super::Gateway;
 use super::dedup::Claim;
 use super::dispatch::Job;
-use super::gather::own;
 use super::scope::RequestScope;
 
 /// An accepted request in flight. Whatever happens to it, its record is finished exactly once: by
@@ -28,12 +27,13 @@ pub(super) struct FinishGuard {
     gateway: Gateway,
     scope: Arc<RequestScope>,
     record: RequestRecord,
+    /// Those of the provider that was called last; at first, of the one that will be called first.
     series: CallSeries,
     /// The provider that `series` belong to.
     provider: LabelValue,
-    /// The parts of the answer kept for the request log.
-    answer: Vec<Bytes>,
-    answer_bytes: usize,
+    /// The answer so far, for the request log; `None`: it does not get there. Copied, because a small part of a stream may
+    /// lie in a large buffer, with parts of other streams.
+    answer: Option<Vec<u8>>,
     /// The request of a key with a limit of tokens, which may have to be guessed at the end.
     request: Option<Bytes>,
     /// A guess at the tokens of an answer whose provider has not reported them all.
@@ -95,8 +95,7 @@ impl FinishGuard {
             series,
             provider,
             scope,
-            answer: Vec::new(),
-            answer_bytes: 0,
+            answer: gateway.logs_payloads().then(Vec::new),
             request,
             guessed: 0,
             dropped: Vec::new(),
@@ -119,8 +118,16 @@ impl FinishGuard {
         &self.record
     }
 
-    /// The request is being sent to `target`. Usage that the previous attempt reported is still charged.
+    /// The request is being sent to `target`. Usage that the previous attempt reported is still charged. The series of its
+    /// provider exist from now on, so that what it will add to them is seen as an increase.
     pub(super) fn tried(&mut self, target: &Arc<Target>) {
+        let provider = &target.provider.name;
+        if *provider != self.provider {
+            let record = &self.record;
+            let telemetry = self.gateway.telemetry();
+            self.series = telemetry.call_series(record.call, &record.model, provider, &record.key.comment);
+            self.provider = provider.clone();
+        }
         let before = self.record.target.replace(target.clone());
         // It belongs to the previous attempt; this one will set its own if it fails.
         self.record.error = None;
@@ -170,15 +177,12 @@ impl FinishGuard {
     }
 
     /// Puts a part of the answer aside for the request log.
-    pub(super) fn answered(&mut self, part: &Bytes) {
-        if self.record.request_body.is_none() || self.answer_bytes > MAX_LOGGED_ANSWER {
-            return;
-        }
-        self.answer_bytes += part.len() + size_of::<Bytes>();
-        if self.answer_bytes > MAX_LOGGED_ANSWER {
-            self.answer = Vec::new();
+    pub(super) fn answered(&mut self, part: &[u8]) {
+        let Some(answer) = &mut self.answer else { return };
+        if answer.len() + part.len() > MAX_LOGGED_ANSWER {
+            self.answer = None;
         } else {
-            self.answer.push(part.clone());
+            answer.extend_from_slice(part);
         }
     }
 
@@ -237,15 +241,9 @@ impl FinishGuard {
             Some(target) => target.price.cost(&record.usage),
             None => Cost::default(),
         };
-        record.response_body = take_answer(&mut self.answer);
+        record.response_body = self.answer.take().filter(|answer| !answer.is_empty()).map(Bytes::from);
         let gateway = &self.gateway;
-        RequestFinished {
-            telemetry: gateway.telemetry(),
-            record,
-            series: &self.series,
-            provider: &self.provider,
-        }
-        .emit();
+        RequestFinished { telemetry: gateway.telemetry(), record, series: &self.series }.emit();
         gateway
             .limiter()
             .charge(&record.key, tokens_to_charge(record, self.request.as_deref(), self.guessed));
@@ -291,12 +289,4 @@ fn tokens_to_charge(record: &RequestRecord, request: Option<&[u8]>, guessed: u64
     // Of an answer that was cut off, Anthropic has reported its first tokens.
     let completion = guessed.saturating_sub(record.usage.completion.unwrap_or(0));
     reported.saturating_add(prompt).saturating_add(completion)
-}
-
-fn take_answer(parts: &mut Vec<Bytes>) -> Option<Bytes> {
-    match parts.len() {
-        0 => None,
-        1 => parts.pop().map(own),
-        _ => Some(std::mem::take(parts).concat().into()),
-    }
 }

@@ -64,7 +64,7 @@ where
 }
 
 /// Copies up to [`COPIED`] bytes out of the larger buffer that they may be a part of; keeps longer ones as they are.
-pub(super) fn own(bytes: Bytes) -> Bytes {
+fn own(bytes: Bytes) -> Bytes {
     if bytes.len() > COPIED { bytes } else { Bytes::copy_from_slice(&bytes) }
 }
 

@@ -28,7 +28,7 @@ mod transform;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header};
@@ -300,11 +300,12 @@ impl Gateway {
         !self.settings().drain_on_disconnect.is_zero() && !self.0.abandoned.is_cancelled()
     }
 
-    /// Returns when such work must stop.
-    async fn patience(&self) {
+    /// Returns when such work must stop that nobody has waited for since `since`.
+    async fn patience(&self, since: Instant) {
+        let end = since + self.settings().drain_on_disconnect;
         tokio::select! {
             () = self.0.abandoned.cancelled() => {}
-            () = tokio::time::sleep(self.settings().drain_on_disconnect) => {}
+            () = tokio::time::sleep_until(end.into()) => {}
         }
     }
 

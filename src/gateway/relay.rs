@@ -154,6 +154,9 @@ impl Inner {
                 Poll::Ready(())
             }
             Poll::Ready(Some(Err(error))) => {
+                if error.is_told() {
+                    self.attempt.excuse();
+                }
                 let outcome = if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut };
                 self.cut_off(outcome);
                 Poll::Ready(())
@@ -397,15 +400,17 @@ impl Drop for Relay {
         let gateway = inner.guard.gateway().clone();
         let mut status = inner.status_for_leaver();
         let told = status != Status::Aborted;
+        let mut unread_since = Instant::now();
         match status {
             // At the end of a shutdown it is the gateway that leaves, not the client.
             Status::Aborted if gateway.abandoned().is_cancelled() => {
                 inner.guard.blame(ErrorCode::Shutdown);
                 status = Status::Failed;
             }
-            Status::Aborted => inner.guard.scope().client_left(),
+            // It may have left before the answer began.
+            Status::Aborted => unread_since = inner.guard.scope().client_left(),
             // The client has its answer; the rest is read only to end the provider's stream.
-            _ => inner.guard.client_has_it_all(Instant::now()),
+            _ => inner.guard.client_has_it_all(unread_since),
         }
         let runtime = tokio::runtime::Handle::try_current();
         if inner.ending.is_some() || !gateway.is_patient() || runtime.is_err() {
@@ -418,7 +423,7 @@ impl Drop for Relay {
             let ended = tokio::select! {
                 biased;
                 () = inner.drain() => true,
-                () = gateway.patience() => false,
+                () = gateway.patience(unread_since) => false,
             };
             // Past the deadline the attempt counts as cancelled, unless its verdict was certain.
             if !ended && told {

@@ -101,7 +101,8 @@ impl Gateway {
         if ordered.len() > 1 {
             // Providers whose breaker is open come last: they are tried only when there is no other.
             let now = Instant::now();
-            ordered.sort_by_key(|target| !self.health().is_fit(&target.provider, now));
+            // Asked once for each: the answers change while other requests run.
+            ordered.sort_by_cached_key(|target| !self.health().is_fit(&target.provider, now));
         }
         Ok(ordered)
     }

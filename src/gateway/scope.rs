@@ -1,7 +1,7 @@
 //! One inference request, from its arrival to its single count.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -20,7 +20,7 @@ pub struct RequestScope {
     pub arrived_at: DateTime<Utc>,
     /// Nanoseconds spent waiting for the client's body.
     client_wait: AtomicU64,
-    client_left: AtomicBool,
+    client_left: OnceLock<Instant>,
     counted: AtomicBool,
     slot: Option<Slot>,
 }
@@ -33,7 +33,7 @@ impl RequestScope {
             arrived: Instant::now(),
             arrived_at: Utc::now(),
             client_wait: AtomicU64::new(0),
-            client_left: AtomicBool::new(false),
+            client_left: OnceLock::new(),
             counted: AtomicBool::new(false),
             slot,
         })
@@ -65,12 +65,13 @@ impl RequestScope {
         Duration::from_nanos(self.client_wait.load(Ordering::Relaxed))
     }
 
-    pub(super) fn client_left(&self) {
-        self.client_left.store(true, Ordering::Release);
+    /// The client has left; returns when that was noticed first.
+    pub(super) fn client_left(&self) -> Instant {
+        *self.client_left.get_or_init(Instant::now)
     }
 
     pub(super) fn has_client_left(&self) -> bool {
-        self.client_left.load(Ordering::Acquire)
+        self.client_left.get().is_some()
     }
 }
 

@@ -102,22 +102,27 @@ impl MemoryLimiter {
         })
     }
 
-    /// Charges the tokens of a finished request, into debt if need be.
-    pub fn charge(&self, key_id: i64, limits: Limits, tokens: u64) {
-        self.charge_at(key_id, limits, tokens, Instant::now());
+    /// Charges the tokens of a finished request, into debt if need be. `limits` are those that it came under; returns
+    /// those that it was charged under.
+    pub fn charge(&self, key_id: i64, limits: Limits, tokens: u64) -> Limits {
+        self.charge_at(key_id, limits, tokens, Instant::now())
     }
 
-    pub(super) fn charge_at(&self, key_id: i64, limits: Limits, tokens: u64, now: Instant) {
+    pub(super) fn charge_at(&self, key_id: i64, limits: Limits, tokens: u64, now: Instant) -> Limits {
         if limits.tpm.is_none() || tokens == 0 {
-            return;
+            return limits;
         }
         let now = self.micros(now);
         self.with_entry(key_id, now, |entry| {
-            entry.see(limits);
-            if let Some((rate, bucket)) = entry.bucket(LimitType::Tpm, limits.tpm, self.burst, now) {
+            // The key's limits may have changed since, and other requests have come under the new ones. The bucket must not
+            // change back for this one: a token would count by the ratio of the limits.
+            let known = Some(entry.limits).filter(|known| *known != Limits::default()).unwrap_or(limits);
+            entry.see(known);
+            if let Some((rate, bucket)) = entry.bucket(LimitType::Tpm, known.tpm, self.burst, now) {
                 bucket.charge(rate, tokens);
             }
-        });
+            known
+        })
     }
 
     /// Remembers consumption that could not be reported to Redis.

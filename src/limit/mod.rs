@@ -181,7 +181,9 @@ impl Limiter {
     /// Charges the tokens of a finished request (prompt and completion together), into debt if need be. Never waits.
     pub fn charge(&self, key: &ApiKey, tokens: u64) {
         match self {
-            Self::Memory(memory) => memory.charge(key.id, key.limits, tokens),
+            Self::Memory(memory) => {
+                memory.charge(key.id, key.limits, tokens);
+            }
             Self::Redis(redis) => redis.charge(key.id, key.limits, tokens),
         }
     }

@@ -106,7 +106,7 @@ impl RedisLimiter {
             return;
         }
         // Here too, so that standing in starts from what is known. Redis' next answer overrides it.
-        self.shared.memory.charge(key_id, limits, tokens);
+        let limits = self.shared.memory.charge(key_id, limits, tokens);
         self.shared.charges.add(key_id, limits, tokens);
     }
 

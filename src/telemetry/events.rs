@@ -181,25 +181,19 @@ fn as_f64(count: u64) -> f64 {
 pub struct RequestFinished<'a> {
     pub telemetry: &'a Telemetry,
     pub record: &'a RequestRecord,
-    /// The series looked up when the request was routed.
+    /// Of the provider that was called last.
     pub series: &'a CallSeries,
-    /// The provider that `series` belong to.
-    pub provider: &'a LabelValue,
 }
 
 impl RequestFinished<'_> {
     pub fn emit(self) {
-        let Self { telemetry, record, series, provider } = self;
+        let Self { telemetry, record, series } = self;
         // Each of up to seven histograms pins the epoch of its samples, which is a memory fence; when it is already
         // pinned, that is only an addition.
         let _pinned = crossbeam_epoch::pin();
         telemetry.audit.counted(record.call.table());
         telemetry.surfaces.overhead(record.call).record(record.overhead.as_secs_f64());
-        // After a failover the answer came from another provider than the one the request was routed to first.
-        let moved = record.target.as_ref().filter(|target| target.provider.name != *provider).map(|target| {
-            telemetry.call_series(record.call, &record.model, &target.provider.name, &record.key.comment)
-        });
-        match moved.as_ref().unwrap_or(series) {
+        match series {
             CallSeries::Completion(series) => CompletionFinished { record, series }.emit(),
             CallSeries::Embedding(series) => EmbeddingFinished { record, series }.emit(),
         }

@@ -1,6 +1,6 @@
 //! Every way a request can end: counted once, with the right status, and the log agrees.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entity::completions;
 use futures_util::StreamExt as _;
@@ -355,6 +355,24 @@ async fn client_gone_and_the_drain_takes_too_long() {
     chunks.next().await.expect("a chunk").expect("bytes");
     drop(chunks);
     check(&app, Expected { status: "aborted", outcome: Some("cancelled"), error: None }).await;
+}
+
+/// The time it is waited for begins when the client leaves, and not anew with the answer's head.
+#[tokio::test]
+async fn client_gone_and_the_answer_begins_late() {
+    const DRAIN: Duration = Duration::from_secs(4);
+    let app = TestApp::builder().setting("DRAIN_ON_DISCONNECT", "4s").spawn().await;
+    let (head, rest) = (Gate::new(), Gate::new());
+    app.provider().always(Reply::text("one two three four").held_by(&head).stalled_after(2, &rest));
+    let waiting = tokio::spawn(call(&app, true).send());
+    head.reached(1).await;
+    let left = Instant::now();
+    waiting.abort();
+    tokio::time::sleep_until((left + DRAIN * 3 / 4).into()).await;
+    head.open();
+    check(&app, Expected { status: "aborted", outcome: Some("cancelled"), error: None }).await;
+    let took = left.elapsed();
+    assert!(took < DRAIN * 7 / 4, "it was drained for {took:?}");
 }
 
 #[tokio::test]

@@ -435,11 +435,22 @@ async fn a_failover_is_counted_when_the_next_provider_is_asked() {
     let waiting = tokio::spawn(app.chat(MODEL).build().send());
     gate.reached(1).await;
     let failovers = |scrape: &Scrape| scrape.metric("nexusgate_failovers_total").value();
-    assert_eq!(failovers(&app.scrape().await), 1.0);
+    let meanwhile = app.scrape().await;
+    assert_eq!(failovers(&meanwhile), 1.0);
+    // What it will cost there is to be seen as an increase from 0.
+    let cost = |scrape: &Scrape| {
+        let mut lines = scrape.text.lines();
+        let line =
+            lines.find(|line| line.starts_with("nexusgate_cost_total_usd_total{") && line.contains("second"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    assert_eq!(cost(&meanwhile), Some(0.0));
     assert_eq!(app.chat(MODEL).send().await.status(), 503);
     gate.open();
     assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
-    assert_eq!(failovers(&app.settled().await), 1.0);
+    let settled = app.settled().await;
+    assert_eq!(failovers(&settled), 1.0);
+    assert!(cost(&settled) > Some(0.0));
 }
 
 /// An error that would recur is passed on at once, unchanged.
@@ -507,6 +518,27 @@ async fn a_request_that_reached_no_provider_names_none() {
     rows.sort();
     let called = ("completed".to_owned(), Some("alpha".to_owned()), true);
     assert_eq!(rows, [called, ("failed".to_owned(), None, false)]);
+}
+
+/// Nor is a request called impossible that a provider could take at another time.
+#[tokio::test]
+async fn a_provider_without_room_may_take_what_another_never_can() {
+    let app = TestApp::builder()
+        .targets(vec![("first", ProviderKind::Anthropic, None), ("second", ProviderKind::OpenAi, None)])
+        .adjust(|settings| settings.declared.providers[1].max_concurrency = Some(1))
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    provider(&app, "second").always(Reply::text("slow").held_by(&gate));
+    let file =
+        serde_json::json!([{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}]);
+    let call = || app.chat(MODEL).with("messages", file.clone());
+    let waiting = tokio::spawn(call().build().send());
+    gate.reached(1).await;
+    let refused = call().send().await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].as_bytes()), (503, &b"1"[..]));
+    gate.open();
+    assert_eq!(waiting.await.expect("joined").expect("an answer").status(), 200);
 }
 
 /// A provider that cannot be asked takes no place of those that can.

@@ -110,6 +110,19 @@ fn a_changed_limit_takes_effect_at_once_and_keeps_the_debt() {
 }
 
 #[test]
+fn a_request_from_before_a_change_is_charged_under_the_new_limit() {
+    let limiter = MemoryLimiter::new(burst(1.0));
+    let now = Instant::now();
+    let (old, new) = (limits(None, 1000), limits(None, 100));
+    assert!(limiter.admit_at(1, old, now).allowed());
+    assert!(limiter.admit_at(1, new, now).allowed());
+    assert_eq!(limiter.charge_at(1, old, 600, now), new);
+    // 500 tokens of debt, of which 100 a minute are paid back.
+    let refused = limiter.admit_at(1, new, now);
+    assert_eq!(refused.retry_after, Duration::from_micros(5 * 60_000_000 + 1));
+}
+
+#[test]
 fn a_changed_limit_says_nothing_of_the_time_before_it() {
     let limiter = MemoryLimiter::new(burst(3.0));
     let now = Instant::now();
