@@ -110,8 +110,8 @@ pub(super) struct TestReport {
     models: Vec<RemoteModelView>,
 }
 
-/// Test a provider: a minimal call of one of its models, which it may charge for. Without a model,
-/// its list of models is requested.
+/// Test a provider: a minimal call of one of its models, which it may charge for. Without a model, its list of models is
+/// requested.
 #[utoipa::path(
     post, path = "/api/admin/providers/{id}/test", tag = "Providers",
     request_body(content = Option<TestBody>, description = "May be left out"),
