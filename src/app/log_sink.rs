@@ -60,7 +60,7 @@ impl Seen {
         due
     }
 
-    /// Nothing was recorded: another time.
+    /// These were not recorded: another time.
     fn failed(&mut self, due: HashMap<i64, DateTime<Utc>>, now: Instant) {
         self.recorded.retain(|id, _| !due.contains_key(id));
         self.due.extend(due);
@@ -70,14 +70,14 @@ impl Seen {
 
 /// The keys that were last used within the same minute, with the latest of their times: one statement for each minute,
 /// since rows that had to wait, or are replayed, may be hours apart.
-fn by_minute(due: &HashMap<i64, DateTime<Utc>>) -> impl Iterator<Item = (DateTime<Utc>, Vec<i64>)> {
+fn by_minute(due: &HashMap<i64, DateTime<Utc>>) -> Vec<(DateTime<Utc>, Vec<i64>)> {
     let mut minutes: BTreeMap<i64, (DateTime<Utc>, Vec<i64>)> = BTreeMap::new();
     for (id, at) in due {
         let (latest, ids) = minutes.entry(at.timestamp().div_euclid(60)).or_default();
         *latest = (*latest).max(*at);
         ids.push(*id);
     }
-    minutes.into_values()
+    minutes.into_values().collect()
 }
 
 impl DatabaseSink {
@@ -104,7 +104,7 @@ impl Sink<LogRow> for DatabaseSink {
     async fn inserted(&self, rows: &[LogRow]) {
         let now = Instant::now();
         let uses = rows.iter().map(|row| (row.api_key_id, row.created_at));
-        let due = self.seen.lock().note(uses, now);
+        let mut due = self.seen.lock().note(uses, now);
         if due.is_empty() {
             return;
         }
@@ -112,6 +112,9 @@ impl Sink<LogRow> for DatabaseSink {
         let noted = time::timeout(SEEN_PATIENCE, async {
             for (latest, ids) in by_minute(&due) {
                 keys::mark_seen(self.writer.database(), &ids, latest).await?;
+                for id in &ids {
+                    due.remove(id);
+                }
             }
             Ok::<_, StoreError>(())
         });
@@ -151,7 +154,7 @@ mod tests {
     fn keys_are_recorded_with_the_time_of_their_own_minute() {
         let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let due = HashMap::from([(1, at(119)), (2, at(60)), (3, at(120)), (4, at(7200))]);
-        let mut groups: Vec<_> = by_minute(&due).collect();
+        let mut groups = by_minute(&due);
         groups.iter_mut().for_each(|(_, ids)| ids.sort_unstable());
         assert_eq!(groups, [(at(119), vec![1, 2]), (at(120), vec![3]), (at(7200), vec![4])]);
     }

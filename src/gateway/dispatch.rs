@@ -155,7 +155,7 @@ struct Tried<'a> {
     /// A target whose format cannot express the request. Nothing was sent, so any real answer is worth more to the
     /// client.
     unsupported: Option<Failure>,
-    /// Whether there are providers that might have been called at another time.
+    /// Whether there are providers that might take the request at another time.
     passed_over: bool,
 }
 

@@ -6,7 +6,7 @@ use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
-use crate::domain::provider::ProviderKind;
+use crate::domain::provider::{Provider, ProviderKind};
 use crate::domain::record::{Call, RequestRecord};
 use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
 use crate::wire::convert::{
@@ -39,11 +39,17 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
     }
 }
 
-/// The name that tells what the model takes. A deployment on Azure is called as its owner likes; if that is no model's
-/// name, the one that callers use may be.
-fn known_as(target: &Target) -> &str {
-    let is_free = target.provider.kind == ProviderKind::Azure && !is_openai(&target.remote_id);
-    if is_free { target.system_name.as_str() } else { &target.remote_id }
+/// The name that tells what a model takes. A deployment on Azure is called as its owner likes; if its name is none of
+/// OpenAI's models, the one that callers use may be.
+fn known_as<'a>(kind: ProviderKind, remote_id: &'a str, system_name: &'a str) -> &'a str {
+    let is_free = kind == ProviderKind::Azure && !is_openai(remote_id);
+    if is_free && is_openai(system_name) { system_name } else { remote_id }
+}
+
+/// Whether the provider is OpenAI itself or Azure, and not another server of OpenAI's models.
+fn is_openai_itself(provider: &Provider) -> bool {
+    let host = provider.base_url.host_str().unwrap_or_default();
+    provider.kind == ProviderKind::Azure || host == "openai.com" || host.ends_with(".openai.com")
 }
 
 /// Writes the request for `target`.
@@ -80,7 +86,8 @@ pub(super) fn prepare<'a>(
         Some((client, provider)) => {
             let options = RequestOptions {
                 model: &target.remote_id,
-                known_as: known_as(target),
+                known_as: known_as(target.provider.kind, &target.remote_id, target.system_name.as_str()),
+                openai_itself: is_openai_itself(&target.provider),
                 stream: job.stream,
                 ask_usage,
                 default_max_tokens: DEFAULT_MAX_TOKENS,
@@ -102,4 +109,22 @@ pub(super) fn prepare<'a>(
         .get(target, operation)
         .map_err(|_| ConvertError::new("The provider's base URL and the model's name make no URL."))?;
     Ok(Prepared { request, to, plan, dropped })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deployment_may_be_known_by_the_name_that_callers_use() {
+        use ProviderKind::{Azure, OpenAi};
+        for (kind, remote_id, system_name, name) in [
+            (Azure, "prod-eu", "gpt-5", "gpt-5"),
+            (Azure, "gpt-4o-eu", "gpt-5", "gpt-4o-eu"),
+            (Azure, "DeepSeek-R1", "reasoner", "DeepSeek-R1"),
+            (OpenAi, "llama3.1:8b", "gpt-4o", "llama3.1:8b"),
+        ] {
+            assert_eq!(known_as(kind, remote_id, system_name), name, "{remote_id}");
+        }
+    }
 }

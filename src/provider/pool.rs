@@ -28,7 +28,7 @@ use tower::{Service, ServiceExt as _};
 use super::destination::{ByHash, Destination, Origin};
 use super::headers::UpstreamHeaders;
 use super::http1::{ExchangeError, Http1, OutgoingHead};
-use http2::{Http2, Ping, Slot};
+use http2::{Http2, Ping, Slot, Streams};
 
 mod http2;
 
@@ -233,7 +233,9 @@ where
                             }
                             let was_closing = reused && since.elapsed() < self.stale_within;
                             // The provider is blamed once for a connection that carried many requests.
-                            if http2::ends_connection(&error) && (was_closing || !slot.is_first_to_break()) {
+                            if http2::ends_connection(&error)
+                                && (was_closing || !slot.streams().is_first_to_tell())
+                            {
                                 return Err(PoolError::Stale(error.into()));
                             }
                             return Err(error.into());
@@ -407,13 +409,14 @@ enum Source {
 pub struct BodyError {
     source: BoxError,
     garbled: bool,
-    told: bool,
+    /// If it was the whole connection that broke: the requests that it carried.
+    shared_with: Option<Arc<Streams>>,
 }
 
 impl BodyError {
-    /// Whether the connection broke and carried other requests, one of which has told already.
-    pub fn is_told(&self) -> bool {
-        self.told
+    /// Whether the connection broke under several requests, and another one has told. If not, this one tells now.
+    pub fn was_told(&self) -> bool {
+        self.shared_with.as_ref().is_some_and(|streams| !streams.is_first_to_tell())
     }
 
     /// Whether the received bytes are not HTTP.
@@ -424,14 +427,14 @@ impl BodyError {
 
 impl From<ExchangeError> for BodyError {
     fn from(error: ExchangeError) -> Self {
-        Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into(), told: false }
+        Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into(), shared_with: None }
     }
 }
 
 impl BodyError {
     fn of_shared(error: hyper::Error, slot: &Slot) -> Self {
-        let told = http2::ends_connection(&error) && !slot.is_first_to_break();
-        Self { garbled: error.is_parse(), source: error.into(), told }
+        let shared_with = http2::ends_connection(&error).then(|| slot.streams().clone());
+        Self { garbled: error.is_parse(), source: error.into(), shared_with }
     }
 }
 

@@ -37,10 +37,10 @@ fn reasons(model: &str) -> bool {
     wants_max_completion_tokens(model) && !refuses_reasoning(model)
 }
 
-/// Whether `model` reasons unless it is told not to: from GPT 5.1 on models do not, and from 5.6 on they do again.
+/// Whether `model` reasons unless it is told not to: from GPT 5.1 on models do not, and from 5.5 on they do again.
 pub(crate) fn reasons_unasked(model: &str) -> bool {
     let version = gpt_version(base(model)).unwrap_or_default();
-    let waits_to_be_told = ((5, 1)..(5, 6)).contains(&version) && !is_special(base(model));
+    let waits_to_be_told = ((5, 1)..(5, 5)).contains(&version) && !is_special(base(model));
     reasons(model) && !waits_to_be_told
 }
 
@@ -59,8 +59,9 @@ pub(crate) fn takes_penalties(model: &str) -> bool {
     !reasons(model)
 }
 
-/// Whether a model that is told to think with `effort` takes `stop`. Of the models that can reason, GPT 5.5 and newer ones
-/// do while they do not, and the small ones of 5.4.
+/// Whether a model that is told to think with `effort` takes `stop`. Models that can reason take it only while they do not,
+/// and only GPT 5.5 and newer, and the small ones of 5.4. Users have found that out, not all of them the same:
+/// <https://github.com/BerriAI/litellm/pull/28650>, <https://github.com/plmbr/notebook-intelligence/pull/414>.
 pub(crate) fn takes_stops(model: &str, effort: Option<Effort>) -> bool {
     let name = base(model);
     let version = gpt_version(name).unwrap_or_default();
@@ -74,14 +75,14 @@ pub(crate) fn refuses_parallel_calls(model: &str) -> bool {
 }
 
 /// Whether OpenAI's Chat Completions refuse to let `model` reason when there are functions to call: GPT from 5.4 on.
-/// Routers, which put the vendor before the name (`openai/gpt-5.6`), find another way.
+/// Source: <https://github.com/openai/openai-openapi/issues/541>.
 pub(crate) fn refuses_reasoning_with_functions(model: &str) -> bool {
-    !model.contains('/') && gpt_version(model).is_some_and(|version| version >= (5, 4)) && reasons(model)
+    gpt_version(base(model)).is_some_and(|version| version >= (5, 4)) && reasons(model)
 }
 
-/// Whether the model always reasons.
+/// Whether the model always reasons. From GPT 5.1 on the chat models do, as much as they like.
 fn is_special(name: &str) -> bool {
-    is(name, "codex") || is(name, "pro")
+    is(name, "codex") || is(name, "pro") || is(name, "chat")
 }
 
 fn is(name: &str, kind: &str) -> bool {
@@ -98,6 +99,7 @@ pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     let version = gpt_version(name);
     let special = is_special(name);
     match effort {
+        _ if is(name, "chat") && is_openai(model) => None,
         effort if effort != Effort::Off && version == Some((5, 0)) && is(name, "pro") => Some(Effort::High),
         Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
         Effort::Minimal => Some(Effort::Low),
@@ -186,6 +188,8 @@ mod tests {
             ("gpt-5.1-codex", None, false),
             ("gpt-5.2-pro", None, false),
             ("gpt-5.6", None, false),
+            ("gpt-5.2-chat-latest", None, false),
+            ("gpt-5.5", None, false),
             ("openai/gpt-5.6", Some(Effort::Off), true),
         ] {
             assert_eq!(takes_sampling(model, effort), taken, "{model} {effort:?}");
@@ -201,7 +205,7 @@ mod tests {
             ("gpt-5.2", false, false),
             ("gpt-5.4-mini", false, true),
             ("gpt-6", false, true),
-            ("openai/gpt-5.6", false, false),
+            ("openai/gpt-5.6", false, true),
             ("gpt-4.1", false, false),
             ("olmo-2", false, false),
         ] {
@@ -223,7 +227,8 @@ mod tests {
             ("gpt-5.4", None, false, false),
             ("gpt-5.4-mini", None, true, false),
             ("gpt-5.4-mini", Some(Effort::Low), false, false),
-            ("openai/gpt-5.5", None, true, false),
+            ("openai/gpt-5.5", None, false, false),
+            ("openai/gpt-5.5", Some(Effort::Off), true, false),
             ("gpt-5.6", None, false, false),
             ("gpt-5.6", Some(Effort::Off), true, false),
         ] {
@@ -245,6 +250,7 @@ mod tests {
             ("gpt-5.1-codex-max", Max, Some(XHigh)),
             ("openai/gpt-5.2", Max, Some(XHigh)),
             ("gpt-5.2-pro", Off, None),
+            ("gpt-5.2-chat-latest", Low, None),
             ("gpt-10", XHigh, Some(XHigh)),
             ("gpt-5", Low, Some(Low)),
             ("gpt-5-pro", Low, Some(High)),

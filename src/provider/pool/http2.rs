@@ -1,6 +1,7 @@
 //! HTTP/2 connections: each carries many requests at once, and has a task of its own.
 
 use std::error::Error as _;
+use std::fmt;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,8 +33,9 @@ impl Default for Ping {
     }
 }
 
-/// How much of one answer the peer may send before it has been read: as much as a slow client can make the gateway hold.
-pub(super) const STREAM_WINDOW: u32 = 256 << 10;
+/// How much of one answer the peer may send before it has been read: as much as a slow client can make the gateway hold,
+/// and as fast as an answer can be over a long way, in bytes for each round trip.
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 
 /// How much of all answers of a connection. Bytes that no client has read yet count here too, so with a window that a few
 /// slow clients can fill, they would hold up everybody else's answers. This one is out of reach, as in Go's client.
@@ -48,7 +50,7 @@ pub(super) struct Http2 {
 
 /// A connection's open streams, and the number that its peer allows. hyper would let more requests wait in a queue of
 /// its own, unseen.
-struct Streams {
+pub(super) struct Streams {
     open: AtomicUsize,
     /// A request has told that the connection broke.
     broken: AtomicBool,
@@ -60,9 +62,21 @@ struct Streams {
 pub(super) struct Slot(Arc<Streams>);
 
 impl Slot {
-    /// Whether no other request has told yet that the connection broke.
-    pub(super) fn is_first_to_break(&self) -> bool {
-        !self.0.broken.swap(true, Ordering::Relaxed)
+    pub(super) fn streams(&self) -> &Arc<Streams> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Streams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streams").field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+impl Streams {
+    /// Whether no other request has told yet that the connection broke: the caller tells it now.
+    pub(super) fn is_first_to_tell(&self) -> bool {
+        !self.broken.swap(true, Ordering::Relaxed)
     }
 }
 

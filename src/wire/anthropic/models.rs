@@ -23,7 +23,7 @@ pub(crate) struct Traits {
     pub(crate) display: bool,
     /// `output_config.format` and `strict` tools.
     pub(crate) structured_output: bool,
-    /// The most that `max_tokens` may be, if that is less than anybody asks for by an effort.
+    /// The most that `max_tokens` may be, of models that can think, where that is less than an effort may ask for.
     pub(crate) max_output: u64,
 }
 

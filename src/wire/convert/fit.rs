@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::calls::{FREE_INPUT, free_input_schema};
 use super::dropped::Dropped;
-use super::{media, names, schema, signed};
+use super::{RequestOptions, media, names, schema, signed};
 use crate::domain::chat::{
     ChatRequest, Effort, Media, Message, OutputFormat, Part, ReasoningConfig, Role, ToolCall, ToolChoice,
     ToolDef, ToolKind, Upload,
@@ -21,15 +21,16 @@ const MIN_OUTPUT_TOKENS: u64 = 16;
 const MAX_STRICT_TOOLS: usize = 20;
 const MAX_OPTIONAL_PROPERTIES: usize = 24;
 
-/// Fits `request`, which came in the format `from`, to the model called `model` behind a provider of the format `to`;
-/// names the fields it leaves out.
+/// Fits `request`, which came in the format `from`, to the model of `options` behind a provider of the format `to`; names
+/// the fields it leaves out.
 pub(super) fn fit(
     request: &mut ChatRequest,
     from: ApiFormat,
     to: ApiFormat,
-    model: &str,
+    options: &RequestOptions<'_>,
     dropped: &mut Dropped,
 ) {
+    let model = options.known_as;
     if to != ApiFormat::OpenAiChat || !models::signs_calls(model) {
         drop_signatures(&mut request.messages);
     }
@@ -58,7 +59,8 @@ pub(super) fn fit(
         drop_cache_points(&mut request.messages, dropped);
         fit_tools_for_openai(request, from, dropped);
         fit_effort(request, model, dropped);
-        if to == ApiFormat::OpenAiChat && models::refuses_reasoning_with_functions(model) {
+        let at_openai = to == ApiFormat::OpenAiChat && options.openai_itself;
+        if at_openai && models::refuses_reasoning_with_functions(model) {
             stop_reasoning_with_functions(request, model, dropped);
         }
         fit_sampling(request, model, dropped);
@@ -277,8 +279,7 @@ fn stop_reasoning_with_functions(request: &mut ChatRequest, model: &str, dropped
     if !request.tools.iter().any(|tool| matches!(tool, ToolDef::Function { .. })) {
         return;
     }
-    let effort = request.reasoning.as_ref().and_then(|config| config.effort);
-    if effort.is_some_and(|effort| effort != Effort::Off) {
+    if request.reasoning.as_ref().is_some_and(|config| config.effort != Some(Effort::Off)) {
         dropped.add("reasoning");
     }
     let off = models::effort(Effort::Off, model)

@@ -50,6 +50,8 @@ pub struct RequestOptions<'a> {
     /// The name that tells which model it is, and so which fields it takes: `model`, unless that is a name of somebody's
     /// choosing, as those of Azure's deployments are.
     pub known_as: &'a str,
+    /// Whether the provider is OpenAI itself or Azure. Others that serve OpenAI's models may get around limits of theirs.
+    pub openai_itself: bool,
     /// Whether the provider shall stream.
     pub stream: bool,
     /// Whether to ask for the usage on a stream (chat only; the other formats always report it).
@@ -96,7 +98,7 @@ pub fn convert_request(
         ApiFormat::Anthropic => anthropic::request::decode(body, &mut dropped)?,
     };
     let mut unsayable = Dropped::default();
-    fit::fit(&mut request, from, to, options.known_as, &mut unsayable);
+    fit::fit(&mut request, from, to, options, &mut unsayable);
     let body = match to {
         ApiFormat::OpenAiChat => openai_chat::request::encode(&request, options, &mut unsayable)?,
         ApiFormat::OpenAiResponses => openai_responses::request::encode(&request, options, &mut unsayable)?,

@@ -305,7 +305,9 @@ fn models_that_reason_get_no_sampling() {
     let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-5.1", &request);
     assert_eq!((&chat["temperature"], chat.get("stop")), (&json!(0.3), None));
     assert_eq!(dropped, ["stop_sequences"]);
-    let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-5.5", &request);
+    let mut told = request.clone();
+    told["thinking"] = json!({"type": "disabled"});
+    let (chat, dropped) = sent(Anthropic, OpenAiChat, "gpt-5.5", &told);
     assert_eq!((&chat["temperature"], &chat["stop"]), (&json!(0.3), &json!(["a", "b", "c", "d"])));
     assert_eq!(dropped, ["stop_sequences"], "the fifth");
     let (chat, dropped) = sent(Anthropic, OpenAiChat, "llama-3.3-70b", &request);
@@ -347,9 +349,9 @@ fn with_functions_newer_models_do_not_reason_in_chat_completions() {
         ("gpt-5.4", Some("low"), json!("none"), &["reasoning"]),
         ("gpt-5.4", Some("none"), json!("none"), &[]),
         ("gpt-5.4", None, Value::Null, &[]),
+        ("gpt-5.5", None, json!("none"), &[]),
         ("gpt-5.6-luna", Some("high"), json!("none"), &["reasoning"]),
         ("gpt-5.6-luna", None, json!("none"), &[]),
-        ("openai/gpt-5.6", Some("low"), json!("low"), &["temperature"]),
     ] {
         let (chat, dropped) = sent(OpenAiResponses, OpenAiChat, model, &request(effort, &tools));
         assert_eq!(chat["reasoning_effort"], told, "{model} {effort:?}");
@@ -357,12 +359,35 @@ fn with_functions_newer_models_do_not_reason_in_chat_completions() {
     }
     let (chat, _) = sent(OpenAiResponses, OpenAiChat, "gpt-5.6", &request(Some("low"), &json!([])));
     assert_eq!(chat["reasoning_effort"], "low", "nothing to call");
-    let anthropic = json!({
+    let mut anthropic = json!({
         "max_tokens": 9, "output_config": {"effort": "high"}, "messages": [{"role": "user", "content": "Hello"}],
         "tools": [{"name": "f", "input_schema": {"type": "object"}}],
     });
     let (body, dropped) = sent(Anthropic, OpenAiResponses, "gpt-5.6", &anthropic);
     assert_eq!((&body["reasoning"]["effort"], dropped.len()), (&json!("high"), 0), "Responses can do both");
+    let mut options = RequestOptions {
+        model: "gpt-5.6",
+        known_as: "gpt-5.6",
+        openai_itself: false,
+        stream: false,
+        ask_usage: false,
+        default_max_tokens: 9,
+    };
+    let effort = |request: &Value, options: &RequestOptions<'_>| {
+        let rendered =
+            convert_request(Anthropic, OpenAiChat, request.to_string().as_bytes(), options).unwrap();
+        let body: Value = serde_json::from_slice(&rendered.body).unwrap();
+        (body["reasoning_effort"].clone(), rendered.dropped)
+    };
+    assert_eq!(
+        effort(&anthropic, &options),
+        (json!("high"), Vec::new()),
+        "a proxy may send it on as Responses"
+    );
+    options.openai_itself = true;
+    anthropic.as_object_mut().unwrap().remove("output_config");
+    anthropic["thinking"] = json!({"type": "adaptive"});
+    assert_eq!(effort(&anthropic, &options), (json!("none"), vec!["thinking".to_owned()]));
 }
 
 /// "Unsupported parameter: 'parallel_tool_calls' is not supported with this model."
@@ -412,6 +437,7 @@ fn a_deployment_is_treated_as_the_model_it_is_known_as() {
     let options = RequestOptions {
         model: "prod-eu",
         known_as: "gpt-5",
+        openai_itself: true,
         stream: false,
         ask_usage: false,
         default_max_tokens: 9,
@@ -451,8 +477,14 @@ fn a_model_that_always_thinks_cannot_be_forced_to_call() {
 
 #[test]
 fn a_file_at_anthropic_is_nowhere_else() {
-    let options =
-        RequestOptions { model: "m", known_as: "m", stream: false, ask_usage: false, default_max_tokens: 9 };
+    let options = RequestOptions {
+        model: "m",
+        known_as: "m",
+        openai_itself: true,
+        stream: false,
+        ask_usage: false,
+        default_max_tokens: 9,
+    };
     let document = json!({"type": "document", "source": {"type": "file", "file_id": "file_1"}});
     let request = json!({"max_tokens": 9, "messages": [{"role": "user", "content": [document]}]}).to_string();
     let error = convert_request(Anthropic, OpenAiChat, request.as_bytes(), &options).unwrap_err();
@@ -462,8 +494,14 @@ fn a_file_at_anthropic_is_nowhere_else() {
 /// Anthropic's SDKs go by the code: they resend the whole conversation, or do without a thread.
 #[test]
 fn threads_are_refused_by_code() {
-    let options =
-        RequestOptions { model: "m", known_as: "m", stream: false, ask_usage: false, default_max_tokens: 9 };
+    let options = RequestOptions {
+        model: "m",
+        known_as: "m",
+        openai_itself: true,
+        stream: false,
+        ask_usage: false,
+        default_max_tokens: 9,
+    };
     for (thread, code) in [
         (json!({"type": "create"}), "thread_unsupported_request"),
         (json!({"type": "continue", "previous_message_id": "msg_1"}), "thread_not_found"),

@@ -85,8 +85,14 @@ fn requests() {
 fn converted_request(client: ApiFormat, provider: ApiFormat, body: &[u8], model: &str) -> Value {
     let asked: Value = serde_json::from_slice(body).unwrap();
     let stream = asked["stream"] == true;
-    let options =
-        RequestOptions { model, known_as: model, stream, ask_usage: stream, default_max_tokens: 8192 };
+    let options = RequestOptions {
+        model,
+        known_as: model,
+        openai_itself: true,
+        stream,
+        ask_usage: stream,
+        default_max_tokens: 8192,
+    };
     match convert_request(client, provider, body, &options) {
         Ok(rendered) => {
             let body: Value = serde_json::from_slice(&rendered.body).unwrap();

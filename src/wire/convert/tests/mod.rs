@@ -40,8 +40,14 @@ fn encode_request(
     request: &ChatRequest,
     model: &str,
 ) -> Result<(Vec<u8>, Vec<String>), ConvertError> {
-    let options =
-        RequestOptions { model, known_as: model, stream: true, ask_usage: true, default_max_tokens: 4096 };
+    let options = RequestOptions {
+        model,
+        known_as: model,
+        openai_itself: true,
+        stream: true,
+        ask_usage: true,
+        default_max_tokens: 4096,
+    };
     let mut dropped = Dropped::default();
     let body = match format {
         ApiFormat::OpenAiChat => openai_chat::request::encode(request, &options, &mut dropped),
@@ -95,8 +101,14 @@ fn answer_of(format: ApiFormat, stream: &str) -> Result<Value, ConvertError> {
 
 /// The request as the model called `model` gets it, and the dropped fields.
 fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value, Vec<String>) {
-    let options =
-        RequestOptions { model, known_as: model, stream: false, ask_usage: false, default_max_tokens: 8192 };
+    let options = RequestOptions {
+        model,
+        known_as: model,
+        openai_itself: true,
+        stream: false,
+        ask_usage: false,
+        default_max_tokens: 8192,
+    };
     let rendered = convert_request(from, to, request.to_string().as_bytes(), &options).unwrap();
     (serde_json::from_slice(&rendered.body).unwrap(), rendered.dropped)
 }
