@@ -74,6 +74,8 @@ impl Gateway {
         let mut tried = Tried::default();
         // When every breaker is open, one provider is tried nevertheless: a refusal would be no better.
         for last_resort in [false, true] {
+            // The last time only providers without room are passed over.
+            tried.passed_over = false;
             for target in &job.targets {
                 let force = last_resort && tried.last.is_none();
                 let moved = tried.last.as_ref().map(|(target, failure)| self.failed_over(target, failure));
@@ -155,7 +157,7 @@ struct Tried<'a> {
     /// A target whose format cannot express the request. Nothing was sent, so any real answer is worth more to the
     /// client.
     unsupported: Option<Failure>,
-    /// Whether there are providers that might take the request at another time.
+    /// Whether there are providers that were not asked now, and might take the request at another time.
     passed_over: bool,
 }
 

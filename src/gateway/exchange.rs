@@ -257,7 +257,7 @@ pub fn is_encoded(headers: &HeaderMap) -> bool {
 
 /// A failure in the middle of a body. Nonsense has used the provider's time, as in a head.
 fn broken(error: &BodyError, attempt: &mut Attempt) -> Failure {
-    if error.was_told() {
+    if error.tell_again() {
         attempt.excuse();
     }
     Failure::new(if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut }, true)

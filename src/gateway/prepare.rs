@@ -6,7 +6,7 @@ use http::Method;
 
 use crate::domain::label::ApiFormat;
 use crate::domain::model::Target;
-use crate::domain::provider::{Provider, ProviderKind};
+use crate::domain::provider::ProviderKind;
 use crate::domain::record::{Call, RequestRecord};
 use crate::provider::{Destination, Endpoints, Operation, UpstreamHeaders, UpstreamRequest};
 use crate::wire::convert::{
@@ -39,17 +39,17 @@ fn differing(call: Call, target: &Target) -> Option<(ApiFormat, ApiFormat)> {
     }
 }
 
-/// The name that tells what a model takes. A deployment on Azure is called as its owner likes; if its name is none of
+/// The name that tells what a model takes. A deployment on Azure has a name of its owner's choosing; if that is none of
 /// OpenAI's models, the one that callers use may be.
 fn known_as<'a>(kind: ProviderKind, remote_id: &'a str, system_name: &'a str) -> &'a str {
     let is_free = kind == ProviderKind::Azure && !is_openai(remote_id);
     if is_free && is_openai(system_name) { system_name } else { remote_id }
 }
 
-/// Whether the provider is OpenAI itself or Azure, and not another server of OpenAI's models.
-fn is_openai_itself(provider: &Provider) -> bool {
-    let host = provider.base_url.host_str().unwrap_or_default();
-    provider.kind == ProviderKind::Azure || host == "openai.com" || host.ends_with(".openai.com")
+/// Whether the provider at `host` is OpenAI or Azure, and not another server that offers their models.
+fn is_openai_or_azure(kind: ProviderKind, host: &str) -> bool {
+    const DOMAINS: [&str; 3] = [".openai.com", ".azure.com", ".azure.us"];
+    kind == ProviderKind::Azure || DOMAINS.iter().any(|domain| host.ends_with(domain))
 }
 
 /// Writes the request for `target`.
@@ -87,7 +87,10 @@ pub(super) fn prepare<'a>(
             let options = RequestOptions {
                 model: &target.remote_id,
                 known_as: known_as(target.provider.kind, &target.remote_id, target.system_name.as_str()),
-                openai_itself: is_openai_itself(&target.provider),
+                openai_or_azure: is_openai_or_azure(
+                    target.provider.kind,
+                    target.provider.base_url.host_str().unwrap_or_default(),
+                ),
                 stream: job.stream,
                 ask_usage,
                 default_max_tokens: DEFAULT_MAX_TOKENS,
@@ -125,6 +128,22 @@ mod tests {
             (OpenAi, "llama3.1:8b", "gpt-4o", "llama3.1:8b"),
         ] {
             assert_eq!(known_as(kind, remote_id, system_name), name, "{remote_id}");
+        }
+    }
+
+    #[test]
+    fn openai_and_azure_are_known_by_their_hosts() {
+        use ProviderKind::{Azure, OpenAi};
+        for (kind, host, expected) in [
+            (OpenAi, "api.openai.com", true),
+            (OpenAi, "eu.api.openai.com", true),
+            (OpenAi, "mine.openai.azure.com", true),
+            (OpenAi, "mine.services.ai.azure.com", true),
+            (Azure, "gateway.example", true),
+            (OpenAi, "openrouter.ai", false),
+            (OpenAi, "notopenai.com", false),
+        ] {
+            assert_eq!(is_openai_or_azure(kind, host), expected, "{host}");
         }
     }
 }

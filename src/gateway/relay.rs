@@ -154,7 +154,7 @@ impl Inner {
                 Poll::Ready(())
             }
             Poll::Ready(Some(Err(error))) => {
-                if error.was_told() {
+                if error.tell_again() {
                     self.attempt.excuse();
                 }
                 let outcome = if error.is_garbled() { Outcome::Protocol } else { Outcome::StreamCut };

@@ -233,8 +233,7 @@ where
                             }
                             let was_closing = reused && since.elapsed() < self.stale_within;
                             // The provider is blamed once for a connection that carried many requests.
-                            if http2::ends_connection(&error)
-                                && (was_closing || !slot.streams().is_first_to_tell())
+                            if http2::ends_connection(&error) && (was_closing || !slot.streams().tell_first())
                             {
                                 return Err(PoolError::Stale(error.into()));
                             }
@@ -414,9 +413,9 @@ pub struct BodyError {
 }
 
 impl BodyError {
-    /// Whether the connection broke under several requests, and another one has told. If not, this one tells now.
-    pub fn was_told(&self) -> bool {
-        self.shared_with.as_ref().is_some_and(|streams| !streams.is_first_to_tell())
+    /// Tells that the body broke off; returns whether another one has told before that their connection broke.
+    pub fn tell_again(&self) -> bool {
+        self.shared_with.as_ref().is_some_and(|streams| !streams.tell_first())
     }
 
     /// Whether the received bytes are not HTTP.

@@ -7,7 +7,7 @@ fn base(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
 
-/// Whether `model` is an OpenAI model that reasons: the o-series, and GPT from 5 on. These refuse `max_tokens` and want
+/// Whether `model` is an OpenAI model of the o-series, or GPT from 5 on. These refuse `max_tokens` and want
 /// `max_completion_tokens`; most other providers know only the former. Source:
 /// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-max_tokens>.
 pub(crate) fn wants_max_completion_tokens(model: &str) -> bool {
@@ -18,7 +18,7 @@ pub(crate) fn wants_max_completion_tokens(model: &str) -> bool {
     gpt_generation(model).is_some_and(|generation| generation >= 5)
 }
 
-/// Whether `model` is one that OpenAI itself serves.
+/// Whether `model` is one of OpenAI's that only OpenAI and Azure run, wherever it is offered.
 pub(crate) fn is_openai(model: &str) -> bool {
     wants_max_completion_tokens(model) || refuses_reasoning(model)
 }
@@ -80,9 +80,11 @@ pub(crate) fn refuses_reasoning_with_functions(model: &str) -> bool {
     gpt_version(base(model)).is_some_and(|version| version >= (5, 4)) && reasons(model)
 }
 
-/// Whether the model always reasons. From GPT 5.1 on the chat models do, as much as they like.
+/// Whether the model always reasons: Codex, pro, from GPT 5.1 on the chat models, and two families of GPT 6.
 fn is_special(name: &str) -> bool {
-    is(name, "codex") || is(name, "pro") || is(name, "chat")
+    let always = |kind| is(name, kind);
+    ["codex", "pro", "chat", "astra"].into_iter().any(always)
+        || (is(name, "sol") && gpt_version(name) >= Some((6, 1)))
 }
 
 fn is(name: &str, kind: &str) -> bool {
@@ -90,8 +92,9 @@ fn is(name: &str, kind: &str) -> bool {
 }
 
 /// The effort to send to a model for `effort`; `None` if it has no word for not reasoning, or should get none. The
-/// words came with the models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (neither in Codex nor in pro), `xhigh`
-/// with GPT 5.1 Codex Max and 5.2; GPT 5 pro knows only `high`. Other providers know `low`, `medium` and `high`; their
+/// words came with the models: `minimal` with GPT 5 alone, `none` with GPT 5.1 (not for models that always reason),
+/// `xhigh` with GPT 5.1 Codex Max and 5.2, `max` with 5.6 (not in Chat Completions). GPT 5 pro knows only `high`, later
+/// ones `medium` and more, chat models only what they do anyway. Other providers know `low`, `medium` and `high`; their
 /// servers treat `none` differently, but the ones that can switch reasoning off know that word. Source:
 /// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-reasoning_effort>.
 pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
@@ -101,13 +104,17 @@ pub(crate) fn effort(effort: Effort, model: &str) -> Option<Effort> {
     match effort {
         _ if is(name, "chat") && is_openai(model) => None,
         effort if effort != Effort::Off && version == Some((5, 0)) && is(name, "pro") => Some(Effort::High),
+        Effort::Minimal | Effort::Low if is(name, "pro") && version > Some((5, 0)) => Some(Effort::Medium),
         Effort::Minimal if version == Some((5, 0)) && !special => Some(Effort::Minimal),
         Effort::Minimal => Some(Effort::Low),
+        // It always reasons.
+        Effort::Off if name.contains("gpt-oss") => None,
         Effort::Off if !is_openai(model) => Some(Effort::Off),
         Effort::Off => {
             let knows = version.is_some_and(|version| version >= (5, 1));
             (knows && !special).then_some(Effort::Off)
         }
+        Effort::Max if version >= Some((5, 6)) => Some(Effort::Max),
         Effort::XHigh | Effort::Max => {
             let knows = version.is_some_and(|version| version >= (5, 2)) || name.contains("codex-max");
             Some(if knows { Effort::XHigh } else { Effort::High })
@@ -239,7 +246,7 @@ mod tests {
 
     #[test]
     fn models_know_the_words_of_their_time() {
-        use Effort::{High, Low, Max, Minimal, Off, XHigh};
+        use Effort::{High, Low, Max, Medium, Minimal, Off, XHigh};
         for (model, wanted, told) in [
             ("gpt-5", Off, None),
             ("gpt-5", Max, Some(High)),
@@ -250,7 +257,15 @@ mod tests {
             ("gpt-5.1-codex-max", Max, Some(XHigh)),
             ("openai/gpt-5.2", Max, Some(XHigh)),
             ("gpt-5.2-pro", Off, None),
+            ("gpt-5.2-pro", Low, Some(Medium)),
+            ("gpt-5.4-pro", Minimal, Some(Medium)),
+            ("o3-pro", Low, Some(Low)),
+            ("gpt-6-astra", Off, None),
+            ("gpt-6-sol", Off, Some(Off)),
+            ("gpt-6.1-sol", Off, None),
             ("gpt-5.2-chat-latest", Low, None),
+            ("gpt-5.5", Max, Some(XHigh)),
+            ("gpt-5.6-luna", Max, Some(Max)),
             ("gpt-10", XHigh, Some(XHigh)),
             ("gpt-5", Low, Some(Low)),
             ("gpt-5-pro", Low, Some(High)),
@@ -261,6 +276,7 @@ mod tests {
             ("llama3.1:8b", Minimal, Some(Low)),
             ("llama3.1:8b", Off, Some(Off)),
             ("gpt-oss-120b", Max, Some(High)),
+            ("openai/gpt-oss-120b", Off, None),
         ] {
             assert_eq!(effort(wanted, model), told, "{model} {wanted:?}");
         }

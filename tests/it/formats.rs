@@ -125,6 +125,21 @@ async fn unsupported_requests_are_refused_in_the_callers_format() {
     }
 }
 
+/// That stays so while the provider's breaker is open: no time makes the request possible.
+#[tokio::test]
+async fn an_open_breaker_does_not_make_a_request_possible() {
+    let app = TestApp::builder().targets(vec![("alpha", ProviderKind::Anthropic, None)]).spawn().await;
+    app.provider().always(Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    for _ in 0..5 {
+        app.chat(MODEL).send().await;
+    }
+    app.eventually("the breaker is open", |scrape| scrape.metric("nexusgate_provider_up").is(0.0)).await;
+    let refused = app.chat(MODEL).with("n", serde_json::json!(2)).send().await;
+    assert_eq!(refused.status(), 400);
+    let told: serde_json::Value = refused.json().await.expect("JSON");
+    assert_eq!(told["error"]["param"], "n", "{told}");
+}
+
 /// An answer that a client of another format receives as an error counts as no answer, and is not kept for replay. The
 /// first stream has a number outside every range, the second the end of a choice that had not begun.
 #[tokio::test]

@@ -74,8 +74,8 @@ impl fmt::Debug for Streams {
 }
 
 impl Streams {
-    /// Whether no other request has told yet that the connection broke: the caller tells it now.
-    pub(super) fn is_first_to_tell(&self) -> bool {
+    /// Tells that the connection broke; returns whether no other request has told before.
+    pub(super) fn tell_first(&self) -> bool {
         !self.broken.swap(true, Ordering::Relaxed)
     }
 }

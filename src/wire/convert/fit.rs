@@ -58,8 +58,8 @@ pub(super) fn fit(
     if to != ApiFormat::Anthropic {
         drop_cache_points(&mut request.messages, dropped);
         fit_tools_for_openai(request, from, dropped);
-        fit_effort(request, model, dropped);
-        let at_openai = to == ApiFormat::OpenAiChat && options.openai_itself;
+        fit_effort(request, to, model, dropped);
+        let at_openai = to == ApiFormat::OpenAiChat && options.openai_or_azure;
         if at_openai && models::refuses_reasoning_with_functions(model) {
             stop_reasoning_with_functions(request, model, dropped);
         }
@@ -274,7 +274,7 @@ fn fit_for_openai_chat(request: &mut ChatRequest, model: &str, dropped: &mut Dro
     }
 }
 
-/// With functions to call, these models must not reason in Chat Completions; newer ones do unless told not to.
+/// With functions to call, these models must not reason in Chat Completions; GPT 5.5 and newer do unless told not to.
 fn stop_reasoning_with_functions(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
     if !request.tools.iter().any(|tool| matches!(tool, ToolDef::Function { .. })) {
         return;
@@ -290,11 +290,14 @@ fn stop_reasoning_with_functions(request: &mut ChatRequest, model: &str, dropped
 }
 
 /// Maps the effort to a word that the model knows.
-fn fit_effort(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
+fn fit_effort(request: &mut ChatRequest, to: ApiFormat, model: &str, dropped: &mut Dropped) {
     let Some(config) = &mut request.reasoning else { return };
     let wanted = config.effort.or(config.budget_tokens.map(Effort::from_budget));
     let Some(effort) = wanted.filter(|_| !models::refuses_reasoning(model)) else { return };
-    config.effort = models::effort(effort, model);
+    config.effort = match models::effort(effort, model) {
+        Some(Effort::Max) if to == ApiFormat::OpenAiChat => Some(Effort::XHigh),
+        effort => effort,
+    };
     if config.effort.is_none() {
         request.reasoning = None;
         dropped.add("reasoning");

@@ -50,8 +50,8 @@ pub struct RequestOptions<'a> {
     /// The name that tells which model it is, and so which fields it takes: `model`, unless that is a name of somebody's
     /// choosing, as those of Azure's deployments are.
     pub known_as: &'a str,
-    /// Whether the provider is OpenAI itself or Azure. Others that serve OpenAI's models may get around limits of theirs.
-    pub openai_itself: bool,
+    /// Whether the provider is OpenAI or Azure. Others that offer OpenAI's models may get around limits of theirs.
+    pub openai_or_azure: bool,
     /// Whether the provider shall stream.
     pub stream: bool,
     /// Whether to ask for the usage on a stream (chat only; the other formats always report it).

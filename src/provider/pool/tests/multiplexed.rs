@@ -242,7 +242,7 @@ async fn an_http_2_connection_that_breaks_under_its_answers_is_told_once() {
     assert!(matches!(last, Err(PoolError::Broken(_))), "{last:?}");
     for body in begun {
         let error = body.collect().await.expect_err("it breaks off");
-        assert!(error.was_told(), "{error}");
+        assert!(error.tell_again(), "{error}");
     }
 }
 

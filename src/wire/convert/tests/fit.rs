@@ -106,6 +106,11 @@ fn efforts_are_words_of_the_model() {
     assert_eq!(ask("gpt-5.2", json!({"type": "disabled"})), (Some("none".into()), vec![]));
     assert_eq!(ask("gpt-5.1-codex", json!({"type": "disabled"})), (None, vec!["thinking".to_owned()]));
     assert_eq!(ask("gpt-4.1", json!({"type": "disabled"})), (None, vec![]));
+    let most = json!({
+        "max_tokens": 9, "output_config": {"effort": "max"}, "messages": [{"role": "user", "content": "Hi"}],
+    });
+    assert_eq!(sent(Anthropic, OpenAiChat, "gpt-5.6", &most).0["reasoning_effort"], "xhigh");
+    assert_eq!(sent(Anthropic, OpenAiResponses, "gpt-5.6", &most).0["reasoning"]["effort"], "max");
 }
 
 #[test]
@@ -368,7 +373,7 @@ fn with_functions_newer_models_do_not_reason_in_chat_completions() {
     let mut options = RequestOptions {
         model: "gpt-5.6",
         known_as: "gpt-5.6",
-        openai_itself: false,
+        openai_or_azure: false,
         stream: false,
         ask_usage: false,
         default_max_tokens: 9,
@@ -384,7 +389,7 @@ fn with_functions_newer_models_do_not_reason_in_chat_completions() {
         (json!("high"), Vec::new()),
         "a proxy may send it on as Responses"
     );
-    options.openai_itself = true;
+    options.openai_or_azure = true;
     anthropic.as_object_mut().unwrap().remove("output_config");
     anthropic["thinking"] = json!({"type": "adaptive"});
     assert_eq!(effort(&anthropic, &options), (json!("none"), vec!["thinking".to_owned()]));
@@ -437,7 +442,7 @@ fn a_deployment_is_treated_as_the_model_it_is_known_as() {
     let options = RequestOptions {
         model: "prod-eu",
         known_as: "gpt-5",
-        openai_itself: true,
+        openai_or_azure: true,
         stream: false,
         ask_usage: false,
         default_max_tokens: 9,
@@ -480,7 +485,7 @@ fn a_file_at_anthropic_is_nowhere_else() {
     let options = RequestOptions {
         model: "m",
         known_as: "m",
-        openai_itself: true,
+        openai_or_azure: true,
         stream: false,
         ask_usage: false,
         default_max_tokens: 9,
@@ -497,7 +502,7 @@ fn threads_are_refused_by_code() {
     let options = RequestOptions {
         model: "m",
         known_as: "m",
-        openai_itself: true,
+        openai_or_azure: true,
         stream: false,
         ask_usage: false,
         default_max_tokens: 9,

@@ -169,7 +169,7 @@ fn read_everything(body: &[u8]) {
     let options = RequestOptions {
         model: "claude-opus-4-8",
         known_as: "claude-opus-4-8",
-        openai_itself: true,
+        openai_or_azure: true,
         stream: true,
         ask_usage: true,
         default_max_tokens: 1,

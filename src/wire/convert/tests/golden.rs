@@ -88,7 +88,7 @@ fn converted_request(client: ApiFormat, provider: ApiFormat, body: &[u8], model:
     let options = RequestOptions {
         model,
         known_as: model,
-        openai_itself: true,
+        openai_or_azure: true,
         stream,
         ask_usage: stream,
         default_max_tokens: 8192,

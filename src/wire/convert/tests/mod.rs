@@ -43,7 +43,7 @@ fn encode_request(
     let options = RequestOptions {
         model,
         known_as: model,
-        openai_itself: true,
+        openai_or_azure: true,
         stream: true,
         ask_usage: true,
         default_max_tokens: 4096,
@@ -104,7 +104,7 @@ fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value,
     let options = RequestOptions {
         model,
         known_as: model,
-        openai_itself: true,
+        openai_or_azure: true,
         stream: false,
         ask_usage: false,
         default_max_tokens: 8192,
