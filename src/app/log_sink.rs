@@ -109,7 +109,7 @@ impl Sink<LogRow> for DatabaseSink {
             return;
         }
         // Rows must not wait for long while other work uses up the connections.
-        let noted = time::timeout(SEEN_PATIENCE, async {
+        let noting = async {
             for (latest, ids) in by_minute(&due) {
                 keys::mark_seen(self.writer.database(), &ids, latest).await?;
                 for id in &ids {
@@ -117,9 +117,8 @@ impl Sink<LogRow> for DatabaseSink {
                 }
             }
             Ok::<_, StoreError>(())
-        });
-        let noted = noted.await;
-        let error = match noted {
+        };
+        let error = match time::timeout(SEEN_PATIENCE, noting).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),

@@ -116,7 +116,7 @@ impl MemoryLimiter {
         self.with_entry(key_id, now, |entry| {
             // The key's limits may have changed since, and other requests have come under the new ones. The bucket must not
             // change back for this one: a token would count by the ratio of the limits.
-            let known = Some(entry.limits).filter(|known| *known != Limits::default()).unwrap_or(limits);
+            let known = if entry.limits == Limits::default() { limits } else { entry.limits };
             entry.see(known);
             if let Some((rate, bucket)) = entry.bucket(LimitType::Tpm, known.tpm, self.burst, now) {
                 bucket.charge(rate, tokens);

@@ -413,6 +413,11 @@ pub struct BodyError {
 }
 
 impl BodyError {
+    fn of_shared(error: hyper::Error, slot: &Slot) -> Self {
+        let shared_with = http2::ends_connection(&error).then(|| slot.streams().clone());
+        Self { garbled: error.is_parse(), source: error.into(), shared_with }
+    }
+
     /// Tells that the body broke off; returns whether another one has told before that their connection broke.
     pub fn tell_again(&self) -> bool {
         self.shared_with.as_ref().is_some_and(|streams| !streams.tell_first())
@@ -427,13 +432,6 @@ impl BodyError {
 impl From<ExchangeError> for BodyError {
     fn from(error: ExchangeError) -> Self {
         Self { garbled: matches!(error, ExchangeError::Garbled(_)), source: error.into(), shared_with: None }
-    }
-}
-
-impl BodyError {
-    fn of_shared(error: hyper::Error, slot: &Slot) -> Self {
-        let shared_with = http2::ends_connection(&error).then(|| slot.streams().clone());
-        Self { garbled: error.is_parse(), source: error.into(), shared_with }
     }
 }
 
@@ -465,8 +463,8 @@ impl Body for UpstreamBody {
             Source::Alone(line) => ready!(line.poll_data(cx)),
             Source::Shared { body, slot } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                let told = |error| BodyError::of_shared(error, slot);
-                return Poll::Ready(frame.map(|frame| frame.map_err(told)));
+                let broken = |error| BodyError::of_shared(error, slot);
+                return Poll::Ready(frame.map(|frame| frame.map_err(broken)));
             }
             Source::Over => None,
         };

@@ -322,10 +322,12 @@ fn fit_sampling(request: &mut ChatRequest, model: &str, dropped: &mut Dropped) {
             dropped.add(name);
         }
     }
-    let most_stops = match models::is_openai(model) {
-        true if models::takes_stops(model, effort) => MAX_STOPS,
-        true => 0,
-        false => usize::MAX,
+    let most_stops = if !models::is_openai(model) {
+        usize::MAX
+    } else if models::takes_stops(model, effort) {
+        MAX_STOPS
+    } else {
+        0
     };
     if request.stop.len() > most_stops {
         request.stop.truncate(most_stops);

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::strategy::{answer, model_for, request};
-use super::{context, decode_answer, decode_request, encode_answer, encode_request, events, stream_of};
+use super::{
+    context, decode_answer, decode_request, encode_answer, encode_request, events, options, stream_of,
+};
 use crate::domain::label::ApiFormat;
 use crate::wire::convert::{
     RequestOptions, StreamConverter, answer_to_stream, convert_answer, convert_error, convert_request,
@@ -166,14 +168,7 @@ fn damage(here: &mut Value, path: &[usize], other: Value) {
 
 /// Feeds `body` to every reader.
 fn read_everything(body: &[u8]) {
-    let options = RequestOptions {
-        model: "claude-opus-4-8",
-        known_as: "claude-opus-4-8",
-        openai_or_azure: true,
-        stream: true,
-        ask_usage: true,
-        default_max_tokens: 1,
-    };
+    let options = RequestOptions { stream: true, ask_usage: true, ..options("claude-opus-4-8") };
     for from in ApiFormat::ALL.iter().copied() {
         for to in ApiFormat::ALL.iter().copied() {
             let _ = convert_request(from, to, body, &options);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
-use super::grammar;
+use super::{grammar, options};
 use crate::domain::label::ApiFormat;
 use crate::domain::record::Call;
 use crate::wire::convert::{
@@ -85,14 +85,7 @@ fn requests() {
 fn converted_request(client: ApiFormat, provider: ApiFormat, body: &[u8], model: &str) -> Value {
     let asked: Value = serde_json::from_slice(body).unwrap();
     let stream = asked["stream"] == true;
-    let options = RequestOptions {
-        model,
-        known_as: model,
-        openai_or_azure: true,
-        stream,
-        ask_usage: stream,
-        default_max_tokens: 8192,
-    };
+    let options = RequestOptions { stream, ask_usage: stream, ..options(model) };
     match convert_request(client, provider, body, &options) {
         Ok(rendered) => {
             let body: Value = serde_json::from_slice(&rendered.body).unwrap();

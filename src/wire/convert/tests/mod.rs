@@ -5,6 +5,7 @@ mod garbage;
 mod golden;
 mod grammar;
 mod known;
+mod openai;
 mod requests;
 mod strategy;
 mod streams;
@@ -20,6 +21,18 @@ use crate::wire::convert::{
     RequestOptions, StreamConverter, answer_to_stream, convert_answer, convert_request, stream_to_answer,
 };
 use crate::wire::{anthropic, openai_chat, openai_responses};
+
+/// For a whole answer of the model called `model`.
+fn options(model: &str) -> RequestOptions<'_> {
+    RequestOptions {
+        model,
+        known_as: model,
+        openai_or_azure: true,
+        stream: false,
+        ask_usage: false,
+        default_max_tokens: 8192,
+    }
+}
 
 fn context(format: ApiFormat) -> AnswerContext {
     AnswerContext::new(format, b"{}", "m", "0a1b", 1_700_000_000)
@@ -40,14 +53,8 @@ fn encode_request(
     request: &ChatRequest,
     model: &str,
 ) -> Result<(Vec<u8>, Vec<String>), ConvertError> {
-    let options = RequestOptions {
-        model,
-        known_as: model,
-        openai_or_azure: true,
-        stream: true,
-        ask_usage: true,
-        default_max_tokens: 4096,
-    };
+    let options =
+        RequestOptions { stream: true, ask_usage: true, default_max_tokens: 4096, ..options(model) };
     let mut dropped = Dropped::default();
     let body = match format {
         ApiFormat::OpenAiChat => openai_chat::request::encode(request, &options, &mut dropped),
@@ -101,15 +108,16 @@ fn answer_of(format: ApiFormat, stream: &str) -> Result<Value, ConvertError> {
 
 /// The request as the model called `model` gets it, and the dropped fields.
 fn sent(from: ApiFormat, to: ApiFormat, model: &str, request: &Value) -> (Value, Vec<String>) {
-    let options = RequestOptions {
-        model,
-        known_as: model,
-        openai_or_azure: true,
-        stream: false,
-        ask_usage: false,
-        default_max_tokens: 8192,
-    };
-    let rendered = convert_request(from, to, request.to_string().as_bytes(), &options).unwrap();
+    sent_by(from, to, &options(model), request)
+}
+
+fn sent_by(
+    from: ApiFormat,
+    to: ApiFormat,
+    options: &RequestOptions<'_>,
+    request: &Value,
+) -> (Value, Vec<String>) {
+    let rendered = convert_request(from, to, request.to_string().as_bytes(), options).unwrap();
     (serde_json::from_slice(&rendered.body).unwrap(), rendered.dropped)
 }
 
