@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         && scripts/build-pgo.sh && binary=target/pgo/nexusgate ;; \
       *) echo "OPTIMISED=$OPTIMISED: expected yes or no" >&2; false ;; \
     esac \
-    # The line tables are four fifths of it, and only profilers read them.
+    # The line tables are three quarters of it, and only profilers read them.
     && strip --strip-debug -o /out/nexusgate "$binary"
 
 # No shell, no package manager; CA certificates and a user (65532) that owns nothing but /data.
