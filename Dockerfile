@@ -1,23 +1,14 @@
 # Builds the gateway, then leaves everything but the binary behind.
 FROM rust:1.95-slim-bookworm AS build
-# "yes": the build of scripts/build-pgo.sh, which needs less CPU for a request, two cores and a quarter of an hour.
-ARG OPTIMISED=no
 WORKDIR /src
 COPY . .
 # The caches outlive the build, so that a changed source file does not rebuild every dependency.
-# Debian's python3 of the day runs the load, and is left behind.
-# hadolint ignore=DL3008
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     mkdir -p /out/data \
-    && case $OPTIMISED in \
-      no) cargo build --release --locked --bin nexusgate && binary=target/release/nexusgate ;; \
-      yes) apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 >/dev/null \
-        && scripts/build-pgo.sh && binary=target/pgo/nexusgate ;; \
-      *) echo "OPTIMISED=$OPTIMISED: expected yes or no" >&2; false ;; \
-    esac \
+    && cargo build --release --locked --bin nexusgate \
     # The line tables are three quarters of it, and only profilers read them.
-    && strip --strip-debug -o /out/nexusgate "$binary"
+    && strip --strip-debug -o /out/nexusgate target/release/nexusgate
 
 # No shell, no package manager; CA certificates and a user (65532) that owns nothing but /data.
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -9,9 +9,8 @@
 # of postgresql and redis-server; npm for Portkey. LiteLLM, Portkey and matplotlib are installed under target/bench.
 # Missing programs are skipped, and the report says so.
 #
-#   --growth           with --quick: also the growth with the number of keys and models, two minutes more
-#   --pgo              build nexusgate-pgo first (scripts/build-pgo.sh, a quarter of an hour); built before, it is measured anyway
-#   --only NAMES       direct,nginx,nexusgate,nexusgate-pgo,nexusgate-pg,litellm,portkey (comma-separated)
+#   --growth           with --quick: also the growth with the number of keys and models, four minutes more
+#   --only NAMES       direct,nginx,nexusgate,nexusgate-pg,litellm,portkey (comma-separated)
 #   --url NAME=URL     a further gateway that already runs: http URL of its chat completions, BENCH_KEY is sent as its key;
 #                      its upstream has to be http://127.0.0.1:PORT/v1 of --provider-port, its model "bench"
 #   --provider-port PORT   the fake provider's port during measurements
@@ -31,7 +30,6 @@ if ! [[ " $* " == *" --binary "* ]]; then
     cargo build --release --quiet --bin nexusgate
 fi
 cargo build --release --quiet --package bench-gateway
-[[ " $* " != *" --pgo "* ]] || scripts/build-pgo.sh
 
 # Plots, and the gateways that are Python or Node programs: versions of 2026-11, so that two runs measure the same.
 venv() {

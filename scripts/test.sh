@@ -49,6 +49,8 @@ install_python() {
 check_rust() {
     step "rustfmt"
     cargo fmt --all --check
+    step "the recorded profile"
+    scripts/pgo/record.sh --check
     step "clippy"
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     step "docs"

@@ -11,7 +11,6 @@ import subprocess
 import time
 
 from processes import GATEWAY_CORE, LOAD_CORE, Process, Running, free_port, get, listens
-from source import fingerprint
 
 WORK = pathlib.Path("target/bench").resolve()
 KEY = "sk-bench-0123456789abcdef0123456789abcdef"
@@ -199,18 +198,6 @@ class Nexusgate(Gateway):
         self.launch()
 
 
-class NexusgatePgo(Nexusgate):
-    name, title = "nexusgate-pgo", "**nexusgate**, SQLite, by `scripts/build-pgo.sh`: optimised for this use"
-    binary = pathlib.Path("target/pgo/nexusgate").resolve()
-
-    @classmethod
-    def missing(cls):
-        source = cls.binary.with_suffix(".source")
-        if cls.binary.exists() and source.exists() and source.read_text().strip() == fingerprint():
-            return None
-        return "scripts/build-pgo.sh has not been run on this source"
-
-
 class NexusgatePostgres(Nexusgate):
     name, title = "nexusgate-pg", "**nexusgate**, PostgreSQL + Redis"
     programs = None
@@ -333,4 +320,4 @@ class Other(Gateway):
         return None
 
 
-ALL = [Direct, Nginx, Nexusgate, NexusgatePgo, NexusgatePostgres, LiteLlm, Portkey]
+ALL = [Direct, Nginx, Nexusgate, NexusgatePostgres, LiteLlm, Portkey]

@@ -41,6 +41,8 @@ def kinds_of(options):
     for given in options.builds:
         name, _, binary = given.partition("=")
         kinds[name] = type(name, (base,), {"binary": pathlib.Path(binary).resolve()})
+        if why := kinds[name].missing():
+            sys.exit(f"{name}: {why}")
     return kinds
 
 

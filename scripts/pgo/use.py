@@ -1,4 +1,4 @@
-"""Puts load on a gateway for the profile of scripts/build-pgo.sh: answers and streams, on SQLite with everything on."""
+"""Puts load on a gateway for the profile of scripts/pgo/record.sh: answers and streams, with everything on."""
 
 import pathlib
 import sys
@@ -8,7 +8,7 @@ import gateways
 from run import Bench
 
 
-class Watched(gateways.Nexusgate):
+class Watched:
     def stop(self):
         super().stop()
         # It writes its profile only at a normal exit.
@@ -17,9 +17,12 @@ class Watched(gateways.Nexusgate):
 
 
 def main():
-    Watched.binary = pathlib.Path(sys.argv[1]).resolve()
     bench = Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
-    bench.check("nexusgate", bench.measure(Watched))
+    for kind in (gateways.Nexusgate, gateways.NexusgatePostgres):
+        watched = type(kind.__name__, (Watched, kind), {"binary": pathlib.Path(sys.argv[1]).resolve()})
+        if why := watched.missing():
+            sys.exit(why)
+        bench.check(kind.name, bench.measure(watched))
 
 
 if __name__ == "__main__":
