@@ -19,7 +19,7 @@ case " $* " in
     if [ -n "$record" ]; then
         echo "$names" >"$record/names"
     elif [ "$names" != "$(cut -d' ' -f1 "$here/seen.of")" ]; then
-        echo "warning: scripts/pgo/seen.profdata is of other dependencies, another compiler or target, and brings little here; scripts/pgo/record.sh makes a new one" >&2
+        echo "warning: scripts/pgo/seen.profdata is of other dependencies (as are benches and tests), another compiler or target, and brings little here; scripts/pgo/record.sh makes a new one" >&2
     fi
     ;;
 esac
