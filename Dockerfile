@@ -1,5 +1,6 @@
 # Builds the gateway, then leaves everything but the binary behind.
-FROM rust:1.95-slim-bookworm AS build
+# The recorded profile fits this very compiler (docs/PERFORMANCE.md).
+FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src
 COPY . .
 # The caches outlive the build, so that a changed source file does not rebuild every dependency.

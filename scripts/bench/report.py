@@ -199,7 +199,7 @@ How the figures came about, what was tried and what it brought: [PERFORMANCE.md]
   as fast as they come; time to first token at 40 streams/s.
 * CPU is that of the gateway's processes alone, user and system, the writing of the request log included, divided by
   the requests answered. nexusgate with SQLite does the database's work itself.
-* Release builds of nexusgate are optimised by a profile recorded under use of which this load was a part
+* Release builds of nexusgate are optimised, where it fits, by a profile recorded under use of which this load was a part
   ([PERFORMANCE.md](PERFORMANCE.md#the-recorded-profile)). nginx is Debian's.
 
 {images}

@@ -3,7 +3,7 @@
 # it goes, and puts it to use for two minutes. About ten minutes on two cores.
 #
 # To be run when dependencies or the compiler have changed, or much of what a request passes through; both files it
-# writes are committed (seen.of says what the profile is of). With --check it only compares the dependencies. Its use is `nexusgate demo`, with all formats, failures and failovers, and the load of
+# writes are committed (seen.of says what the profile is of). With --check it only compares dependencies and settings. Its use is `nexusgate demo`, with all formats, failures and failovers, and the load of
 # scripts/bench-gateways.sh on SQLite and on PostgreSQL with Redis.
 #
 # Needs python3, taskset, two cores, PostgreSQL, redis-server, and llvm-profdata in a version that fits the compiler's:
@@ -12,19 +12,28 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# All that is compiled into the gateway, with its features: functions are named by a hash of it.
+# A hash of what the project decides of the functions' names: versions and features of all that is compiled, and the
+# settings of the release profile. Cargo's own, which rustc.sh compares, includes the compiler and the target.
 dependencies() {
-    cargo tree --locked --package nexusgate --edges normal --target all --prefix none --format '{p} {f}' | sed 's/ ([^)]*)//g' | sort -u | sha256sum | cut -c1-16
+    {
+        cargo tree --locked --package nexusgate --edges normal,build --target x86_64-unknown-linux-gnu --prefix none --format '{p} {f}' |
+            sed 's/ ([^)]*)//g' | sort -u
+        sed -n '/^\[profile.release\]/,/^$/p' Cargo.toml
+    } | sha256sum | cut -c1-16
 }
+now=$(dependencies)
 if [ "${1:-}" = --check ]; then
-    [ "$(dependencies)" = "$(cut -d' ' -f2 scripts/pgo/seen.of)" ] && exit
+    [ "$now" = "$(cut -d' ' -f2 scripts/pgo/seen.of)" ] && exit
     echo "scripts/pgo/seen.profdata is of other dependencies: scripts/pgo/record.sh records a new one" >&2
     exit 1
 fi
 
+# Cargo does not see whether a crate was built to count: what there is cannot be used.
 work=$PWD/target/pgo
-rm -rf "$work/raw" "$work/names"
+rm -rf "$work"
 mkdir -p "$work"
+unset CARGO_TARGET_DIR
+export RUSTC_WRAPPER=$PWD/scripts/pgo/rustc.sh
 
 # Prints the first llvm-profdata whose output the compiler accepts, tried on a program of one line.
 profdata() {
@@ -64,5 +73,6 @@ echo "== using it"
 PYTHONPATH=scripts/bench python3 scripts/pgo/use.py "$built"
 # What was never reached is left out: it is built as without a profile, not as rare.
 "$tool" merge --sparse --output scripts/pgo/seen.profdata "$work/raw"
-echo "$(cat "$work/names") $(dependencies)" >scripts/pgo/seen.of
+names=$(cat "$work/names")
+echo "$names $now" >scripts/pgo/seen.of
 echo "scripts/pgo/seen.profdata is recorded"

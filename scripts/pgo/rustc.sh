@@ -1,7 +1,8 @@
 #!/bin/sh
 # Cargo gives this every command of the compiler (.cargo/config.toml). What is built for release gets the recorded
 # profile, seen.profdata: the compiler places code that runs together side by side, and the rest out of the way
-# (docs/PERFORMANCE.md). RUSTC_WRAPPER= (set and empty) builds without it.
+# (docs/PERFORMANCE.md). RUSTC_WRAPPER= (set and empty) builds without it, in a target folder of its own: Cargo does not see
+# the difference.
 #
 # With NEXUSGATE_PGO_RECORD=FOLDER it builds a gateway that counts where it goes: for record.sh.
 here=${0%/*}
@@ -12,14 +13,14 @@ case " $* " in
 *) exec "$@" ;;
 esac
 
-# The profile knows functions by names, which contain Cargo's hash of the compiler, the target and all dependencies.
+# The profile knows functions by names, which contain Cargo's hash of the compiler, the target, settings and dependencies.
 case " $* " in
-*" --crate-name nexusgate "*"--crate-type lib "*)
+*" --crate-name nexusgate "*"--crate-type lib --emit="*link*)
     names=$(printf '%s\n' "$@" | sed -n 's/^metadata=//p')
     if [ -n "$record" ]; then
         echo "$names" >"$record/names"
     elif [ "$names" != "$(cut -d' ' -f1 "$here/seen.of")" ]; then
-        echo "warning: scripts/pgo/seen.profdata is of other dependencies (as are benches and tests), another compiler or target, and brings little here; scripts/pgo/record.sh makes a new one" >&2
+        echo "warning: scripts/pgo/seen.profdata is of other dependencies (as are benches and tests), settings, compiler or target, and brings little here; scripts/pgo/record.sh makes a new one" >&2
     fi
     ;;
 esac

@@ -18,11 +18,12 @@ class Watched:
 
 def main():
     bench = Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
-    for kind in (gateways.Nexusgate, gateways.NexusgatePostgres):
-        watched = type(kind.__name__, (Watched, kind), {"binary": pathlib.Path(sys.argv[1]).resolve()})
-        if why := watched.missing():
-            sys.exit(why)
-        bench.check(kind.name, bench.measure(watched))
+    binary = pathlib.Path(sys.argv[1]).resolve()
+    kinds = [type(kind.__name__, (Watched, kind), {"binary": binary}) for kind in (gateways.Nexusgate, gateways.NexusgatePostgres)]
+    for why in filter(None, (kind.missing() for kind in kinds)):
+        sys.exit(why)
+    for kind in kinds:
+        bench.check(kind.name, bench.measure(kind))
 
 
 if __name__ == "__main__":

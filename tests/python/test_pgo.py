@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
@@ -20,13 +21,19 @@ def wrapped(*command, folder=PGO, **env):
     return done.stdout.splitlines(), done.stderr
 
 
-def library(metadata):
-    return ["--crate-name", "nexusgate", "--crate-type", "lib", *RELEASE, "-C", f"metadata={metadata}"]
+def library(metadata, name="nexusgate", emit="dep-info,metadata,link"):
+    return ["--crate-name", name, "--crate-type", "lib", f"--emit={emit}", *RELEASE, "-C", f"metadata={metadata}"]
 
 
 @pytest.mark.parametrize("command", [["-vV"], ["--crate-name", "nexusgate", "--crate-type", "lib"], ["-C", "opt-level=1"]])
 def test_what_is_not_for_release_is_compiled_as_it_would_be(command):
     assert wrapped(*command) == (command, "")
+
+
+def test_cargo_calls_it():
+    settings = tomllib.loads((ROOT / ".cargo/config.toml").read_text())
+    assert os.access(ROOT / settings["build"]["rustc-wrapper"], os.X_OK)
+    assert (ROOT / settings["build"]["rustc-wrapper"]).samefile(PGO / "rustc.sh")
 
 
 def test_a_release_build_gets_the_profile_and_nothing_is_said():
@@ -40,8 +47,9 @@ def test_a_release_build_gets_the_profile_and_nothing_is_said():
 def test_a_build_that_the_profile_does_not_fit_is_told_so_once():
     _, said = wrapped(*library("0123456789abcdef"))
     assert said.startswith("warning: ") and said.endswith("scripts/pgo/record.sh makes a new one\n")
-    _, said = wrapped("--crate-name", "tokio", "--crate-type", "lib", *RELEASE, "-C", "metadata=0123456789abcdef")
-    assert said == ""
+    for command in (library("0123456789abcdef", name="tokio"), library("0123456789abcdef", emit="dep-info,metadata")):
+        _, said = wrapped(*command)
+        assert said == ""
 
 
 def test_a_recording_build_counts_and_leaves_its_names(tmp_path):
