@@ -3,8 +3,9 @@
 # it goes, and puts it to use for two minutes. About ten minutes on two cores.
 #
 # To be run when dependencies or the compiler have changed, or much of what a request passes through; both files it
-# writes are committed (seen.of says what the profile is of). With --check it only compares dependencies and settings. Its use is `nexusgate demo`, with all formats, failures and failovers, and the load of
-# scripts/bench-gateways.sh on SQLite and on PostgreSQL with Redis.
+# writes are committed (seen.of says what the profile is of). With --check it only compares dependencies and settings.
+# The use is `nexusgate demo`, with failures and failovers, and the load of scripts/bench-gateways.sh, on SQLite and on
+# PostgreSQL with Redis: chat completions and embeddings, no conversions.
 #
 # Needs python3, taskset, two cores, PostgreSQL, redis-server, and llvm-profdata in a version that fits the compiler's:
 # the toolchain's (rustup component add llvm-tools), or Debian's (llvm-19 fits Rust 1.95), which is installed when there

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Cargo gives this every command of the compiler (.cargo/config.toml). What is built for release gets the recorded
 # profile, seen.profdata: the compiler places code that runs together side by side, and the rest out of the way
-# (docs/PERFORMANCE.md). RUSTC_WRAPPER= (set and empty) builds without it, in a target folder of its own: Cargo does not see
-# the difference.
+# (docs/PERFORMANCE.md). RUSTC_WRAPPER= (set and empty) builds without it, in a target folder of its own: Cargo does not
+# see the difference.
 #
 # With NEXUSGATE_PGO_RECORD=FOLDER it builds a gateway that counts where it goes: for record.sh.
 here=${0%/*}
@@ -13,7 +13,7 @@ case " $* " in
 *) exec "$@" ;;
 esac
 
-# The profile knows functions by names, which contain Cargo's hash of the compiler, the target, settings and dependencies.
+# The profile knows functions by names, which contain Cargo's hash of compiler, target, settings and dependencies.
 case " $* " in
 *" --crate-name nexusgate "*"--crate-type lib --emit="*link*)
     names=$(printf '%s\n' "$@" | sed -n 's/^metadata=//p')
