@@ -1,11 +1,14 @@
 //! `nexusgate healthcheck`, for container runtimes. An outage of the database is no reason to replace a container:
 //! inference goes on without it.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ArgMatches;
 use http_body_util::BodyExt as _;
+
+use crate::config::Settings;
 
 use super::http::{gateway_url, http_client};
 use super::{CliError, failed, runtime, say};
@@ -15,9 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Exit code 0 when the gateway is ready, 1 when it is not.
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
-    let port = matches.get_one::<u16>("port").copied().unwrap_or(3000);
-    let base =
-        matches.get_one::<String>("url").cloned().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
+    let base = match matches.get_one::<String>("url") {
+        Some(url) => url.clone(),
+        None => address_of(&Settings::from_matches(matches)?),
+    };
     let mut url = gateway_url(&base)?;
     if let Ok(mut segments) = url.path_segments_mut() {
         segments.pop_if_empty().push("readyz");
@@ -37,4 +41,32 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
         say(format_args!("{status}: {text}"))?;
         Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+/// Where a gateway with these settings can be reached from its own host.
+fn address_of(settings: &Settings) -> String {
+    let address = match settings.listen_addr {
+        IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(any) if any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    format!("http://{}", SocketAddr::new(address, settings.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_asked_where_it_listens() {
+        for (settings, expected) in [
+            (&[][..], "http://127.0.0.1:3000"),
+            (&[("PORT", "8080")], "http://127.0.0.1:8080"),
+            (&[("LISTEN_ADDR", "::")], "http://[::1]:3000"),
+            (&[("LISTEN_ADDR", "::1")], "http://[::1]:3000"),
+            (&[("LISTEN_ADDR", "10.1.2.3")], "http://10.1.2.3:3000"),
+        ] {
+            assert_eq!(address_of(&Settings::with(settings).expect("settings")), expected);
+        }
+    }
 }

@@ -12,7 +12,12 @@ use super::{CliError, runtime, say};
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let settings = Settings::from_matches(matches)?;
     runtime()?.block_on(async {
-        let database = store::connect(&store::Settings::new(settings.database_url.expose())).await?;
+        let url = settings.database_url.expose();
+        let database = match matches.subcommand() {
+            Some(("up", _)) => store::Settings::new(url),
+            _ => store::Settings::existing(url),
+        };
+        let database = store::connect(&database).await?;
         match matches.subcommand() {
             Some(("up", _)) => store::migrate::up(&database).await?,
             Some(("down", matches)) => {

@@ -96,21 +96,16 @@ fn command() -> Command {
     )
     // Before the subcommand or behind it.
     .mut_args(|setting| setting.global(true));
-    let healthcheck = Command::new("healthcheck")
+    let healthcheck = Settings::add_flags(Command::new("healthcheck"))
         .about(
             "Ask a running gateway whether it takes requests, with or without its database; for containers",
         )
         .arg(variable(
-            Arg::new("url").long("url").help("URL of the gateway [default: http://127.0.0.1:$PORT]"),
+            Arg::new("url")
+                .long("url")
+                .value_name("URL")
+                .help("URL of the gateway [default: where one with these settings listens]"),
             "NEXUSGATE_URL",
-        ))
-        .arg(variable(
-            Arg::new("port")
-                .long("port")
-                .default_value("3000")
-                .value_parser(clap::value_parser!(u16))
-                .hide(true),
-            "PORT",
         ));
     let rotate = Settings::add_flags(Command::new("rotate-encryption-key"))
         .about("Encrypt every stored secret under a new key; stop the gateway first")

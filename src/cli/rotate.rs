@@ -17,7 +17,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let new = new.map_err(|error| StoreError::Secret(format!("NEW_{error}")))?;
     let url = settings.database_url.expose();
     runtime()?.block_on(async {
-        let database = store::connect(&store::Settings::new(url)).await?;
+        let database = store::connect(&store::Settings::existing(url)).await?;
         store::migrate::up(&database).await?;
         let (changed, next) = match (settings.encryption_key.as_ref().map(|key| key.expose()), new) {
             (Some(old), Some(new)) => {

@@ -21,7 +21,13 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let app = RunningApp::start(&settings, Default::default()).await?;
+        // It may take minutes: another replica may be migrating the database.
+        let app = tokio::select! {
+            app = RunningApp::start(&settings, Default::default()) => app?,
+            _ = terminate.recv() => return Ok(stopped_early()),
+            _ = interrupt.recv() => return Ok(stopped_early()),
+        };
+        warn_of_short_secret(&settings);
         tracing::info!(address = %app.address(), version = settings.version(), "listening");
         if let Some(address) = app.metrics_address() {
             tracing::info!(%address, "metrics are served apart");
@@ -43,6 +49,20 @@ pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     // Otherwise the exit would wait for threads that hang in a system call.
     runtime.shutdown_background();
     ended
+}
+
+/// The exit code of a gateway that was stopped before it took requests: nothing can have been lost.
+fn stopped_early() -> ExitCode {
+    tracing::info!("stopped before the start was complete");
+    ExitCode::SUCCESS
+}
+
+/// Wrong secrets are slowed down, and the right one is never refused: only its length keeps it from being guessed.
+fn warn_of_short_secret(settings: &Settings) {
+    const SHORT: usize = 16;
+    if settings.admin_super_secret.as_ref().is_some_and(|secret| secret.expose().chars().count() < SHORT) {
+        tracing::warn!("ADMIN_SUPER_SECRET can be guessed: it has fewer than {SHORT} characters");
+    }
 }
 
 /// Raises the soft limit of file descriptors to the hard one: it is often 1,024, for the sake of programs that use

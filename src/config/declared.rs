@@ -25,6 +25,7 @@ pub struct DeclaredProvider {
     pub base_url: String,
     #[serde(default, deserialize_with = "secret")]
     pub api_key: Option<Secret>,
+    #[serde(default, deserialize_with = "not_empty")]
     pub api_version: Option<String>,
     pub comment: Option<String>,
     /// HTTP proxy for this provider alone.
@@ -114,6 +115,11 @@ fn model_type<'de, D: serde::Deserializer<'de>>(input: D) -> Result<ModelType, D
     let text = String::deserialize(input)?;
     ModelType::parse(&text)
         .ok_or_else(|| serde::de::Error::custom(format!("type = {text:?}: expected chat or embedding")))
+}
+
+/// Text that is empty, as `${VAR:-}` leaves it, is none.
+fn not_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
 }
 
 fn secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Secret>, D::Error> {

@@ -126,7 +126,7 @@ fn one_line(message: &str) -> String {
 /// How unlike two names are: letters not shared, plus the difference in length.
 fn distance(a: &str, b: &str) -> usize {
     let missing = b.chars().filter(|c| !a.contains(*c)).count();
-    missing * 2 + a.len().abs_diff(b.len()) + usize::from(!a.starts_with(&b[..b.len().min(1)]))
+    missing * 2 + a.len().abs_diff(b.len()) + usize::from(a.chars().next() != b.chars().next())
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub struct Settings {
     pub max_lifetime: Option<Duration>,
     /// PostgreSQL cancels a statement that takes longer. Migrations are exempt.
     pub statement_timeout: Option<Duration>,
+    /// Whether a SQLite file that is missing is created.
+    pub create: bool,
 }
 
 impl Settings {
@@ -62,7 +64,15 @@ impl Settings {
             idle_timeout: Some(Duration::from_secs(10 * 60)),
             max_lifetime: Some(Duration::from_secs(30 * 60)),
             statement_timeout: Some(Duration::from_secs(60)),
+            create: true,
         }
+    }
+}
+
+impl Settings {
+    /// For work on a database that must be there: one that is made by mistake would be empty, and the work done at once.
+    pub fn existing(database_url: impl Into<String>) -> Self {
+        Self { create: false, ..Self::new(database_url) }
     }
 }
 
@@ -78,7 +88,7 @@ impl std::fmt::Debug for Settings {
 /// The kind and place of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// A file, created when it is missing.
+    /// A file.
     SqliteFile(PathBuf),
     /// Gone with the process; for tests and trials.
     SqliteMemory,
@@ -163,6 +173,12 @@ fn is_plain(database_url: &str) -> bool {
     !database_url.contains('?') || database_url.ends_with("?mode=rwc")
 }
 
+/// Whether the URL lets a missing file be created: `mode=ro` and `mode=rw` mean one that exists.
+fn may_create(database_url: &str) -> bool {
+    let (_, parameters) = database_url.split_once('?').unwrap_or_default();
+    !parameters.split('&').any(|part| matches!(part, "mode=ro" | "mode=rw"))
+}
+
 /// Checks with a trivial query that the database answers.
 ///
 /// # Errors
@@ -189,6 +205,13 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                     folder.display()
                 )));
             }
+            let create = settings.create && may_create(&settings.database_url);
+            if !create && !path.exists() {
+                return Err(StoreError::Open(format!(
+                    "DATABASE_URL: the SQLite database {} does not exist",
+                    path.display()
+                )));
+            }
             // WAL: readers and the one writer do not wait for each other. NORMAL: a power cut may lose an administrator's last
             // changes but never corrupts. Where the request log writes over these connections too, its batches must be on
             // the disk, as on a connection of its own.
@@ -198,7 +221,7 @@ async fn connect_sqlite(settings: &Settings, file: Option<&Path>) -> StoreResult
                 SqliteSynchronous::Full
             };
             options = options
-                .create_if_missing(!settings.database_url.contains("mode=ro"))
+                .create_if_missing(create)
                 .page_size(SQLITE_PAGE_SIZE)
                 .journal_mode(SqliteJournalMode::Wal)
                 .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string())

@@ -119,6 +119,15 @@ async fn mistakes_are_one_line() {
 async fn a_container_asks_whether_the_gateway_is_ready() {
     let app = TestApp::spawn().await;
     assert!(run(&app, &["healthcheck"], "").await.status.success());
+    // Without an address it is asked where its settings say that it listens.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("nexusgate.toml");
+    std::fs::write(&file, format!("port = {}\n", app.running().address().port())).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexusgate"));
+    command.args(["healthcheck", "--config"]).arg(&file).env_clear();
+    let asked = tokio::task::spawn_blocking(move || command.output()).await.expect("it ran");
+    let asked = asked.expect("it starts");
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     let away = run(&app, &["healthcheck", "--url", "http://127.0.0.1:1"], "").await;
     assert_eq!(away.status.code(), Some(1));
     let complaint = String::from_utf8_lossy(&away.stderr);

@@ -86,6 +86,8 @@ fn settings_are_checked_without_starting() {
     let stored = "[[models]]\nname = \"m\"\nprovider = \"may be in the database\"\n";
     let twice = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\n".repeat(2);
     let no_url = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"ftp://h\"\n";
+    let no_embeddings = "[[providers]]\nname = \"x\"\ntype = \"anthropic\"\nbase_url = \"https://h\"\n\
+         [[models]]\nname = \"m\"\nprovider = \"x\"\ntype = \"embedding\"\n";
     let heavy = format!("{stored}weight = 2_000_000\n");
     let dear = format!("{stored}input_price = 1e9\n");
     for (file, environment, complained) in [
@@ -94,6 +96,8 @@ fn settings_are_checked_without_starting() {
         (&dear, None, Some("input_price: must be from 0 to 1000000")),
         (&twice, None, Some("declared twice")),
         (no_url, None, Some("base_url")),
+        (no_embeddings, None, Some("no embeddings")),
+        ("\"änderung\" = 1\n", None, Some("änderung")),
         ("", Some(("DATABASE_URL", "mysql://u:hush@h/d")), Some("postgres://")),
         ("", Some(("DATABASE_URL", "postgres://u:hush@h/d")), Some("ENCRYPTION_KEY")),
         ("", Some(("ENCRYPTION_KEY", "hush")), Some("ENCRYPTION_KEY")),
@@ -127,11 +131,58 @@ fn migrations_go_up_and_down() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
     };
-    assert!(run("status").contains("pending"));
     assert!(!run("up").contains("pending"));
     assert!(run("down").contains("pending"));
+    assert!(run("status").contains("pending"));
     assert!(!run("up").contains("pending"));
     assert!(folder.path().join("other.db").exists() && !folder.path().join("not-this.db").exists());
+}
+
+/// Otherwise a wrong folder would look like a database whose work is done.
+#[test]
+fn a_database_that_must_be_there_is_not_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (arguments, url) in [
+        (&["rotate-encryption-key"][..], "sqlite://absent.db"),
+        (&["migrate", "down"], "sqlite://absent.db"),
+        (&["migrate", "status"], "sqlite://absent.db"),
+        (&["migrate", "up"], "sqlite://absent.db?mode=rw"),
+        (&["serve", "--port", "0"], "sqlite://absent.db?mode=rw"),
+    ] {
+        let text = complaint(&nexusgate(arguments, &[("DATABASE_URL", url)], folder.path()));
+        assert!(text.contains("absent.db does not exist"), "{arguments:?}: {text}");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0, "{arguments:?}");
+    }
+}
+
+/// A start may take minutes, for example behind a replica that is migrating.
+#[test]
+fn a_start_can_be_stopped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("nexusgate.db");
+    let busy = rusqlite::Connection::open(&path).expect("opened");
+    busy.execute_batch("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE").expect("locked");
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+        .args(["serve", "--port", "0"])
+        .env_clear()
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let files = format!("/proc/{}/fd", gateway.id());
+    let has_opened = || {
+        let open = std::fs::read_dir(&files).expect("it runs");
+        open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == path))
+    };
+    while !has_opened() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let id = rustix::process::Pid::from_child(&gateway);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
+    // It would give up on the lock only after ten seconds, with an error.
+    let ended = gateway.wait().expect("ended");
+    assert!(ended.success(), "{ended}");
+    drop(busy);
 }
 
 #[test]

@@ -121,9 +121,13 @@ fn count(name: &'static str, help: &'static str) -> Arg {
         .help(help)
 }
 
-/// A flag that takes a number.
+/// A flag that takes a number. JSON has no infinity and no NaN: as null they would clear the field.
 fn number(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name("NUMBER").value_parser(clap::value_parser!(f64)).help(help)
+    let parse = |text: &str| match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("expected a number of at least 0"),
+    };
+    Arg::new(name).long(name).value_name("NUMBER").value_parser(parse).help(help)
 }
 
 /// Puts the given flags into a request's body, under their names in the API. Flags that were not given are left to the

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::super::CliError;
 use super::client::AdminClient;
+use super::table::plain;
 use super::{Answer, BodyOf, count, flag};
 
 const COLUMNS: &[(&str, &str)] = &[
@@ -93,7 +94,7 @@ async fn test(client: &AdminClient, id: &str) -> Result<Answer, CliError> {
     let told = if good {
         format!("it answered well{took}")
     } else {
-        let why = result["error"].as_str().unwrap_or("it did not answer well");
+        let why = plain(result["error"].as_str().unwrap_or("it did not answer well"));
         format!("{why}{took}")
     };
     Ok(Answer { good, ..Answer::new(told, result) })

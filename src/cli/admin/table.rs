@@ -1,8 +1,7 @@
 //! A table for people: columns as wide as their widest cell, two spaces apart.
 
-/// `rows` under `headings`. Cells show no control characters, which could drive the terminal.
+/// `rows` under `headings`.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let width = |column: usize| {
@@ -18,6 +17,11 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(headings.to_vec())];
     lines.extend(rows.iter().map(|row| line(row.iter().map(String::as_str).collect())));
     lines.join("\n")
+}
+
+/// Text of others without its control characters, which could drive the terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]
