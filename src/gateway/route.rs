@@ -72,8 +72,10 @@ impl Gateway {
         headers: &HeaderMap,
     ) -> Result<Vec<Arc<Target>>, Refusal> {
         let snapshot = self.snapshot();
-        let header = headers.get(PROVIDER_HEADER).and_then(|value| value.to_str().ok()).map(str::trim);
-        let header = header.filter(|name| !name.is_empty());
+        // A header that is not UTF-8 names no provider, which must not mean any provider.
+        let header =
+            headers.get(PROVIDER_HEADER).map(|value| String::from_utf8_lossy(value.as_bytes().trim_ascii()));
+        let header = header.as_deref().filter(|name| !name.is_empty());
         // A model configured under the whole name wins over `model@provider`.
         let (name, provider) = match (snapshot.resolve(model), model.rsplit_once('@')) {
             (None, Some((name, provider))) => (name, header.or(Some(provider))),

@@ -401,6 +401,21 @@ async fn an_answer_names_its_provider() {
     assert!(!response.headers().contains_key("x-nexusgate-provider"));
 }
 
+/// With a provider picked, no other is called, whatever its name.
+#[tokio::test]
+async fn a_picked_provider_may_have_any_name() {
+    let app = TestApp::builder().providers(&["first", "Zürich"]).spawn().await;
+    for (picked, status) in [("Zürich", 200), (" Zürich ", 200), ("Zurich", 404), ("Genève", 404)] {
+        let picked = reqwest::header::HeaderValue::from_bytes(picked.as_bytes()).expect("a value");
+        let request = app.chat(MODEL).build().header("x-nexusgate-provider", picked.clone());
+        assert_eq!(request.send().await.expect("an answer").status(), status, "{picked:?}");
+    }
+    assert_eq!(provider(&app, "first").calls().len(), 0);
+    let latin_1 = reqwest::header::HeaderValue::from_bytes(b"Z\xfcrich").expect("a value");
+    let request = app.chat(MODEL).build().header("x-nexusgate-provider", latin_1);
+    assert_eq!(request.send().await.expect("an answer").status(), 404);
+}
+
 /// A provider that could not be called has not answered, and does not count as a failover.
 #[tokio::test]
 async fn a_provider_that_cannot_be_asked_hides_no_answer() {
