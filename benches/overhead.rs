@@ -50,6 +50,7 @@ use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 use say::say;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 #[global_allocator]
@@ -214,8 +215,9 @@ async fn surface(recording: bool, provider: SocketAddr) -> Surface {
         version: "bench".into(),
         commit: None,
         tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
     });
-    let state = HttpState { gateway, max_body_size, metrics_token: None, admin };
+    let state = HttpState { gateway, max_body_size, metrics_token: None, rendering: Arc::default(), admin };
     Surface::new(&state, &Origins::List(Vec::new()), true)
 }
 

@@ -139,11 +139,13 @@ impl RunningApp {
             version: settings.version(),
             commit: settings.commit_sha.clone(),
             tasks: tasks.clone(),
+            stop: stop_tasks.clone(),
         });
         let state = HttpState {
             gateway: gateway.clone(),
             max_body_size: settings.max_body_size.bytes(),
             metrics_token: settings.metrics_bearer_token.clone(),
+            rendering: Arc::default(),
             admin,
         };
         let (main, address) = listen(SocketAddr::new(settings.listen_addr, settings.port)).await?;

@@ -11,6 +11,8 @@ pub mod openapi;
 mod ops;
 mod surface;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, Method};
@@ -37,6 +39,8 @@ pub struct HttpState {
     pub gateway: Gateway,
     pub max_body_size: usize,
     pub metrics_token: Option<Secret>,
+    /// Held while the metrics are rendered.
+    pub rendering: Arc<tokio::sync::Mutex<()>>,
     pub admin: Admin,
 }
 

@@ -84,7 +84,11 @@ pub(super) async fn metrics(State(state): State<HttpState>, headers: HeaderMap) 
     }
     let gzip = wants_gzip(&headers);
     let gateway = state.gateway.clone();
+    // One rendering at a time, waited for here: on a thread for blocking work, scrapes would take the threads that DNS and
+    // the snapshots need. The thread keeps the turn, because it goes on when its client has left.
+    let turn = state.rendering.clone().lock_owned().await;
     let body = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         gateway.show_log();
         gateway.telemetry().render(gzip)
     })

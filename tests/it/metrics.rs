@@ -250,6 +250,32 @@ async fn the_endpoint() {
     assert!(text.contains("nexusgate_metrics_error 0"));
 }
 
+/// The threads for blocking work also look up hosts and build snapshots, and anybody may scrape.
+#[test]
+fn scrapes_at_once_take_turns() {
+    const NAME: &str = "scraped";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().thread_name(NAME).build();
+    runtime.expect("a runtime").block_on(async {
+        let app = TestApp::spawn().await;
+        app.scrape().await;
+        let threads = || {
+            let tasks = std::fs::read_dir("/proc/self/task").expect("tasks").flatten();
+            tasks.filter(|task| name_of(task) == NAME).count()
+        };
+        let before = threads();
+        let scrapes = (0..200).map(|_| app.get("/metrics"));
+        let answers = futures_util::future::join_all(scrapes).await;
+        assert!(answers.iter().all(|answer| answer.status() == 200));
+        // A thread without work stays for ten seconds. The next rendering may begin before the last one's thread is free.
+        let threads = threads();
+        assert!(threads < before + 20, "{threads} threads instead of {before}");
+    });
+}
+
+fn name_of(task: &std::fs::DirEntry) -> String {
+    std::fs::read_to_string(task.path().join("comm")).unwrap_or_default().trim().to_owned()
+}
+
 #[tokio::test]
 async fn a_listener_of_its_own() {
     let app = TestApp::builder().setting("METRICS_ADDR", "127.0.0.1:0").spawn().await;

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use axum::{Router, middleware};
 use sea_orm::DatabaseConnection;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -53,6 +54,8 @@ pub struct AdminParts {
     pub commit: Option<String>,
     /// Owns work that goes on after an answer.
     pub tasks: TaskTracker,
+    /// Ends such work.
+    pub stop: CancellationToken,
 }
 
 /// The admin API's state. Cheap to clone.
@@ -71,6 +74,7 @@ struct Inner {
     version: String,
     commit: Option<String>,
     tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Admin {
@@ -86,6 +90,7 @@ impl Admin {
             version,
             commit,
             tasks,
+            stop,
         } = parts;
         Self(Arc::new(Inner {
             gateway,
@@ -99,6 +104,7 @@ impl Admin {
             version,
             commit,
             tasks,
+            stop,
         }))
     }
 
@@ -114,7 +120,14 @@ impl Admin {
     async fn changed(&self) {
         // First, because it must not depend on whether this process can read the database now.
         if let Some(coordination) = self.0.limits.coordination.clone() {
-            self.0.tasks.spawn(async move { coordination.announce_surely().await });
+            let stop = self.0.stop.clone();
+            self.0.tasks.spawn(async move {
+                tokio::select! {
+                    () = coordination.announce_surely() => {}
+                    // Redis is away, and the other replicas' timers must do.
+                    () = stop.cancelled() => {}
+                }
+            });
         }
         match self.0.snapshots.refresh(self.db()).await {
             Ok(_) => self.0.gateway.announce(),
