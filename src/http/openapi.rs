@@ -75,6 +75,9 @@ fn bearer(description: &str) -> SecurityScheme {
 /// The common part of all admin operations: the secret, and the errors that any of them may return.
 fn guarded(operation: &mut Operation) {
     operation.security = Some(vec![SecurityRequirement::new("adminSecret", Vec::<String>::new())]);
+    if operation.request_body.is_some() {
+        add_error(operation, "408", "The rest of the body did not come in time");
+    }
     for (status, description) in [
         ("401", "The admin secret is missing or wrong"),
         (
@@ -84,11 +87,16 @@ fn guarded(operation: &mut Operation) {
         ("500", "The gateway failed; its log says why"),
         ("503", "The database does not answer in time; the body says whether a change may still be made"),
     ] {
-        let content = Content::new(Some(Ref::from_schema_name("AdminError")));
-        let response =
-            ResponseBuilder::new().description(description).content("application/json", content).build();
-        operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
+        add_error(operation, status, description);
     }
+}
+
+/// Adds an error of the admin API, unless the operation has its own of this status.
+fn add_error(operation: &mut Operation, status: &str, description: &str) {
+    let content = Content::new(Some(Ref::from_schema_name("AdminError")));
+    let response =
+        ResponseBuilder::new().description(description).content("application/json", content).build();
+    operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
 }
 
 /// Operation ids must be unique, and handlers share names (`list`, `show`): makes ids of the method and the path.
@@ -212,10 +220,27 @@ mod inference {
         /// Anthropic Messages.
         messages, "/v1/messages", MessagesRequest, AnthropicError, "text/event-stream"
     );
-    inference_route!(
-        /// Anthropic's token counting, if a provider of the model supports it. Neither limited nor logged.
-        count_tokens, "/v1/messages/count_tokens", MessagesRequest, AnthropicError
-    );
+    /// Anthropic's token counting, if a provider of the model supports it. Neither limited nor logged.
+    #[utoipa::path(
+        post, path = "/v1/messages/count_tokens", tag = "Inference", request_body = CountRequest,
+        params(("X-NexusGate-Provider" = Option<String>, Header, description = "The provider to use")),
+        security(("apiKey" = []), ("xApiKey" = [])),
+        responses(
+            (status = 200, description = "The count", body = Object),
+            (status = 400, description = "The body cannot be routed, or no provider of the model counts tokens", body = AnthropicError),
+            (status = 401, description = "No API key, or one that is not valid", body = AnthropicError),
+            (status = 404, description = "There is no such model", body = AnthropicError),
+            (status = 408, description = "The rest of the body did not come in time", body = AnthropicError),
+            (status = 413, description = "The body is too large", body = AnthropicError),
+            (status = "4XX", description = "The provider's answer"),
+            (status = 500, description = "The gateway, or the provider, failed", body = AnthropicError),
+            (status = 502, description = "The provider did not answer", body = AnthropicError),
+            (status = 503, description = "The gateway is overloaded, or shutting down", body = AnthropicError),
+            (status = "5XX", description = "The provider's answer"),
+        ),
+    )]
+    pub(super) fn count_tokens() {}
+
     inference_route!(
         /// OpenAI Embeddings.
         embeddings, "/v1/embeddings", EmbeddingsRequest, OpenAiError
@@ -248,6 +273,14 @@ mod inference {
         max_tokens: u32,
         messages: Vec<Value>,
         stream: Option<bool>,
+    }
+
+    /// A Messages request whose tokens are counted; all other fields are passed on.
+    #[derive(ToSchema)]
+    struct CountRequest {
+        /// A system name, perhaps with `@provider` behind it.
+        model: String,
+        messages: Vec<Value>,
     }
 
     /// An Embeddings request; all other fields are passed on.

@@ -83,6 +83,10 @@ pub(super) fn proxy_url(field: &'static str, text: &str) -> StoreResult<Url> {
 }
 
 fn url(field: &'static str, text: &str, schemes: &[&str]) -> StoreResult<Url> {
+    // A URL parser takes these out, but the text is what is stored.
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(StoreError::invalid(field, "must not contain white space or control characters"));
+    }
     let url = Url::parse(text).map_err(|error| StoreError::invalid(field, format!("not a URL: {error}")))?;
     if !schemes.contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {
         let schemes = schemes.join("://, ");

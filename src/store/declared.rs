@@ -151,8 +151,10 @@ async fn apply_provider(
 async fn apply_model(db: &impl ConnectionTrait, new: &DeclaredModel, done: &mut Applied) -> StoreResult<()> {
     let provider = match super::providers::find_by_name(db, &new.provider).await {
         Err(StoreError::NotFound) => return Err(StoreError::invalid("provider", "no such provider")),
-        found => found?.id,
+        found => found?,
     };
+    super::models::check_type(&provider.kind, new.model.model_type.as_str())?;
+    let provider = provider.id;
     let new = NewModel { source: Source::Config, ..new.model.clone() };
     let existing = models::Entity::find()
         .filter(models::Column::ProviderId.eq(provider))

@@ -67,6 +67,8 @@ pub struct ApiKeyChange {
     pub tpm: Option<Option<u32>>,
     pub expires_at: Option<Option<DateTime<Utc>>>,
     pub allowed_models: Option<Option<Vec<String>>>,
+    /// Cleared, it is free for another key.
+    pub external_id: Option<Option<String>>,
     pub revoked: Option<bool>,
 }
 
@@ -217,7 +219,7 @@ pub async fn find_by_external_id(db: &impl ConnectionTrait, external_id: &str) -
 /// Changes a key.
 ///
 /// # Errors
-/// [`StoreError::NotFound`], [`StoreError::Invalid`].
+/// [`StoreError::NotFound`], [`StoreError::Duplicate`] of `external_id`, [`StoreError::Invalid`].
 pub async fn update(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) -> StoreResult<StoredKey> {
     let updated = Entity::update_many()
         .set(changed(change)?)
@@ -232,11 +234,12 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) ->
 }
 
 fn changed(change: ApiKeyChange) -> StoreResult<ActiveModel> {
-    let ApiKeyChange { comment, rpm, tpm, expires_at, allowed_models, revoked } = change;
+    let ApiKeyChange { comment, rpm, tpm, expires_at, allowed_models, external_id, revoked } = change;
     check::comment(comment.as_ref().and_then(Option::as_deref))?;
     check::lets_something_through("rpm_limit", rpm.flatten())?;
     check::lets_something_through("tpm_limit", tpm.flatten())?;
     check_names(allowed_models.as_ref().and_then(Option::as_deref))?;
+    check_external_id(external_id.as_ref().and_then(Option::as_deref))?;
     let allowed_models = match allowed_models {
         Some(names) => Set(names.map(Into::into)),
         None => NotSet,
@@ -247,6 +250,7 @@ fn changed(change: ApiKeyChange) -> StoreResult<ActiveModel> {
         tpm_limit: tpm.map_or(NotSet, |limit| Set(limit.map(i64::from))),
         expires_at: expires_at.map_or(NotSet, |at| Set(at.map(|at| at.trunc_subsecs(6)))),
         allowed_models,
+        external_id: external_id.map_or(NotSet, Set),
         revoked: revoked.map_or(NotSet, Set),
         updated_at: Set(now()),
         ..Default::default()

@@ -15,6 +15,7 @@ use super::error::{StoreError, StoreResult};
 use super::{Source, check, now, providers};
 use crate::domain::label::ModelType;
 use crate::domain::model::Slo;
+use crate::domain::provider::ProviderKind;
 use crate::domain::usage::Price;
 
 /// Weights are relative to each other: a share of one in a million is as good as none.
@@ -143,7 +144,7 @@ pub struct ModelFilter {
 /// when the provider offers it already, [`StoreError::Invalid`].
 pub async fn create(db: &impl ConnectionTrait, provider_id: i64, new: &NewModel) -> StoreResult<StoredModel> {
     let row = row_of(provider_id, new)?;
-    check_provider(db, provider_id).await?;
+    check_offer(db, provider_id, new.model_type.as_str()).await?;
     Ok(row.insert(db).await?.into())
 }
 
@@ -238,8 +239,10 @@ pub async fn update(db: &impl ConnectionTrait, id: i64, change: ModelChange) -> 
     })?;
     check::at_most("weight", weight, WEIGHT_MAX)?;
     check_slo(Slo { ttft: slo_ttft.flatten(), tpot: slo_tpot.flatten() })?;
-    if let Some(provider_id) = provider_id {
-        check_provider(db, provider_id).await?;
+    if provider_id.is_some() || model_type.is_some() {
+        let stored = get(db, id).await?;
+        let kind = model_type.map_or(stored.model_type.as_str(), |kind| kind.as_str());
+        check_offer(db, provider_id.unwrap_or(stored.provider_id), kind).await?;
     }
     let row = ActiveModel {
         provider_id: provider_id.map_or(NotSet, Set),
@@ -379,11 +382,20 @@ fn check_remote_id(remote_id: Option<&str>) -> StoreResult<()> {
     check::text("remote_id", remote_id)
 }
 
-async fn check_provider(db: &impl ConnectionTrait, id: i64) -> StoreResult<()> {
-    match providers::get(db, id).await {
+/// The provider must exist, and offer models of this type.
+async fn check_offer(db: &impl ConnectionTrait, provider_id: i64, model_type: &str) -> StoreResult<()> {
+    match providers::get(db, provider_id).await {
         Err(StoreError::NotFound) => Err(StoreError::invalid("provider_id", "no such provider")),
-        other => other.map(|_| ()),
+        found => check_type(&found?.kind, model_type),
     }
+}
+
+/// Anthropic's API has no embeddings.
+pub(super) fn check_type(provider_kind: &str, model_type: &str) -> StoreResult<()> {
+    if provider_kind == ProviderKind::Anthropic.as_str() && model_type == ModelType::Embedding.as_str() {
+        return Err(StoreError::invalid("model_type", "an Anthropic provider offers no embeddings"));
+    }
+    Ok(())
 }
 
 fn to_ms(time: Duration) -> f64 {

@@ -232,6 +232,11 @@ pub(super) struct KeyChange {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>)]
     allowed_models: Option<Option<Vec<String>>>,
+    /// Null frees the external id: the next `PUT` by it creates another key. To be done with a leaked one, which would
+    /// otherwise come back into use.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 255)]
+    external_id: Option<Option<String>>,
     /// `false` puts it back into use.
     revoked: Option<bool>,
 }
@@ -244,6 +249,7 @@ pub(super) struct KeyChange {
         (status = 200, description = "The key, masked", body = KeyView),
         (status = 400, description = "A field is wrong", body = ErrorBody),
         (status = 404, description = "There is no such key", body = ErrorBody),
+        (status = 409, description = "Another key has this external id", body = ErrorBody),
         (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 415, description = "The body is not JSON", body = ErrorBody),
     ),
@@ -259,6 +265,7 @@ pub(super) async fn change(
         tpm: body.tpm_limit,
         expires_at: body.expires_at.map(|at| at.map(|When(at)| at)),
         allowed_models: body.allowed_models,
+        external_id: body.external_id,
         revoked: body.revoked,
     };
     apply(&admin, &name, change).await

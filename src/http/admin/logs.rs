@@ -74,7 +74,8 @@ pub(super) struct LogParams {
     api_key: Option<String>,
     /// Only requests of the model with this system name.
     model: Option<String>,
-    /// Only requests that the provider with this name answered or tried last; it may have been deleted.
+    /// Only requests that the provider with this name answered or tried last; it may have been deleted. One that was
+    /// renamed is found by its new name, also where rows show the old one.
     provider: Option<String>,
     /// The same, by the provider's id.
     provider_id: Option<i64>,

@@ -77,7 +77,8 @@ pub(super) struct Ensured {
 }
 
 /// Ensure that a live key with this external id exists: it is created, reactivated if it was revoked or has expired, or
-/// left unchanged. Concurrent callers all get the same key.
+/// left unchanged. Concurrent callers all get the same key. A key that comes back has its former text; to replace a
+/// leaked one, set its `externalId` to null when it is revoked.
 #[utoipa::path(
     put, path = "/api/admin/apiKey/by-external-id/{externalId}", tag = "Keys", request_body = EnsuredKey,
     params(("externalId" = String, Path, description = "Such as `k8s/cluster/namespace/app`, percent-encoded")),
@@ -111,7 +112,7 @@ pub(super) async fn ensure(
         tpm: body.tpm_limit,
         expires_at: expires_at.map(Some),
         allowed_models: body.allowed_models.map(Some),
-        revoked: None,
+        ..ApiKeyChange::default()
     };
     let (key, secret, upserted) =
         keys::upsert_by_external_id(admin.db(), admin.cipher(), &name, &new, &change)

@@ -129,6 +129,14 @@ fn unmasked(given: String, stored: Option<&Secret>) -> AdminResult<String> {
     Ok(url.into())
 }
 
+/// A proxy that is asked for must exist: otherwise calls would go past it.
+fn check_proxy(enabled: Option<bool>, has_url: bool) -> AdminResult<()> {
+    if enabled == Some(true) && !has_url {
+        return Err(AdminError::invalid("proxyEnabled", "cannot be true without a `proxyUrl`"));
+    }
+    Ok(())
+}
+
 /// List the providers, without their secrets.
 #[utoipa::path(
     get, path = "/api/admin/providers", tag = "Providers",
@@ -204,6 +212,7 @@ pub(super) async fn create(
     Body(body): Body<ProviderBody>,
 ) -> AdminResult<Json<ProviderView>> {
     let proxy_url = not_empty(body.proxy_url).map(|url| unmasked(url, None)).transpose()?.map(Secret::new);
+    check_proxy(body.proxy_enabled, proxy_url.is_some())?;
     let kind = body.kind.unwrap_or(ProviderType::OpenAi).into();
     let new = NewProvider {
         api_key: not_empty(body.api_key).map(Secret::new),
@@ -285,6 +294,8 @@ pub(super) async fn change(
     let secret = |given: Option<Option<String>>, shown: Option<String>| {
         given.filter(|given| given.is_none() || *given != shown).map(|text| not_empty(text).map(Secret::new))
     };
+    let proxy_url = secret(proxy_url, shown.1.clone());
+    check_proxy(body.proxy_enabled, proxy_url.as_ref().map_or(shown.1.is_some(), Option::is_some))?;
     let change = ProviderChange {
         name: body.name,
         kind: body.kind.map(Into::into),
@@ -292,7 +303,7 @@ pub(super) async fn change(
         api_key: secret(body.api_key, shown.0),
         api_version: body.api_version.map(not_empty),
         comment: body.comment,
-        proxy_url: secret(proxy_url, shown.1),
+        proxy_url,
         proxy_enabled: body.proxy_enabled.or(is_first_proxy.then_some(true)),
         ask_stream_usage: body.ask_stream_usage,
         max_concurrency: body.max_concurrency,

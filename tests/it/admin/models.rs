@@ -109,6 +109,19 @@ async fn what_is_wrong_is_named() {
         Some("providerId"),
     );
     admin.get("/models?modelType=image").await.refused(400, "invalid_request", Some("modelType"));
+    let anthropic = json!({ "name": "claude", "type": "anthropic", "baseUrl": "https://h" });
+    let anthropic = admin.post("/providers", anthropic).await.ok()["id"].clone();
+    let vectors = json!({ "providerId": anthropic, "systemName": "v", "modelType": "embedding" });
+    admin.post("/models", vectors).await.refused(400, "invalid_request", Some("modelType"));
+    let vectors = admin.get("/models?modelType=embedding").await.ok()[0]["id"].clone();
+    let moved = json!({ "providerId": anthropic });
+    let said = admin.put(&format!("/models/{vectors}"), moved).await;
+    said.refused(400, "invalid_request", Some("modelType"));
+    let claude = json!({ "providerId": anthropic, "systemName": "claude" });
+    let claude = admin.post("/models", claude).await.ok()["id"].clone();
+    let changed = json!({ "modelType": "embedding" });
+    let said = admin.put(&format!("/models/{claude}"), changed).await;
+    said.refused(400, "invalid_request", Some("modelType"));
     let nowhere = json!({ "providerId": 999, "systemName": "x" });
     admin.post("/models", nowhere).await.refused(404, "not_found", Some("providerId"));
     admin.put(&path, json!({ "providerId": 999 })).await.refused(404, "not_found", Some("providerId"));

@@ -80,3 +80,24 @@ async fn a_key_that_comes_back_keeps_what_is_not_said_anew() {
     let path = format!("/apiKey/by-external-id/{long}");
     admin.put(&path, json!({})).await.refused(400, "invalid_request", Some("externalId"));
 }
+
+/// A key that was revoked because it leaked must not come back into use with the operator's next call.
+#[tokio::test]
+async fn a_leaked_key_is_replaced() {
+    let app = TestApp::spawn().await;
+    let admin = Administrator(&app);
+    let leaked = admin.put(PATH, json!({ "comment": "app" })).await.ok();
+    let released = json!({ "revoked": true, "externalId": null });
+    let revoked = admin.put(&format!("/apiKey/{}", leaked["id"]), released).await.ok();
+    assert_eq!((&revoked["revoked"], &revoked["externalId"]), (&json!(true), &Value::Null));
+    let replaced = admin.put(PATH, json!({ "comment": "app" })).await.ok();
+    assert_eq!(replaced["created"], true);
+    for (key, status) in [(&leaked, 401), (&replaced, 200)] {
+        let key = key["key"].as_str().expect("a key");
+        assert_eq!(app.chat(MODEL).key(key).send().await.status(), status);
+    }
+    let taken = json!({ "externalId": "k8s/prod/team/app" });
+    let path = format!("/apiKey/{}", leaked["id"]);
+    admin.put(&path, taken).await.refused(409, "already_exists", Some("externalId"));
+    admin.put(&path, json!({ "externalId": "" })).await.refused(400, "invalid_request", Some("externalId"));
+}

@@ -116,6 +116,8 @@ async fn what_is_wrong_is_named() {
         ("baseUrl", json!("ftp://h")),
         ("baseUrl", json!("https://user:hush@h/v1")),
         ("baseUrl", json!(5)),
+        ("baseUrl", json!("https://h/v1\u{0}")),
+        ("baseUrl", json!(" https://h/v1")),
         ("baseUrl", json!(format!("https://h/{}", "x".repeat(2000)))),
         ("apiKey", json!("x".repeat(4001))),
         ("apiVersion", json!("x".repeat(129))),
@@ -128,6 +130,7 @@ async fn what_is_wrong_is_named() {
         ("proxyUrl", json!("socks5://proxy")),
         ("proxyUrl", json!("proxy:3128")),
         ("proxyEnabled", json!("yes")),
+        ("proxyEnabled", json!(true)),
         ("maxConcurrency", json!(0)),
         ("maxConcurrency", json!(1.5)),
     ] {
