@@ -183,8 +183,16 @@ impl Demo {
             stop.cancel();
             outcome
         };
-        let ((), (), ended) = tokio::join!(sending, watch::lines(self.console, client, stop.clone()), ending);
-        ended.map_err(DemoError::Signals)?;
+        let lines = watch::lines(self.console, client, stop.clone());
+        // Requests that are under way are waited for, unless a second signal comes.
+        let hurried = async {
+            stop.cancelled().await;
+            interrupted().await
+        };
+        tokio::select! {
+            ((), (), ended) = async { tokio::join!(sending, lines, ending) } => ended.map_err(DemoError::Signals)?,
+            signal = hurried => return Err(signal.err().map_or(DemoError::Interrupted, DemoError::Signals)),
+        }
         Ok(traffic.tally())
     }
 

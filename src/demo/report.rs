@@ -87,10 +87,7 @@ impl Report {
     }
 
     fn rejections(&mut self, tally: &Tally, scrape: &Scrape) {
-        let answered: f64 = INFERENCE_ROUTES
-            .iter()
-            .map(|route| scrape.sum("nexusgate_http_requests_total", &[("route", route)]))
-            .sum();
+        let answered = answered(scrape);
         let others = answered > number(tally.sent());
         for reason in RejectReason::ALL {
             let seen = number(tally.ended(Ending::Rejected(*reason), |_| true));
@@ -136,6 +133,14 @@ impl Report {
             0.0,
             scrape.sum("nexusgate_requests_in_flight", &[]),
         );
+        // Also when a visitor, whose requests nobody else counts, was there.
+        let ended = [
+            "nexusgate_completions_total",
+            "nexusgate_embeddings_total",
+            "nexusgate_requests_rejected_total",
+        ];
+        let ended = ended.iter().map(|metric| scrape.sum(metric, &[])).sum();
+        self.push(Witness::Reason, "HTTP requests that ended", ended, answered(scrape));
         for (table, metric) in
             [("completions", "nexusgate_completions_total"), ("embeddings", "nexusgate_embeddings_total")]
         {
@@ -186,6 +191,14 @@ impl Report {
     }
 }
 
+/// The inference requests that were answered, by whomever they were sent.
+fn answered(scrape: &Scrape) -> f64 {
+    scrape.sum_where("nexusgate_http_requests_total", |label| {
+        label("method") == Some("POST")
+            && label("route").is_some_and(|route| INFERENCE_ROUTES.contains(&route))
+    })
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts of a demo stay far below 2^53")]
 fn number(count: u64) -> f64 {
     count as f64
@@ -231,8 +244,8 @@ mod tests {
         ("nexusgate_embeddings_total{status=\"completed\",api_key_comment=\"search\"}", 1.0),
         ("nexusgate_requests_rejected_total{reason=\"rate_limited\"}", 1.0),
         ("nexusgate_rate_limit_rejections_total{limit_type=\"tpm\"}", 1.0),
-        ("nexusgate_http_requests_total{route=\"/v1/chat/completions\"}", 4.0),
-        ("nexusgate_http_requests_total{route=\"/v1/embeddings\"}", 1.0),
+        ("nexusgate_http_requests_total{route=\"/v1/chat/completions\",method=\"POST\"}", 4.0),
+        ("nexusgate_http_requests_total{route=\"/v1/embeddings\",method=\"POST\"}", 1.0),
         ("nexusgate_http_requests_total{route=\"/metrics\"}", 70.0),
         ("nexusgate_tokens_prompt_total", 30.0),
         ("nexusgate_tokens_completion_total", 12.0),
@@ -259,14 +272,17 @@ mod tests {
     #[test]
     fn every_line_that_is_off_is_found() {
         for index in 0..SCRAPE.len() {
-            let mut lines = SCRAPE.to_vec();
+            let lines = SCRAPE.to_vec();
             if lines[index].0.contains("/metrics") {
                 continue;
             }
-            lines[index].1 -= 0.001;
-            let report = report(&lines);
-            assert!(report.disagreements() > 0, "{} is off", lines[index].0);
-            assert!(report.table().contains("<-"), "{}", report.table());
+            for off in [-0.001, 1.0] {
+                let mut lines = lines.clone();
+                lines[index].1 += off;
+                let report = report(&lines);
+                assert!(report.disagreements() > 0, "{} is off by {off}", lines[index].0);
+                assert!(report.table().contains("<-"), "{}", report.table());
+            }
         }
         let in_flight = [SCRAPE, &[("nexusgate_requests_in_flight", 1.0)]].concat();
         assert_eq!(report(&in_flight).disagreements(), 1);
@@ -277,7 +293,10 @@ mod tests {
         let visit = [
             ("nexusgate_completions_total{status=\"completed\",api_key_comment=\"you\"}", 2.0),
             ("nexusgate_requests_rejected_total{reason=\"model_not_found\"}", 1.0),
-            ("nexusgate_http_requests_total{route=\"/v1/chat/completions\",code=\"200\"}", 3.0),
+            (
+                "nexusgate_http_requests_total{route=\"/v1/chat/completions\",method=\"POST\",code=\"200\"}",
+                3.0,
+            ),
             ("nexusgate_request_log_rows_total{table=\"completions\"}", 2.0),
         ];
         let report = report(&[SCRAPE, &visit].concat());

@@ -80,3 +80,50 @@ async fn every_reference_metric_is_live_and_the_account_adds_up() {
     assert!(demo.wait().expect("it ends").success(), "{rest}");
     assert!(rest.contains("Everything adds up."), "{rest}");
 }
+
+/// The first signal lets requests that are under way end, the second ends the demo.
+#[tokio::test]
+async fn a_second_signal_is_not_kept_waiting() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+        .args(["demo", "--port", "0", "--rate", "40", "--json-ready"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut ready = String::new();
+    BufReader::new(demo.stdout.take().expect("piped")).read_line(&mut ready).expect("a line");
+    let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
+    let http = reqwest::Client::new();
+    for provider in ready["providers"].as_array().expect("a list") {
+        let control = provider["control_url"].as_str().expect("a URL");
+        let told = http.post(control).body(r#"{"mode":"hanging"}"#).send().await.expect("an answer");
+        assert_eq!(told.status(), 200);
+    }
+    let metrics = ready["metrics_url"].as_str().expect("a URL");
+    let in_flight = || async {
+        let scrape = http.get(metrics).send().await.expect("an answer").text().await.expect("text");
+        Scrape::new(scrape).metric("nexusgate_requests_in_flight").value()
+    };
+    while in_flight().await < 20.0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let signal = |demo: &std::process::Child| {
+        let id = rustix::process::Pid::from_child(demo);
+        rustix::process::kill_process(id, rustix::process::Signal::INT).expect("signalled");
+    };
+    signal(&demo);
+    // Without new requests the number of those that hang does not grow.
+    let (mut before, mut same) = (in_flight().await, 0);
+    while same < 10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = in_flight().await;
+        same = if now > before { 0 } else { same + 1 };
+        before = now;
+    }
+    assert!(before > 0.0, "requests hang");
+    signal(&demo);
+    let ended =
+        tokio::task::spawn_blocking(move || demo.wait_with_output()).await.expect("joined").expect("ended");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("stopped before everything was counted"), "{said}");
+}
