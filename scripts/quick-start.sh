@@ -13,11 +13,12 @@ Usage: scripts/quick-start.sh [options]
   --no-monitoring    do not (the default)
   --no-docker        run natively even where Docker Compose works
   --dir DIR          where .env and data/ are kept (the repository)
-  --stop             stop what this script has started; nothing is deleted
+  --stop             stop what this script has started from DIR; nothing is deleted
   --help
 
 Settings and passwords go to DIR/.env, once; an existing .env is never changed. Natively, the database, the journal,
-logs and pid files are in DIR/data, unless DATABASE_URL and DATA_DIR say otherwise for the first two.
+logs and pid files are in DIR/data, unless DATABASE_URL and DATA_DIR say otherwise for the first two. With Docker
+Compose each DIR is a project of its own: COMPOSE_PROJECT_NAME in its .env.
 TEXT
 }
 
@@ -57,6 +58,8 @@ mkdir -p "$home"
 home=$(cd "$home" && pwd)
 env_file=$home/.env
 data=$home/data
+# What was started with Docker Compose from here: the name of its project.
+started_project=$data/compose.project
 
 # --- small things --------------------------------------------------------------------------------------------------
 
@@ -64,9 +67,10 @@ random_hex() { od -An -tx1 -N"$1" /dev/urandom | tr -d ' \n'; }
 
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-free_port() { # the first free port from $1 on
+free_port() { # the first free port from $1 on that is none of the others given
   local candidate=$1
-  while port_taken "$candidate"; do candidate=$((candidate + 1)); done
+  shift
+  while port_taken "$candidate" || [[ " $* " == *" $candidate "* ]]; do candidate=$((candidate + 1)); done
   printf '%s' "$candidate"
 }
 
@@ -93,9 +97,6 @@ gone() { # pid: whether nothing of it is left but an entry that its parent may n
 start() { # name, program, command…: in the background, with a log and a pid file
   local name=$1 program=$2
   shift 2
-  if alive "$data/$name.pid" "$program"; then
-    return 1
-  fi
   nohup setsid "$@" >>"$data/$name.log" 2>&1 </dev/null &
   printf '%s\n' "$!" >"$data/$name.pid"
   # Until it has taken the place of nohup and setsid, it does not count as alive.
@@ -111,6 +112,7 @@ stop_one() { # name, program
   local pid
   alive "$data/$1.pid" "$2" || { rm -f "$data/$1.pid"; return 0; }
   pid=$(cat "$data/$1.pid")
+  stopped=true
   say "stopping $1 ($pid)"
   kill -TERM "$pid"
   for _ in $(seq 600); do
@@ -120,33 +122,53 @@ stop_one() { # name, program
   die "$1 ($pid) does not stop"
 }
 
-wait_for() { # what, seconds, command…
-  local what=$1 seconds=$2
+wait_for() { # name, program, command…: until the command succeeds, or the program has ended
+  local name=$1 program=$2 deadline=$((SECONDS + 60))
   shift 2
-  local deadline=$((SECONDS + seconds))
-  until "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || return 1
+  # The command asks a port, where another program may answer.
+  until "$@" >/dev/null 2>&1 && alive "$data/$name.pid" "$program"; do
+    alive "$data/$name.pid" "$program" || {
+      tail -n 5 "$data/$name.log" >&2
+      rm -f "$data/$name.pid"
+      die "$name did not start; its log is $data/$name.log"
+    }
+    [ "$SECONDS" -lt "$deadline" ] || die "$name is not ready after a minute; its log is $data/$name.log"
     sleep 0.2
   done
-  say "$what is ready"
+  say "$name is ready"
 }
 
 compose_works() {
   $docker_wanted && docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1
 }
 
-compose() {
-  local files=(-f "$repo/monitoring/docker-compose.yaml")
+own_project() { # a name for the Compose project of a directory: the repository's is the one of the Compose file
+  if [ "$home" -ef "$repo" ]; then
+    printf nexusgate
+  else
+    printf 'nexusgate-%s' "$(printf %s "$home" | cksum | cut -d' ' -f1)"
+  fi
+}
+
+compose() { # project, command…
+  local name project=$1 files=(-f "$repo/monitoring/docker-compose.yaml")
+  shift
   if [ "$monitoring" = yes ]; then
     files+=(-f "$repo/monitoring/docker-compose.monitoring.yaml")
   fi
-  docker compose "${files[@]}" --env-file "$env_file" "$@"
+  (
+    # Compose would rather take them from the environment; this script tells those of .env.
+    for name in $env_only; do
+      [ -z "$(from_env "$name")" ] || unset "$name"
+    done
+    docker compose -p "$project" "${files[@]}" --env-file "$env_file" "$@"
+  )
 }
 
 # --- .env ----------------------------------------------------------------------------------------------------------
 
 write_env() {
-  local admin_secret="" grafana_password=""
+  local admin_secret="" grafana_port prometheus_port alertmanager_port
   if $ask; then
     [ -n "$port" ] || port=$(answer "Port of the gateway" "$(free_port 3000)")
     if [ -z "$monitoring" ]; then
@@ -158,7 +180,9 @@ write_env() {
   fi
   port=${port:-3000}
   admin_secret=${admin_secret:-$(random_hex 24)}
-  grafana_password=$(random_hex 12)
+  grafana_port=$(free_port 3001 "$port")
+  prometheus_port=$(free_port 9090 "$port" "$grafana_port")
+  alertmanager_port=$(free_port 9093 "$port" "$grafana_port" "$prometheus_port")
   # noclobber: if another run writes the file first, this one fails rather than change the passwords.
   set -o noclobber
   cat >"$env_file" <<TEXT
@@ -172,13 +196,14 @@ METRICS_BEARER_TOKEN=$(random_hex 24)
 MONITORING=${monitoring:-no}
 
 # With Docker Compose only.
+COMPOSE_PROJECT_NAME=$(own_project)
 POSTGRES_PASSWORD=$(random_hex 24)
 REDIS_PASSWORD=$(random_hex 24)
-GRAFANA_ADMIN_PASSWORD=$grafana_password
-GRAFANA_PORT=$(free_port 3001)
+GRAFANA_ADMIN_PASSWORD=$(random_hex 12)
+GRAFANA_PORT=$grafana_port
 
-PROMETHEUS_PORT=$(free_port 9090)
-ALERTMANAGER_PORT=$(free_port 9093)
+PROMETHEUS_PORT=$prometheus_port
+ALERTMANAGER_PORT=$alertmanager_port
 TEXT
   set +o noclobber
   chmod 600 "$env_file"
@@ -187,10 +212,15 @@ TEXT
 
 from_env() { # the value of a name in .env, or the default
   local line
-  line=$(grep -E "^$1=" "$env_file" | tail -n 1) || true
+  # Text, whatever its encoding.
+  line=$(grep -aE "^$1=" "$env_file" | tail -n 1) || true
   line=${line#*=}
   printf '%s' "${line:-${2:-}}"
 }
+
+# What is taken from .env alone, whatever the environment has.
+env_only="PORT ADMIN_SUPER_SECRET ENCRYPTION_KEY METRICS_BEARER_TOKEN POSTGRES_PASSWORD REDIS_PASSWORD
+  GRAFANA_ADMIN_PASSWORD GRAFANA_PORT PROMETHEUS_PORT ALERTMANAGER_PORT"
 
 # Settings that monitoring/docker-compose.yaml sets itself, or that need a change there (a port, a mounted file).
 compose_ignores="DATABASE_URL DATA_DIR LISTEN_ADDR METRICS_ADDR NEXUSGATE_CONFIG REDIS_URL UPSTREAM_CA_FILE"
@@ -222,22 +252,9 @@ install_prometheus() { # Debian's packages, where they are missing
   if command -v prometheus >/dev/null && command -v prometheus-alertmanager >/dev/null; then
     return
   fi
-  local sudo=() policy=/usr/sbin/policy-rc.d made=""
-  [ "$(id -u)" = 0 ] || sudo=(sudo)
   command -v apt-get >/dev/null || die "please install prometheus and alertmanager (there is no apt-get to do it with)"
   say "installing prometheus and prometheus-alertmanager"
-  # The packages would start their own servers, on the ports that ours need.
-  if [ ! -e $policy ]; then
-    printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
-    "${sudo[@]}" chmod 755 $policy
-    made=yes
-  fi
-  local status=0
-  "${sudo[@]}" apt-get update -qq &&
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-      prometheus prometheus-alertmanager >/dev/null || status=$?
-  [ -z "$made" ] || "${sudo[@]}" rm -f $policy
-  [ "$status" = 0 ] || die "prometheus cannot be installed"
+  "$repo/scripts/install-debian.sh" prometheus prometheus-alertmanager || die "prometheus cannot be installed"
 }
 
 setting() { # the value of a name in the environment, else in .env
@@ -276,18 +293,18 @@ start_gateway() {
     cd "$data"
     start nexusgate "$(basename "$binary")" "$binary" serve
   )
-  # Ready, or dead: whichever comes first.
-  local deadline=$((SECONDS + 60))
-  until "$binary" healthcheck --url "http://127.0.0.1:$port" >/dev/null 2>&1; do
-    alive "$data/nexusgate.pid" "$(basename "$binary")" || {
-      tail -n 5 "$data/nexusgate.log" >&2
-      rm -f "$data/nexusgate.pid"
-      die "nexusgate did not start; its log is $data/nexusgate.log"
-    }
-    [ "$SECONDS" -lt "$deadline" ] || die "nexusgate is not ready after a minute; its log is $data/nexusgate.log"
-    sleep 0.2
-  done
-  say "nexusgate is ready"
+  wait_for nexusgate "$(basename "$binary")" "$binary" healthcheck --url "http://127.0.0.1:$port"
+}
+
+start_beside() { # name, program, its port, the port's setting, command…
+  local name=$1 program=$2 its_port=$3 setting=$4
+  shift 4
+  if alive "$data/$name.pid" "$program"; then
+    say "$name runs already (pid $(cat "$data/$name.pid"))"
+    return
+  fi
+  port_taken "$its_port" && die "port $its_port is taken; choose another for $name with $setting in $env_file"
+  start "$name" "$program" "$@"
 }
 
 start_prometheus() {
@@ -301,15 +318,14 @@ start_prometheus() {
     -e "s/alertmanager:9093/127.0.0.1:$alertmanager_port/" \
     -e "s/localhost:9090/127.0.0.1:$prometheus_port/" \
     "$repo/monitoring/prometheus/prometheus.yml" >"$folder/prometheus.yml"
-  start alertmanager prometheus-alertmanager prometheus-alertmanager \
+  start_beside alertmanager prometheus-alertmanager "$alertmanager_port" ALERTMANAGER_PORT prometheus-alertmanager \
     --config.file="$repo/monitoring/alertmanager/alertmanager.yml" --storage.path="$data/alertmanager" \
-    --web.listen-address="127.0.0.1:$alertmanager_port" --cluster.listen-address= ||
-    say "alertmanager runs already (pid $(cat "$data/alertmanager.pid"))"
-  start prometheus prometheus prometheus --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
-    --storage.tsdb.retention.time=45d --web.listen-address="127.0.0.1:$prometheus_port" ||
-    say "prometheus runs already (pid $(cat "$data/prometheus.pid"))"
-  wait_for alertmanager 60 port_taken "$alertmanager_port" || die "alertmanager did not start: $data/alertmanager.log"
-  wait_for prometheus 60 port_taken "$prometheus_port" || die "prometheus did not start: $data/prometheus.log"
+    --web.listen-address="127.0.0.1:$alertmanager_port" --cluster.listen-address=
+  start_beside prometheus prometheus "$prometheus_port" PROMETHEUS_PORT prometheus \
+    --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" --storage.tsdb.retention.time=45d \
+    --web.listen-address="127.0.0.1:$prometheus_port"
+  wait_for alertmanager prometheus-alertmanager port_taken "$alertmanager_port"
+  wait_for prometheus prometheus port_taken "$prometheus_port"
 }
 
 # --- the work ------------------------------------------------------------------------------------------------------
@@ -317,13 +333,19 @@ start_prometheus() {
 if $stop; then
   [ -f "$env_file" ] || die "nothing was started from $home"
   monitoring=yes
-  if compose_works; then
-    compose stop
-  fi
+  stopped=false
   binary_name=$(basename "${NEXUSGATE_BIN:-nexusgate}")
   stop_one prometheus prometheus
   stop_one alertmanager prometheus-alertmanager
   stop_one nexusgate "$binary_name"
+  # Only a project that was started from here: it may as well be another directory's, or one started by hand.
+  if $docker_wanted && [ -f "$started_project" ]; then
+    compose_works || die "$(cat "$started_project") was started with Docker Compose, which does not work now"
+    compose "$(cat "$started_project")" stop
+    rm -f "$started_project"
+    stopped=true
+  fi
+  $stopped || say "nothing runs that this script has started from $home"
   exit 0
 fi
 
@@ -341,8 +363,11 @@ fi
 
 if compose_works; then
   say_what_compose_ignores
-  compose up --detach --build --wait
-  how="docker compose -f monitoring/docker-compose.yaml --env-file $env_file logs -f nexusgate"
+  project=$(from_env COMPOSE_PROJECT_NAME "$(own_project)")
+  mkdir -p "$data"
+  printf '%s\n' "$project" >"$started_project"
+  compose "$project" up --detach --build --wait
+  how="docker compose -p $project -f monitoring/docker-compose.yaml --env-file $env_file logs -f nexusgate"
 else
   refuse_what_breaks
   mkdir -p "$data"

@@ -18,7 +18,6 @@ began=$SECONDS
 
 step() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - began)); }
 
-# Debian's packages start their servers on installation; the tests start their own.
 install_debian() {
     local missing=() package
     for package in "$@"; do
@@ -26,19 +25,7 @@ install_debian() {
     done
     [ ${#missing[@]} -eq 0 ] && return
     echo "installing ${missing[*]}"
-    local sudo=() policy=/usr/sbin/policy-rc.d made=
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
-        "${sudo[@]}" chmod +x $policy
-        made=1
-    fi
-    local status=0
-    "${sudo[@]}" apt-get update -qq &&
-        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-            "${missing[@]}" >/dev/null || status=$?
-    [ -z "$made" ] || "${sudo[@]}" rm -f $policy
-    return $status
+    scripts/install-debian.sh "${missing[@]}"
 }
 
 install_python() {

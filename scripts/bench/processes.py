@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -18,6 +19,21 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def unwind_when_terminated():
+    """Makes a signal that ends this program an exception, so that what it has started is stopped: a `Process` has a
+    session of its own, which no signal to this program or its group reaches."""
+
+    def leave(number, _):
+        # `timeout` sends two: the second one must not interrupt what the first one has begun.
+        signal.signal(number, lambda *_: None)
+        sys.exit(128 + number)
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        # Under nohup, SIGHUP stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 class Running:

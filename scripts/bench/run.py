@@ -16,7 +16,7 @@ import time
 
 import gateways
 import report
-from processes import LOAD_CORE, Process, free_port, listens
+from processes import LOAD_CORE, Process, free_port, listens, unwind_when_terminated
 
 LOAD = pathlib.Path("target/release/bench-load").resolve()
 PROVIDER = pathlib.Path("target/release/bench-provider").resolve()
@@ -45,6 +45,7 @@ def arguments():
 
 class Bench:
     def __init__(self, options):
+        unwind_when_terminated()
         self.options = options
         quick = options.quick
         self.seconds = {

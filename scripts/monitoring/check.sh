@@ -48,6 +48,14 @@ cleanup() {
     # `timeout` passes the signal on to all processes that its command has started.
     [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
     wait
+    # A demo whose checker has ended still adds up its figures, for a second or two.
+    for pid in "${pids[@]}"; do
+        for _ in $(seq 100); do
+            kill -0 -- "-$pid" 2>/dev/null || continue 2
+            sleep 0.1
+        done
+        kill -KILL -- "-$pid" 2>/dev/null || true
+    done
     rm -rf "$folder"
     exit "$status"
 }

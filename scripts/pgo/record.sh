@@ -18,7 +18,7 @@ cd "$(dirname "$0")/../.."
 dependencies() {
     {
         cargo tree --locked --package nexusgate --edges normal,build --target x86_64-unknown-linux-gnu --prefix none --format '{p} {f}' |
-            sed 's/ ([^)]*)//g' | sort -u
+            sed 's/ ([^)]*)//g' | LC_ALL=C sort -u
         sed -n '/^\[profile.release\]/,/^$/p' Cargo.toml
     } | sha256sum | cut -c1-16
 }
@@ -54,10 +54,7 @@ profdata() {
 }
 tool=$(profdata)
 if [ -z "$tool" ] && command -v apt-get >/dev/null; then
-    sudo=()
-    [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    "${sudo[@]}" apt-get update -qq
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends llvm-19 >/dev/null
+    scripts/install-debian.sh llvm-19
     tool=$(profdata)
 fi
 if [ -z "$tool" ]; then

@@ -34,6 +34,20 @@ SHARING_KEYS, SHARED_COMMENT = ("sk-python-first-0123456789", "sk-python-second-
 KINDS = {"via-chat": "openai", "via-responses": "openai-responses", "via-anthropic": "anthropic"}
 
 
+def pytest_configure():
+    """A signal that ends the tests is to them what Ctrl-C is: without it, no fixture would stop what it has started."""
+
+    def interrupt(number, _):
+        # `timeout` sends two: the second one must not interrupt what the first one has begun.
+        signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        # Under nohup, SIGHUP stays ignored.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
+
 def recordings():
     """The folder of recorded answers, or None if it does not exist."""
     candidates = [os.environ.get("NEXUSGATE_FIXTURES"), ROOT / "../shared/fixtures/recorded"]
@@ -114,9 +128,11 @@ def provider():
     """A scripted provider of its own, in a demo that sends no traffic."""
     command = [BINARY, "demo", "--rate", "0", "--port", "0", "--json-ready", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    ready = json.loads(process.stdout.readline())
-    yield Provider(ready["providers"][0]["control_url"])
-    dismiss(process)
+    try:
+        ready = json.loads(process.stdout.readline())
+        yield Provider(ready["providers"][0]["control_url"])
+    finally:
+        dismiss(process)
 
 
 @contextlib.contextmanager
@@ -157,17 +173,19 @@ def serving(provider):
         process = subprocess.Popen([BINARY, "serve", "--config", str(config)], env=environment)
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 60
-        while True:
-            try:
-                if requests.get(f"{url}/readyz", timeout=1).ok:
-                    break
-            except requests.ConnectionError:
-                pass
-            assert process.poll() is None, "the gateway ended"
-            assert time.monotonic() < deadline, "the gateway is not ready"
-            time.sleep(0.05)
-        yield Gateway(url, provider)
-        stop(process)
+        try:
+            while True:
+                try:
+                    if requests.get(f"{url}/readyz", timeout=1).ok:
+                        break
+                except requests.ConnectionError:
+                    pass
+                assert process.poll() is None, "the gateway ended"
+                assert time.monotonic() < deadline, "the gateway is not ready"
+                time.sleep(0.05)
+            yield Gateway(url, provider)
+        finally:
+            stop(process)
         assert process.returncode == 0, "the gateway drained and ended well"
 
 

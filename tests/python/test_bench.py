@@ -1,5 +1,6 @@
 """The benchmark's report, its trace reader, and every script's syntax."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -101,6 +102,60 @@ def test_a_program_is_measured_with_its_children_and_nothing_else():
 def test_a_process_that_is_not_there_is_an_error():
     with pytest.raises(RuntimeError, match="there is no process"):
         processes.Running(2**22 + 1)
+
+
+#: Starts a provider and a gateway as a measurement does, says so, and waits.
+BENCH = """
+import os, pathlib, sys, time, types
+import gateways, run
+
+run.PROVIDER = pathlib.Path(sys.argv[1])
+run.LOAD_CORE = gateways.GATEWAY_CORE = min(os.sched_getaffinity(0))
+
+class Sleeper(gateways.Gateway):
+    def start(self):
+        self.run(["sleep", "60"])
+
+    def stop(self):
+        print("stops", flush=True)
+        sys.stdin.readline()
+        super().stop()
+
+bench = run.Bench(types.SimpleNamespace(quick=True, lock=None, provider_port=None))
+with bench.one(Sleeper) as gateway:
+    gateway.start()
+    print(gateway.folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_benchmark_that_is_ended_stops_what_it_has_started(tmp_path):
+    provider = tmp_path / "provider"
+    provider.write_text(
+        f"#!{sys.executable}\nimport http.server, sys\n"
+        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[2])), http.server.BaseHTTPRequestHandler).serve_forever()\n"
+    )
+    provider.chmod(0o755)
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "scripts" / "bench")}
+    pipe = subprocess.PIPE
+    bench = subprocess.Popen([sys.executable, "-c", BENCH, provider], env=env, stdin=pipe, stdout=pipe, text=True)
+    folder = pathlib.Path(bench.stdout.readline().strip())
+    started = [pid for pid in processes.Running(bench.pid).pids() if pid != bench.pid]
+    try:
+        assert len(started) == 2
+        # Twice, as `timeout` does it.
+        bench.terminate()
+        assert bench.stdout.readline() == "stops\n"
+        bench.terminate()
+        bench.communicate("\n", timeout=30)
+        assert bench.returncode == 128 + signal.SIGTERM
+        assert [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists()] == []
+        assert not folder.exists()
+    finally:
+        for pid in (bench.pid, *started):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        bench.communicate()
 
 
 @pytest.mark.parametrize("script", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("scripts/**/*.sh")))

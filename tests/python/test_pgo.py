@@ -1,5 +1,6 @@
-"""The wrapper that gives the compiler the recorded profile (scripts/pgo/rustc.sh)."""
+"""The wrapper that gives the compiler the recorded profile (scripts/pgo/rustc.sh), and the check of it (record.sh)."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -68,3 +69,28 @@ def test_the_compiler_accepts_the_profile_from_any_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     subprocess.run([tmp_path / "a"], check=True)
+
+
+def test_the_check_finds_the_same_in_every_language(tmp_path):
+    """In most of them `sort` puts a before B; in order of bytes B is the first."""
+    profile = "[profile.release]\nlto = true\n\n"
+    (tmp_path / "Cargo.toml").write_text(f"[workspace]\n\n{profile}[profile.bench]\n")
+    (tmp_path / "cargo").write_text("#!/bin/sh\nprintf '%s\\n' 'a v1.0.0 std' 'B v1.0.0 (/here) std' 'a v1.0.0 std'\n")
+    by_case = '[ "$LC_ALL" = C ] || set -- -f "$@"'
+    (tmp_path / "sort").write_text(f'#!/bin/sh\n{by_case}\nexec {shutil.which("sort")} "$@"\n')
+    for program in ("cargo", "sort"):
+        (tmp_path / program).chmod(0o755)
+    pgo = tmp_path / "scripts" / "pgo"
+    pgo.mkdir(parents=True)
+    shutil.copy(PGO / "record.sh", pgo)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    env |= {"LANG": "en_US.UTF-8", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    def check(dependencies):
+        (pgo / "seen.of").write_text(f"names {hashlib.sha256((dependencies + profile).encode()).hexdigest()[:16]}\n")
+        return subprocess.run([pgo / "record.sh", "--check"], env=env, capture_output=True, text=True)
+
+    done = check("B v1.0.0 std\na v1.0.0 std\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    other = check("B v1.0.0 std\na v1.0.1 std\n")
+    assert other.returncode == 1 and "of other dependencies" in other.stderr

@@ -1,10 +1,15 @@
-"""scripts/quick-start.sh, unattended and native: a working gateway from nothing, and no change by a second run."""
+"""scripts/quick-start.sh, unattended and native: a working gateway from nothing, and no change by a second run.
+
+Docker is played by a program that writes down what Compose is told to do.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -16,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "scripts" / "monitoring"))
@@ -23,6 +29,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "monitoring"))
 import stack  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "quick-start.sh"
+PORTS = ("PORT", "GRAFANA_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
 SECRETS = ("ADMIN_SUPER_SECRET", "ENCRYPTION_KEY", "METRICS_BEARER_TOKEN", "POSTGRES_PASSWORD", "REDIS_PASSWORD")
 # Variables of the caller's environment that would change the script's behaviour.
 ENVIRONMENT = {
@@ -32,6 +39,26 @@ ENVIRONMENT = {
 }
 
 
+def run(script: Path, *flags: str, check: bool = True, programs: Path | None = None, **environment: str) -> str:
+    """What the script says. `programs` is a folder of programs that stand in for those of the machine."""
+    path = os.environ["PATH"] if programs is None else f"{programs}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(script), "--yes", *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**ENVIRONMENT, "NEXUSGATE_BIN": str(stack.find_binary()), "PATH": path, **environment},
+        check=False,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def settings_of(folder: Path) -> dict[str, str]:
+    lines = (folder / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
 @dataclass
 class Home:
     """The folder in which quick-start keeps everything."""
@@ -39,16 +66,11 @@ class Home:
     path: Path
     port: int
 
-    def run(self, *flags: str, check: bool = True) -> str:
-        command = [str(SCRIPT), "--yes", "--no-docker", "--dir", str(self.path), *flags]
-        environment = {**ENVIRONMENT, "NEXUSGATE_BIN": str(stack.find_binary())}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def run(self, *flags: str, check: bool = True, programs: Path | None = None) -> str:
+        return run(SCRIPT, "--no-docker", "--dir", str(self.path), *flags, check=check, programs=programs)
 
     def settings(self) -> dict[str, str]:
-        lines = (self.path / ".env").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        return settings_of(self.path)
 
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings()['PORT']}"
@@ -79,8 +101,52 @@ def home(tmp_path: Path) -> Iterator[Home]:
     yield home
     if (tmp_path / ".env").exists():
         pids = home.pids()
-        home.run("--stop")
-        assert [name for name, pid in pids.items() if runs(pid)] == [], "nothing is left running"
+        try:
+            home.run("--stop")
+            assert [name for name, pid in pids.items() if runs(pid)] == [], "nothing is left running"
+        finally:
+            for pid in filter(runs, pids.values()):
+                os.kill(pid, signal.SIGKILL)
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@dataclass
+class Docker:
+    """Stands in for Docker with Compose."""
+
+    programs: Path
+
+    def heard(self) -> list[tuple[str, ...]]:
+        """The projects and commands that it was told since the last call."""
+        file = self.programs / "heard"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [re.search(r"^compose (?:-p (\S+) )?.* (up|stop)\b", line).groups() for line in lines]
+
+    def environment(self) -> dict[str, str]:
+        lines = (self.programs / "environment").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Docker:
+    programs = tmp_path / "programs"
+    note = f'echo "$*" >>"{programs}/heard"\nenv >"{programs}/environment"'
+    program(programs / "docker", f'case "$*" in "compose version" | info) exit ;; esac\n{note}')
+    return Docker(programs)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The script in a repository whose .env may be written."""
+    path = tmp_path / "repository" / "scripts" / SCRIPT.name
+    path.parent.mkdir(parents=True)
+    return Path(shutil.copy(SCRIPT, path))
 
 
 def status_of(url: str, token: str = "") -> int:
@@ -148,6 +214,17 @@ def test_compose_passes_the_settings_on() -> None:
     assert passed - settings == {"RUST_LOG"}
 
 
+def test_compose_leaves_what_the_image_sets() -> None:
+    """A variable that Compose passes on although .env has it not is empty in the container, whatever the image says."""
+    said = re.search(r"^ENV ((?:.+\\\n)*.+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
+    image = dict(re.findall(r"(\w+)=(\S+)", said))
+    compose = yaml.safe_load((ROOT / "monitoring" / "docker-compose.yaml").read_text())
+    passed = compose["services"]["nexusgate"]["environment"]
+    assert {"DATABASE_URL", "DATA_DIR", "LOG_FORMAT"} <= image.keys() & passed.keys()
+    assert [name for name in image if passed.get(name, "").endswith(":-}")] == []
+    assert passed["LOG_FORMAT"] == f"${{LOG_FORMAT:-{image['LOG_FORMAT']}}}"
+
+
 def test_what_it_serves_passes_the_metrics_test(home: Home) -> None:
     """The integration test against an instance that it did not start, with a token."""
     home.run("--port", str(home.port))
@@ -213,6 +290,123 @@ def test_a_port_that_is_taken_is_said(home: Home) -> None:
         said = home.run("--port", str(home.port), check=False)
     assert f"port {home.port} is taken" in said
     assert home.pids() == {}
+
+
+@pytest.mark.parametrize("port", ["3001", "9090", "9093"])
+def test_no_port_is_chosen_twice(script: Path, docker: Docker, tmp_path: Path, port: str) -> None:
+    run(script, "--dir", str(tmp_path / "home"), "--port", port, programs=docker.programs)
+    settings = settings_of(tmp_path / "home")
+    assert settings["PORT"] == port
+    assert len({settings[name] for name in PORTS}) == len(PORTS), settings
+
+
+def test_a_gateway_is_not_taken_for_prometheus(home: Home) -> None:
+    """With the port of one given to the other, as a person may do it in .env."""
+    home.run("--port", str(home.port))
+    file = home.path / ".env"
+    file.write_text(re.sub("PROMETHEUS_PORT=.*", f"PROMETHEUS_PORT={home.port}", file.read_text()))
+    said = home.run("--monitoring", check=False)
+    assert "prometheus is ready" not in said
+    assert f"port {home.port} is taken; choose another for prometheus with PROMETHEUS_PORT" in said
+    assert status_of(f"{home.url()}/readyz") == 200
+
+
+@pytest.mark.parametrize("name", ["prometheus", "prometheus-alertmanager"])
+def test_another_server_is_not_taken_for_one_that_has_ended(home: Home, tmp_path: Path, name: str) -> None:
+    """One that has taken the port meanwhile."""
+    home.run("--port", str(home.port))
+    setting = {"prometheus": "PROMETHEUS_PORT", "prometheus-alertmanager": "ALERTMANAGER_PORT"}[name]
+    other = f"{sys.executable} -m http.server --bind 127.0.0.1 {home.settings()[setting]}"
+    programs = tmp_path / "programs"
+    program(programs / name, f'{other} >/dev/null 2>&1 &\necho $! >"{tmp_path}/other"\necho "it cannot"\nexit 1')
+    try:
+        said = home.run("--monitoring", check=False, programs=programs)
+        short = name.removeprefix("prometheus-")
+        assert f"{short} is ready" not in said
+        assert f"it cannot\nquick-start: {short} did not start" in said
+    finally:
+        os.kill(int((tmp_path / "other").read_text()), signal.SIGKILL)
+
+
+def test_each_directory_is_a_compose_project_of_its_own(script: Path, docker: Docker, tmp_path: Path) -> None:
+    def ask(*flags: str, **environment: str) -> list[tuple[str, ...]]:
+        run(script, *flags, programs=docker.programs, **environment)
+        return docker.heard()
+
+    homes = [str(tmp_path / name) for name in ("one", "another")]
+    assert ask() == [("nexusgate", "up")]
+    assert ask("--dir", str(script.parents[1])) == [("nexusgate", "up")]
+    [(one, _)], [(another, _)] = (ask("--dir", home) for home in homes)
+    assert len({one, another, "nexusgate"}) == 3
+    assert re.fullmatch(r"nexusgate-\d+", one)
+
+    # What a person types by hand finds the name in .env. Another project's, in the environment, is not ours.
+    assert settings_of(tmp_path / "one")["COMPOSE_PROJECT_NAME"] == one
+    assert ask("--dir", homes[0], COMPOSE_PROJECT_NAME="theirs") == [(one, "up")]
+    # It goes with the directory.
+    moved = (tmp_path / "one").rename(tmp_path / "moved")
+    assert ask("--dir", str(moved)) == [(one, "up")]
+
+    assert ask("--dir", str(moved), "--stop") == [(one, "stop")]
+    assert ask("--dir", str(moved), "--stop") == [], "it is not known who started what has this name now"
+    assert ask("--stop") == [("nexusgate", "stop")]
+    assert ask("--dir", homes[1], "--stop", "--no-docker") == []
+    assert ask("--dir", homes[1], "--stop") == [(another, "stop")]
+
+
+def test_a_project_that_was_not_started_from_here_is_not_stopped(home: Home, docker: Docker) -> None:
+    home.run("--port", str(home.port))
+    flags = ("--dir", str(home.path), "--stop")
+    said = [run(SCRIPT, *flags, programs=docker.programs) for _ in range(2)]
+    assert docker.heard() == []
+    assert "stopping nexusgate" in said[0] and "nothing runs" in said[1]
+
+
+def test_a_project_that_cannot_be_stopped_is_said(script: Path, docker: Docker) -> None:
+    run(script, programs=docker.programs)
+    program(docker.programs / "docker", "exit 1")
+    said = run(script, "--stop", check=False, programs=docker.programs)
+    assert "quick-start: nexusgate was started with Docker Compose, which does not work now" in said
+
+
+def test_compose_takes_passwords_and_ports_from_the_file(script: Path, docker: Docker) -> None:
+    """As natively. Compose by itself would take them from the environment."""
+    given = dict.fromkeys((*PORTS, *SECRETS, "GRAFANA_ADMIN_PASSWORD"), "7") | {"LOG_FORMAT": "text"}
+    run(script, programs=docker.programs, **given)
+    assert given.items() & docker.environment().items() == {("LOG_FORMAT", "text")}
+
+
+def test_an_installation_that_is_killed_leaves_no_policy(home: Home, tmp_path: Path) -> None:
+    """On a Debian without Prometheus."""
+    policy = tmp_path / "policy-rc.d"
+    scripts = tmp_path / "repository" / "scripts"
+    shutil.copytree(SCRIPT.parent, scripts, ignore=shutil.ignore_patterns("[!iq]*"))
+    shutil.copytree(ROOT / "monitoring", scripts.parent / "monitoring")
+    for file in scripts.iterdir():
+        file.write_text(file.read_text().replace("/usr/sbin/policy-rc.d", str(policy)))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in os.environ["PATH"].split(":"):
+        for path in Path(folder).glob("*"):
+            if not path.name.startswith("prometheus") and not (programs / path.name).exists():
+                (programs / path.name).symlink_to(path)
+    for name in ("sudo", "apt-get"):
+        (programs / name).unlink(missing_ok=True)
+    program(programs / "sudo", 'exec "$@"')
+    program(programs / "apt-get", f'[ "$1" = update ] && exit\ncp "{policy}" "{tmp_path}/seen"\nexec sleep 60')
+    command = [scripts / SCRIPT.name, "--yes", "--no-docker", "--monitoring", "--dir", home.path]
+    command += ["--port", str(home.port)]
+    environment = {**ENVIRONMENT, "NEXUSGATE_BIN": str(stack.find_binary()), "PATH": str(programs)}
+    running = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        stack.wait_until((tmp_path / "seen").exists, 60, "apt-get runs")
+        os.killpg(running.pid, signal.SIGTERM)
+        running.wait(30)
+        stack.wait_until(lambda: not policy.exists(), 10, "the policy is removed")
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
 
 
 @pytest.mark.parametrize("flags", [["--port", "0"], ["--port", "http"], ["--port"], ["--nonsense"]], ids=str)
