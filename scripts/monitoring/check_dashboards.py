@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Check the built Grafana dashboards without a server.
 
-They equal the output of build.py; every series and label in a query exists; every legend and table column names a label
-of the result; panels have a title, a description and a unit, lie on the grid and do not overlap; links lead somewhere.
+They equal the output of build.py; every series and label in a query exists; a series that other programs have too is
+asked of our job; every legend and table column names a label of the result; panels have a title, a description and a
+unit, lie on the grid and do not overlap; links lead somewhere.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ def check_panel(panel: dashboards.Panel, known: dict[str, frozenset[str]], varia
             continue
         shape = shape or frozenset()
         shapes.append(shape)
+        if foreign := promql.of_any_program(target.expr):
+            problems.append(f"shows other programs too, as no job is named for {sorted(foreign)}")
         if missing := target.legend_labels() - shape:
             problems.append(f"the legend {target.legend!r} names labels that the result lacks: {sorted(missing)}")
         if panel.columns - shape:

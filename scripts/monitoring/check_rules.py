@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Check the recording and alert rules, and that every alert is tested.
 
-* every series and label in a rule exists in the catalogue (or is recorded by another rule);
+* every series and label in a rule exists in the catalogue (or is recorded by another rule); one that other programs
+  have too is asked of our job;
 * recording rules are named level:metric:operation, alerts have a severity, a summary, a description and a runbook entry
   that exists, and name only labels that the alert has; the table of alerts in the docs is theirs;
 * every alert has a test in which it fires, a group of healthy series and a group with counter resets that leave it
@@ -84,6 +85,8 @@ def resolve(rules: list[Rule], metrics: dict[str, catalog.Metric]) -> tuple[dict
                     problems.append(f"{rule.file}: {rule.name}: {mistake}")
                 continue
             rule.shape, rule.used = frozenset(shape or ()), frozenset(used)
+            if foreign := promql.of_any_program(rule.expr):
+                problems.append(f"{rule.file}: {rule.name}: no job is named for {sorted(foreign)}")
             if not rule.alert:
                 known[rule.name] = rule.shape | frozenset(rule.labels)
         if len(later) == len(waiting):

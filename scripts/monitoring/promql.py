@@ -21,6 +21,7 @@ _GRAFANA = (
     (re.compile(r"\$(?:__rate_interval|__interval|__range)\b"), "5m"),
     (re.compile(r"\$\{?(\w+)(?::\w+)?\}?"), ".*"),
 )
+_SHARED = re.compile(r"up$|scrape_|process_|tokio_")
 _SCALARS = {"scalar", "time", "pi"}
 _BARE_VECTORS = {"vector"}
 _CALENDAR = {"minute", "hour", "day_of_month", "day_of_week", "day_of_year", "days_in_month", "month", "year"}
@@ -46,6 +47,19 @@ def infer(expr: str, known: Mapping[str, Labels]) -> tuple[Shape, set[str]]:
         raise Mistake(f"no PromQL: {error}") from error
     used: set[str] = set()
     return _shape(tree, known, used), used
+
+
+def of_any_program(expr: str) -> set[str]:
+    """The series in `expr` that other programs have too, Prometheus itself among them, and that no job is named for."""
+
+    def walk(node: object) -> set[str]:
+        if isinstance(node, pp.VectorSelector):
+            named = any(matcher.name == "job" for matcher in node.matchers.matchers)
+            return {node.name} if not named and _SHARED.match(node.name or "") else set()
+        parts = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "vector_selector")]
+        return set().union(*(walk(part) for part in [*parts, *(getattr(node, "args", None) or [])] if part is not None))
+
+    return walk(pp.parse(plain(expr)))
 
 
 def _selector(node: pp.VectorSelector, known: Mapping[str, Labels], used: set[str]) -> Labels:

@@ -12,6 +12,7 @@ from kit import (
     growth,
     lines,
     number,
+    or_zero,
     quantile,
     quantiles,
     rate,
@@ -273,6 +274,9 @@ def dependencies():
 
 
 def metrics():
+    overflow = "nexusgate_metrics_overflow_total"
+    # A counter comes with its first event, which increase() does not see.
+    new = f"({sel(overflow)} unless {sel(overflow)} offset $__range)"
     return [
         lines(
             "Time to render a scrape",
@@ -290,7 +294,7 @@ def metrics():
         lines(
             "Time of a scrape",
             "As Prometheus sees it.",
-            [('scrape_duration_seconds{instance=~"$instance",job="nexusgate"}', "{{instance}}")],
+            [(sel("scrape_duration_seconds"), "{{instance}}")],
             unit="s",
             width=8,
         ),
@@ -304,7 +308,7 @@ def metrics():
         number(
             "Series refused",
             "By the cap, in the time range; counted under _overflow instead, gauges left out.",
-            f"{total(growth('nexusgate_metrics_overflow_total'))} or vector(0)",
+            or_zero(total(f"{new} or {growth(overflow)}")),
             decimals=0,
             thresholds=ZERO_IS_GOOD,
             width=6,

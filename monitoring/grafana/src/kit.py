@@ -26,8 +26,13 @@ KEY = 'api_key_comment=~"$key"'
 
 
 def sel(metric: str, *matchers: str) -> str:
-    """A selector of `metric`, always restricted to the chosen instances."""
-    return metric + "{" + ",".join(('instance=~"$instance"', *matchers)) + "}"
+    """A selector of `metric`, always restricted to the chosen instances.
+
+    All instances are those of every program, Prometheus too, where the metric is not the gateway's alone: then the job
+    is named, as in the rules.
+    """
+    job = () if metric.startswith("nexusgate_") else ('job="nexusgate"',)
+    return metric + "{" + ",".join(('instance=~"$instance"', *job, *matchers)) + "}"
 
 
 def rate(metric: str, *matchers: str) -> str:
@@ -43,6 +48,11 @@ def growth(metric: str, *matchers: str, offset: str = "") -> str:
 def total(expr: str, *by: str) -> str:
     """A sum, by labels or over everything."""
     return f"sum by ({', '.join(by)}) ({expr})" if by else f"sum({expr})"
+
+
+def or_zero(expr: str) -> str:
+    """A sum without labels, or 0 where nothing has been counted yet."""
+    return f"({expr} or vector(0))"
 
 
 def ratio(part: str, whole: str) -> str:

@@ -26,6 +26,7 @@ from kit import (
     heat,
     lines,
     number,
+    or_zero,
     quantile,
     quantiles,
     ranking,
@@ -104,8 +105,8 @@ def at_a_glance():
             "unknown model, no room. By reason further down.",
             ratio(
                 total(growth("nexusgate_requests_rejected_total")),
-                f"({total(growth('nexusgate_requests_rejected_total'))} + {total(growth(COMPLETIONS))}"
-                f" + {total(growth(EMBEDDINGS))})",
+                f"({total(growth('nexusgate_requests_rejected_total'))} + {or_zero(total(growth(COMPLETIONS)))}"
+                f" + {or_zero(total(growth(EMBEDDINGS)))})",
             ),
             unit="percentunit",
             decimals=2,

@@ -19,6 +19,7 @@ from kit import (
     heat,
     lines,
     number,
+    or_zero,
     quantile,
     quantiles,
     rate,
@@ -80,14 +81,13 @@ def at_a_glance():
             bounds=(0, 1),
         ),
         number(
-            "Requests that failed over",
-            "Left one provider for another, of all requests in the time range.",
+            "Failovers per request",
+            "Moves to another provider, for each request in the time range. A request may move twice.",
             ratio(
                 total(growth(FAILOVERS, MODEL)),
-                f"({total(growth('nexusgate_completions_total', MODEL))}"
-                f" + ({total(growth('nexusgate_embeddings_total', MODEL))} or vector(0)))",
+                f"({or_zero(total(growth('nexusgate_completions_total', MODEL)))}"
+                f" + {or_zero(total(growth('nexusgate_embeddings_total', MODEL)))})",
             ),
-            unit="percentunit",
             decimals=2,
             thresholds=steps((None, GREEN), (0.05, YELLOW), (0.2, RED)),
         ),

@@ -21,6 +21,7 @@ KNOWN = {
     "requests_total": frozenset({"job", "instance", "model", "status"}),
     "limit": frozenset({"job", "instance", "key"}),
     "duration_bucket": frozenset({"job", "instance", "model", "le"}),
+    "process_threads": frozenset({"job", "instance"}),
 }
 REQUESTS = catalog.Metric("requests_total", "counter", "count", "Requests.", frozenset({"model", "status"}))
 
@@ -60,6 +61,20 @@ def test_what_a_query_results_in(expr: str, labels: set[str]) -> None:
 def test_what_is_wrong_with_a_query(expr: str, wrong: str) -> None:
     with pytest.raises(promql.Mistake, match=wrong):
         promql.infer(expr, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("expr", "found"),
+    [
+        ('max(process_open_fds{instance=~"$instance"})', {"process_open_fds"}),
+        ('process_open_fds{job="nexusgate"} / (process_max_fds > 0)', {"process_max_fds"}),
+        ("time() - max_over_time((sum(rate(process_cpu_seconds_total[5m])))[1h:])", {"process_cpu_seconds_total"}),
+        ('absent(up{job="nexusgate"} == 1)', set()),
+        ('sum(nexusgate_info) + sum({__name__=~"nexusgate_(a|b)"}) + count(ALERTS) + sum(nexusgate:a:b)', set()),
+    ],
+)
+def test_series_that_other_programs_have_too(expr: str, found: set[str]) -> None:
+    assert promql.of_any_program(expr) == found
 
 
 def test_variables_are_filled_in_as_grafana_does() -> None:
@@ -128,6 +143,7 @@ def test_a_single_number_is_one_number_and_a_ring_has_something_in_it() -> None:
         ({"targets": (dashboards.Target("sum(nothing_total)", "", False, ""),)}, "no such series"),
         ({"targets": (dashboards.Target("sum(requests_total)", "{{model}}", False, ""),)}, "names labels"),
         ({"targets": (dashboards.Target('sum(requests_total{model="$modell"})', "", False, ""),)}, "no such variable"),
+        ({"targets": (dashboards.Target("sum(process_threads)", "", False, ""),)}, "other programs too"),
     ],
 )
 def test_what_is_wrong_with_a_panel(changes: dict, wrong: str) -> None:
