@@ -22,35 +22,29 @@ use nexusgate::domain::label::Outcome;
 use nexusgate::domain::record::RequestRecord;
 use nexusgate::telemetry::events::{AttemptFinished, RequestFinished};
 use nexusgate::telemetry::registry::Settings;
-use nexusgate::telemetry::series::{CallSeries, UpstreamSeries};
+use nexusgate::telemetry::series::CallSeries;
 use nexusgate::telemetry::{InFlight, Telemetry};
 use records::record;
 
 /// The handles that the gateway holds for a request.
-struct Held {
-    call: CallSeries,
-    upstream: Arc<UpstreamSeries>,
-}
+struct Held(CallSeries);
 
 impl Held {
-    /// The look-ups of the gateway.
+    /// The look-up of the gateway.
     fn of(telemetry: &Telemetry, record: &RequestRecord) -> Self {
         let target = record.target.as_ref().expect("a target");
         let (provider, comment) = (&target.provider.name, &record.key.comment);
-        Self {
-            call: telemetry.call_series(record.call, &record.model, provider, comment),
-            upstream: telemetry.upstream_series(target),
-        }
+        Self(telemetry.call_series(record.call, &record.model, provider, comment))
     }
 }
 
 /// The same series that the gateway uses, through the same events.
-fn emit(telemetry: &Arc<Telemetry>, record: &RequestRecord, held: &Held) {
+fn emit(telemetry: &Arc<Telemetry>, record: &RequestRecord, Held(series): &Held) {
     let in_flight = InFlight::start(telemetry.clone(), record.call);
     let target = record.target.as_ref().expect("a target");
-    let series = &held.upstream;
-    AttemptFinished { series, target, outcome: Outcome::Ok, duration: record.duration }.emit();
-    RequestFinished { telemetry, record, series: &held.call }.emit();
+    let duration = record.duration;
+    AttemptFinished { series: series.upstream(), target, outcome: Outcome::Ok, duration }.emit();
+    RequestFinished { telemetry, record, series }.emit();
     drop(in_flight);
 }
 

@@ -70,8 +70,8 @@ fn events(telemetry: &Arc<Telemetry>, record: &RequestRecord) {
     let target = record.target.as_ref().expect("a target");
     let provider = &target.provider.name;
     let series = telemetry.call_series(record.call, &record.model, provider, &record.key.comment);
-    let upstream = telemetry.upstream_series(target);
-    AttemptFinished { series: &upstream, target, outcome: Outcome::Ok, duration: record.duration }.emit();
+    let upstream = series.upstream();
+    AttemptFinished { series: upstream, target, outcome: Outcome::Ok, duration: record.duration }.emit();
     let (method, code) = (&Method::POST, StatusCode::OK);
     HttpRequestFinished { telemetry, route: "/v1/chat/completions", method, code }.emit();
     RequestFinished { telemetry, record, series: &series }.emit();

@@ -8,7 +8,6 @@ use crate::domain::model::Target;
 use crate::telemetry::events::AttemptFinished;
 use crate::telemetry::series::UpstreamSeries;
 
-use super::Gateway;
 use super::health::Permit;
 
 /// A provider that has sent no head of a stream after this time counts as failing when the call is cancelled. Otherwise one
@@ -26,9 +25,15 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    pub(super) fn start(gateway: &Gateway, target: &Arc<Target>, permit: Permit, started: Instant) -> Self {
+    /// `series` are those of calls to `target`.
+    pub(super) fn start(
+        series: &Arc<UpstreamSeries>,
+        target: &Arc<Target>,
+        permit: Permit,
+        started: Instant,
+    ) -> Self {
         Self {
-            series: gateway.telemetry().upstream_series(target),
+            series: series.clone(),
             target: target.clone(),
             started,
             permit: Some(permit),

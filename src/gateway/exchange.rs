@@ -90,7 +90,7 @@ impl Gateway {
             moved.emit();
         }
         let sent = Instant::now();
-        let mut attempt = Attempt::start(self, target, permit, sent);
+        let mut attempt = Attempt::start(guard.upstream_series(), target, permit, sent);
         if !job.stream {
             // A whole answer may take its time before its first byte.
             attempt.begins();

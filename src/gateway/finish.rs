@@ -13,7 +13,7 @@ use crate::domain::model::Target;
 use crate::domain::record::RequestRecord;
 use crate::domain::usage::{Cost, Usage};
 use crate::telemetry::events::RequestFinished;
-use crate::telemetry::series::CallSeries;
+use crate::telemetry::series::{CallSeries, UpstreamSeries};
 use crate::wire::guess::tokens_of_json;
 
 use super::Gateway;
@@ -137,6 +137,11 @@ impl FinishGuard {
             spent.usage += usage;
             spent.cost += before.map_or_else(Cost::default, |target| target.price.cost(&usage));
         }
+    }
+
+    /// The series of calls to the provider that is being tried.
+    pub(super) fn upstream_series(&self) -> &Arc<UpstreamSeries> {
+        self.series.upstream()
     }
 
     /// Takes in the usage and the finish reason that the provider has reported so far.

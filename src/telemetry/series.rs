@@ -1,4 +1,4 @@
-//! Cached handles: a completion costs a look-up here, another for its provider, and some twenty atomic additions.
+//! Cached handles: a completion costs one look-up here, and some twenty atomic additions.
 //!
 //! Registering a series by name and labels costs about 400 ns; ten of them per completion would cost more than the rest
 //! of the bookkeeping together. So all series of one (model, provider, key, format) are in one struct.
@@ -21,6 +21,7 @@ pub struct CompletionSeries {
     pub(super) finished: [Counter; Status::ALL.len()],
     pub(super) cost: CostSeries,
     pub(super) model: Arc<ModelSeries>,
+    upstream: Arc<UpstreamSeries>,
 }
 
 /// Series of one embedding's (model, provider, key).
@@ -28,6 +29,7 @@ pub struct EmbeddingSeries {
     pub(super) finished: [Counter; Status::ALL.len()],
     pub(super) cost: CostSeries,
     pub(super) model: Arc<EmbeddingModelSeries>,
+    upstream: Arc<UpstreamSeries>,
 }
 
 /// Money spent by one (model, provider, key).
@@ -84,6 +86,16 @@ pub enum CallSeries {
     Embedding(Arc<EmbeddingSeries>),
 }
 
+impl CallSeries {
+    /// The series of calls to the provider.
+    pub fn upstream(&self) -> &Arc<UpstreamSeries> {
+        match self {
+            Self::Completion(series) => &series.upstream,
+            Self::Embedding(series) => &series.upstream,
+        }
+    }
+}
+
 /// All held handles, filled on first use.
 pub(super) struct SeriesCache {
     registry: Arc<Registry>,
@@ -130,6 +142,7 @@ impl SeriesCache {
                     }),
                     cost: self.cost(model, provider, comment),
                     model: self.model(model),
+                    upstream: self.upstream(model, provider),
                 }))
             }
             Call::Embedding => {
@@ -139,6 +152,7 @@ impl SeriesCache {
                     }),
                     cost: self.cost(model, provider, comment),
                     model: self.embedding_model(model),
+                    upstream: self.upstream(model, provider),
                 }))
             }
         }
