@@ -17,6 +17,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
@@ -80,26 +81,20 @@ impl Target {
             )
         })?;
         let certificates = certificates(&url)?;
-        let client = match certificates {
-            Some(certificates) => Client::build_with_tls(url, certificates),
-            None => Client::open(url),
-        };
-        Ok(Self::Single(Box::new(client.map_err(invalid)?)))
+        Ok(Self::Single(Box::new(client(url, certificates).map_err(invalid)?)))
     }
 
     fn cluster(nodes: &Nodes) -> Result<Self, InvalidRedisUrl> {
         let mut builder = ClusterClient::builder(nodes.urls.iter().cloned())
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(CONNECT_TIMEOUT)
+            .tcp_settings(tcp())
             // A redirection or two while slots move; beyond that the breaker decides.
             .retries(3);
         if let Some(certificates) = nodes.certificates.clone() {
             builder = builder.certs(certificates);
         }
-        let subscribers = nodes.urls.iter().map(|url| match nodes.certificates.clone() {
-            Some(certificates) => Client::build_with_tls(url.clone(), certificates),
-            None => Client::open(url.clone()),
-        });
+        let subscribers = nodes.urls.iter().map(|url| client(url.clone(), nodes.certificates.clone()));
         let subscribers = subscribers.collect::<Result<_, _>>().map_err(invalid)?;
         Ok(Self::Cluster(Box::new(builder.build().map_err(invalid)?), subscribers))
     }
@@ -180,10 +175,16 @@ impl Target {
 impl Sentinel {
     /// The client for the current primary, according to the first sentinel that answers.
     async fn primary(&self) -> Result<Client, RedisError> {
+        self.builder()?.build()?.async_get_client().await
+    }
+
+    fn builder(&self) -> Result<SentinelClientBuilder, RedisError> {
         let settings = self.redis.redis_settings();
         let mut builder =
             SentinelClientBuilder::new(self.addresses.clone(), &self.service, SentinelServerType::Master)?
-                .set_client_to_redis_db(settings.db());
+                .set_client_to_redis_db(settings.db())
+                .set_client_to_redis_tcp_settings(tcp())
+                .set_client_to_sentinel_tcp_settings(tcp());
         if let Some(user) = settings.username() {
             builder = builder.set_client_to_redis_username(user);
         }
@@ -206,7 +207,7 @@ impl Sentinel {
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates.clone());
         }
-        builder.build()?.async_get_client().await
+        Ok(builder)
     }
 }
 
@@ -258,6 +259,21 @@ fn certificates(url: &Url) -> Result<Option<TlsCertificates>, InvalidRedisUrl> {
     let root_cert = read("ca_file")?;
     let any = client_tls.is_some() || root_cert.is_some();
     Ok(any.then_some(TlsCertificates { client_tls, root_cert }))
+}
+
+/// A client for one server.
+fn client(url: Url, certificates: Option<TlsCertificates>) -> Result<Client, RedisError> {
+    let info = url.into_connection_info()?.set_tcp_settings(tcp());
+    match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
+    }
+}
+
+/// How sockets are set up. A command goes out at once: Nagle's algorithm, which the crate leaves on, would hold back the
+/// next one of a busy connection until Redis has acknowledged the last, for 40 ms at worst.
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 fn invalid(error: RedisError) -> InvalidRedisUrl {
@@ -315,6 +331,26 @@ mod tests {
         assert_eq!(sentinel.redis.redis_settings().db(), 3);
         assert_eq!(sentinel.sentinel_password.as_deref(), Some("x&y"));
         assert_eq!(sentinel.addresses.len(), 2);
+    }
+
+    /// The settings of a cluster or a sentinel client can only be seen in its `Debug`.
+    #[test]
+    fn no_command_waits_for_the_acknowledgement_of_another() {
+        let at_once = |client: &Client| client.get_connection_info().tcp_settings().nodelay();
+        for url in ["redis://127.0.0.1", "rediss://127.0.0.1"] {
+            let Ok(Target::Single(client)) = Target::parse(url) else { panic!("not a server") };
+            assert!(at_once(&client), "{url}");
+        }
+        let Ok(Target::Cluster(client, subscribers)) = Target::parse("redis+cluster://a,b") else {
+            panic!("not a cluster");
+        };
+        assert!(subscribers.iter().all(at_once));
+        assert!(format!("{client:?}").contains("nodelay: true"));
+        let Ok(Target::Sentinel(sentinel)) = Target::parse("redis+sentinel://s/mymaster") else {
+            panic!("not a sentinel");
+        };
+        // To the sentinels, and to the primary.
+        assert_eq!(format!("{:?}", sentinel.builder()).matches("nodelay: true").count(), 2);
     }
 
     #[test]
