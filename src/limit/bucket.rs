@@ -11,7 +11,7 @@ use super::{BucketState, Burst};
 pub(super) const PARTS: i64 = 60_000_000;
 
 /// The longest debt, in minutes of refill. A provider that reports an absurd usage must not lock a key out for years.
-const MAX_DEBT_MINUTES: i64 = 24 * 60;
+pub(super) const MAX_DEBT_MINUTES: i64 = 24 * 60;
 
 /// A larger capacity is as good as no limit, and Redis' scripts count in floats, which round upwards near the end of an
 /// `i64`.

@@ -15,7 +15,7 @@ use redis::{RedisError, Script};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bucket::{PARTS, Rate};
+use super::bucket::{MAX_DEBT_MINUTES, PARTS, Rate};
 use super::coordination::PATIENCE;
 use super::link::{Failure, RedisLink};
 use super::memory::{MemoryLimiter, Owed, decide};
@@ -201,12 +201,12 @@ impl Shared {
         }
         // Requests are never owed beyond an empty bucket: a request that was admitted has had its answer.
         let requests = (rates.rpm, consumed.requests, 0);
-        let tokens = (rates.tpm, consumed.tokens, rates.tpm.map_or(0, |rate| rate.floor()));
-        for (rate, amount, floor) in [requests, tokens] {
+        let tokens = (rates.tpm, consumed.tokens, MAX_DEBT_MINUTES);
+        for (rate, amount, debt) in [requests, tokens] {
             match rate {
                 Some(rate) => {
                     let parts = i64::try_from(amount).unwrap_or(i64::MAX).saturating_mul(PARTS);
-                    call.arg(rate.limit).arg(rate.capacity).arg(parts).arg(floor)
+                    call.arg(rate.limit).arg(rate.capacity).arg(parts).arg(debt)
                 }
                 None => call.arg("").arg("").arg("").arg(""),
             };

@@ -11,13 +11,19 @@ local function keep(key, limit, capacity, balance)
   redis.call('SET', key, string.format('%.0f %.0f %.0f', balance, capacity, now), 'PX', string.format('%.0f', full_in_ms))
 end
 
+-- What is kept of a bucket: balance, capacity, microsecond. Nothing, if it is missing.
+local function stored(key)
+  local text = redis.call('GET', key)
+  if not text then return end
+  local balance, held, at = string.match(text, '^(%S+) (%S+) (%S+)$')
+  balance, held, at = tonumber(balance), tonumber(held), tonumber(at)
+  if at then return balance, held, at end
+end
+
 -- The balance now, and whether it was counted against another capacity: then whoever takes from it keeps it as it is now, so
 -- that the time from now on counts at the new limit.
 local function balance_of(key, limit, capacity)
-  local stored = redis.call('GET', key)
-  if not stored then return capacity end
-  local balance, held, at = string.match(stored, '^(%S+) (%S+) (%S+)$')
-  balance, held, at = tonumber(balance), tonumber(held), tonumber(at)
+  local balance, held, at = stored(key)
   if not at then return capacity end
   if held ~= capacity then
     -- The limit has changed: what has passed was refilled at the old one, taken to have had the same burst.

@@ -171,6 +171,57 @@ async fn to_look_changes_nothing() {
     assert_eq!(bucket(), before);
 }
 
+/// For a moment, or longer when an announcement is lost, replicas know different limits of a key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_counts_the_same_whichever_limit_its_replica_knows() {
+    let server = RedisServer::start();
+    // Large buckets that hardly refill during the test.
+    let (one, other) = (limiter(&server, burst(1000.0)).await, limiter(&server, burst(1000.0)).await);
+    for (key, old, new) in [(1, 600, 6), (2, 6, 600)] {
+        let (old, new) = (limits(None, old), limits(None, new));
+        assert!(one.admit(key, old).await.allowed());
+        assert!(other.admit(key, new).await.allowed());
+        other.charge(key, new, 1);
+        other.flush().await;
+        let bucket = format!("nexusgate:limit:{{{key}}}:tpm");
+        let capacity = || server.run::<String>(&["GET", &bucket]).split(' ').nth(1).unwrap().to_owned();
+        let before = capacity();
+        one.charge(key, old, 1_500);
+        one.flush().await;
+        assert_eq!(capacity(), before, "the last decision's limit is the bucket's");
+        let used = other.usage(key, new).await.tpm.unwrap().current;
+        assert!((1_300..=1_501).contains(&used), "{used} of 1,501 under {new:?}");
+        // The time until then is refilled at the rate of the bucket.
+        age(&server, &bucket, Duration::from_secs(60));
+        one.charge(key, old, 100);
+        one.flush().await;
+        let refilled = u64::from(new.tpm.unwrap());
+        let used = other.usage(key, new).await.tpm.unwrap().current;
+        assert!((1_400 - refilled..=1_601 - refilled).contains(&used), "{used} under {new:?}");
+    }
+}
+
+/// The longest debt, a day of refill, is that of the bucket too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debt_is_bounded_by_the_limit_of_its_bucket() {
+    const DAY: u64 = 24 * 60;
+    let server = RedisServer::start();
+    let (one, other) = (limiter(&server, burst(1.0)).await, limiter(&server, burst(1.0)).await);
+    let large = 100_000_000;
+    for (key, old, new) in [(1, 600, 6), (2, 6, 600), (3, large, 600), (4, 600, large)] {
+        let (old, new) = (limits(None, old), limits(None, new));
+        assert!(one.admit(key, old).await.allowed());
+        assert!(other.admit(key, new).await.allowed());
+        other.charge(key, new, 1);
+        other.flush().await;
+        one.charge(key, old, u64::MAX);
+        one.flush().await;
+        let refused = other.admit(key, new).await;
+        let minutes = refused.retry_after.as_secs() / 60;
+        assert!((DAY - 1..=DAY).contains(&minutes), "{minutes} minutes under {new:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_costs_at_most_two_round_trips() {
     let server = RedisServer::start();
