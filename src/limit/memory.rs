@@ -72,12 +72,12 @@ impl MemoryLimiter {
         self.decide_at(key_id, limits, now, false)
     }
 
-    /// [`Self::admit`] in Redis' place: remembers the consumption, to report it to Redis when it is back.
-    pub(super) fn stand_in(&self, key_id: i64, limits: Limits) -> Decision {
-        self.decide_at(key_id, limits, Instant::now(), true)
+    /// [`Self::admit`] in Redis' place. With `owed` the request is remembered, to report it to Redis when it is back.
+    pub(super) fn stand_in(&self, key_id: i64, limits: Limits, owed: bool) -> Decision {
+        self.decide_at(key_id, limits, Instant::now(), owed)
     }
 
-    fn decide_at(&self, key_id: i64, limits: Limits, now: Instant, standing_in: bool) -> Decision {
+    fn decide_at(&self, key_id: i64, limits: Limits, now: Instant, owed: bool) -> Decision {
         if limits == Limits::default() {
             return Decision::unlimited();
         }
@@ -94,7 +94,7 @@ impl MemoryLimiter {
                 && limits.rpm.is_some()
             {
                 bucket.take();
-                if standing_in {
+                if owed {
                     entry.owed.requests += 1;
                 }
             }

@@ -96,7 +96,9 @@ impl RedisLimiter {
                 shared.memory.mirror(key_id, limits, rpm, balances.tpm.map(|(_, balance)| balance));
                 decision
             }
-            Err(_) => shared.memory.stand_in(key_id, limits),
+            // Redis may have taken a request that it did not answer in time: to count it twice is worse than to
+            // forgive those of one timeout.
+            Err(failure) => shared.memory.stand_in(key_id, limits, matches!(failure, Failure::Down)),
         }
     }
 

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use super::server::{RedisServer, SlowProxy};
 use super::{Witness, burst, eventually, limits};
 use crate::domain::key::Secret;
-use crate::limit::{Burst, RedisLimiter, RedisLink, Settings};
+use crate::limit::bucket::PARTS;
+use crate::limit::{Burst, Observer, RedisLimiter, RedisLink, Settings};
 
 /// A limiter under load, which runs through each of the troubles.
 struct Load {
@@ -257,4 +258,37 @@ async fn a_start_without_redis_works_and_joins_it_later() {
         limiter.usage(1, limits(10, None)).await.rpm.unwrap().current >= 29
     })
     .await;
+}
+
+/// Redis carries out a request although its answer is not waited for any more: then it is counted there already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_redis_may_have_taken_is_not_reported_again() {
+    let server = RedisServer::start();
+    let link =
+        RedisLink::start(&server.url(), Duration::from_millis(500), Observer::default()).await.unwrap();
+    let limiter = RedisLimiter::start(link.clone(), burst(10.0));
+    // Ten requests at once; hardly any refill.
+    let limits = limits(1, 1_000);
+    // Redis knows the scripts from here on.
+    assert!(limiter.admit(2, limits).await.allowed());
+    let mut status = link.status();
+    let before = status.borrow_and_update().generation;
+
+    // What has been sent lies in the socket.
+    server.pause();
+    assert!(limiter.admit(1, limits).await.allowed());
+    assert!(!link.is_up());
+    server.resume();
+    status.wait_for(|status| status.up && status.generation > before).await.unwrap();
+    // What is owed is reported before this.
+    limiter.charge(1, limits, 1);
+    limiter.flush().await;
+    let taken = || {
+        let stored: Option<String> = server.run(&["GET", "nexusgate:limit:{1}:rpm"]);
+        let fields = |text: String| text.split(' ').map(|field| field.parse().unwrap()).collect::<Vec<i64>>();
+        let used = stored.map(fields).map_or(0, |fields| fields[1] - fields[0]);
+        (used + PARTS / 2) / PARTS
+    };
+    eventually("it is carried out", async || taken() > 0).await;
+    assert_eq!(taken(), 1);
 }
