@@ -240,17 +240,9 @@ async fn monitor(inner: Arc<Inner>) {
     let mut down_since = Instant::now();
     loop {
         if let Some(live) = inner.live.load_full() {
-            tokio::select! {
-                () = live.gone.cancelled() => {
-                    down_since = Instant::now();
-                    pause = if live.since.elapsed() > HEALTHY { Duration::ZERO } else { next(pause) };
-                }
-                () = sleep(PROBE_INTERVAL) => {
-                    // A failure takes the link down, which is all there is to do about it.
-                    let _ = inner.run(RedisOp::Probe, inner.timeout, probe).await;
-                }
-            }
-            continue;
+            probe_until_gone(&inner, &live).await;
+            down_since = Instant::now();
+            pause = if live.since.elapsed() > HEALTHY { Duration::ZERO } else { next(pause) };
         }
         sleep(pause.mul_f64(rand::random_range(0.75..=1.0))).await;
         match inner.bring_up().await {
@@ -259,6 +251,18 @@ async fn monitor(inner: Arc<Inner>) {
                 inner.report(RedisOp::Connect, &error);
                 *inner.why_down.lock() = Some(error.to_string());
                 pause = next(pause);
+            }
+        }
+    }
+}
+
+async fn probe_until_gone(inner: &Inner, live: &Live) {
+    while !live.gone.is_cancelled() {
+        tokio::select! {
+            () = live.gone.cancelled() => {}
+            () = sleep(PROBE_INTERVAL) => {
+                // A failure takes the link down.
+                let _ = inner.run(RedisOp::Probe, inner.timeout, probe).await;
             }
         }
     }

@@ -292,3 +292,46 @@ async fn a_request_that_redis_may_have_taken_is_not_reported_again() {
     eventually("it is carried out", async || taken() > 0).await;
     assert_eq!(taken(), 1);
 }
+
+/// Without traffic the probe finds an outage, which is told like any other: the log says how long it took.
+#[tokio::test]
+async fn an_outage_that_the_probe_finds_begins_when_it_is_found() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = Arc::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = RedisServer::start();
+    let witness = Witness::default();
+    let link = RedisLink::start(&server.url(), TIMEOUT, witness.observer()).await.unwrap();
+    eventually("the link is up", async || link.is_up()).await;
+    server.pause();
+    let mut not_yet = Instant::now();
+    eventually("the probe finds it", async || {
+        let found = witness.outages() > 0;
+        if !found {
+            not_yet = Instant::now();
+        }
+        found
+    })
+    .await;
+    server.resume();
+    eventually("Redis is used again", async || witness.recoveries() > 1).await;
+    let most = not_yet.elapsed();
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let after = log.lines().rfind(|line| line.contains("Redis is there")).unwrap().split("after=").nth(1);
+    let told = seconds(after.unwrap());
+    assert!(told <= most.as_secs_f64(), "{told} s of at most {most:?}:\n{log}");
+}
+
+/// Reads a duration as its `Debug` has it.
+fn seconds(text: &str) -> f64 {
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap();
+    let unit = match &text[at..] {
+        "s" => 1.0,
+        "ms" => 1e-3,
+        "µs" => 1e-6,
+        other => panic!("{other}"),
+    };
+    text[..at].parse::<f64>().unwrap() * unit
+}
