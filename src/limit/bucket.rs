@@ -108,7 +108,8 @@ impl Bucket {
         if self.capacity != rate.capacity {
             self.refill(rate.limit_of(self.capacity), self.capacity, now);
             if self.capacity == 0 {
-                self.balance = rate.capacity;
+                // Full, as a bucket that was never used, but for what was owed before the limit became zero.
+                self.balance = if self.balance < 0 { self.balance } else { rate.capacity };
             } else if self.balance > 0 {
                 let scaled = i128::from(self.balance) * i128::from(rate.capacity) / i128::from(self.capacity);
                 self.balance = i64::try_from(scaled).unwrap_or(rate.capacity);

@@ -154,6 +154,18 @@ fn a_limit_of_zero_lets_nothing_pass() {
 }
 
 #[test]
+fn a_debt_outlasts_a_limit_of_zero() {
+    let limiter = MemoryLimiter::new(burst(1.0));
+    let now = Instant::now();
+    let limits_of = |tpm| limits(None, tpm);
+    assert!(limiter.admit_at(1, limits_of(1000), now).allowed());
+    limiter.charge_at(1, limits_of(1000), 10_000, now);
+    let before = limiter.admit_at(1, limits_of(1000), now);
+    assert!(!limiter.admit_at(1, limits_of(0), now).allowed());
+    assert_eq!(limiter.admit_at(1, limits_of(1000), now), before, "nine minutes are still owed");
+}
+
+#[test]
 fn an_absurd_usage_blocks_for_a_day_at_most() {
     let limiter = MemoryLimiter::new(burst(1.0));
     let now = Instant::now();
