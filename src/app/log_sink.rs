@@ -56,6 +56,8 @@ impl Seen {
             return HashMap::new();
         }
         let due = std::mem::take(&mut self.due);
+        // Older entries tell as much as none, and keys come and go.
+        self.recorded.retain(|_, before| now.duration_since(*before) < SEEN_INTERVAL);
         self.recorded.extend(due.keys().map(|id| (*id, now)));
         due
     }
@@ -147,6 +149,20 @@ mod tests {
         assert!(seen.note([(3, at(61))].into_iter(), after(61)).is_empty(), "it rests");
         let third = seen.note(std::iter::empty(), after(80));
         assert_eq!(third, HashMap::from([(1, at(60)), (3, at(61))]));
+    }
+
+    #[test]
+    fn keys_that_are_used_no_more_are_forgotten() {
+        let (mut seen, start) = (Seen::default(), Instant::now());
+        let at = DateTime::UNIX_EPOCH;
+        assert_eq!(seen.note((0..1000).map(|id| (id, at)), start).len(), 1000);
+        assert_eq!(seen.note([(1000, at)].into_iter(), start + SEEN_INTERVAL / 2).len(), 1);
+        assert_eq!(seen.recorded.len(), 1001);
+        assert_eq!(seen.note([(1, at), (1000, at)].into_iter(), start + SEEN_INTERVAL).len(), 1);
+        assert_eq!(
+            seen.recorded.keys().copied().collect::<std::collections::BTreeSet<_>>(),
+            [1, 1000].into()
+        );
     }
 
     #[test]
