@@ -55,14 +55,13 @@ impl Disk {
     /// A write to the page cache takes microseconds, but a file system can make it wait for ever. The one thread that
     /// is caught cannot be helped; all others skip the disk.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, Active>> {
-        let guard = if self.stalled.load(Ordering::Relaxed) {
-            self.active.try_lock()
-        } else {
-            self.active.try_lock_for(self.patience)
-        };
-        let stalled = guard.is_none();
-        if stalled != self.stalled.load(Ordering::Relaxed) {
-            self.stalled.store(stalled, Ordering::Relaxed);
+        let waits = !self.stalled.load(Ordering::Relaxed);
+        let guard = if waits { self.active.try_lock_for(self.patience) } else { self.active.try_lock() };
+        match &guard {
+            // One that did not wait may only have been slower than another thread.
+            None if waits => self.stalled.store(true, Ordering::Relaxed),
+            Some(_) if self.stalled.load(Ordering::Relaxed) => self.stalled.store(false, Ordering::Relaxed),
+            _ => {}
         }
         guard
     }
@@ -263,4 +262,41 @@ fn write_all_at(file: &File, mut parts: &mut [IoSlice<'_>], mut at: u64) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hint;
+    use std::thread;
+
+    use super::*;
+
+    /// Threads that find the segment taken just after a hang has ended have learnt nothing about the file system.
+    #[test]
+    fn to_be_slower_than_another_thread_is_no_hang() {
+        const ROUNDS: u64 = 50_000;
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(folder.path()).unwrap().directory;
+        let disk = Disk::new(directory, Active::new(1, 1024), Duration::from_secs(60), u64::MAX);
+        let (arrived, still) = (AtomicU64::new(0), AtomicU64::new(0));
+        // Spins, because threads that are woken do not start at the same moment.
+        let meet = |count: u64| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < count {
+                hint::spin_loop();
+            }
+        };
+        let race = || {
+            for round in 0..ROUNDS {
+                disk.stalled.store(true, Ordering::SeqCst);
+                meet(round * 6 + 2);
+                drop(disk.lock());
+                meet(round * 6 + 4);
+                still.fetch_add(u64::from(disk.stalled.load(Ordering::SeqCst)), Ordering::SeqCst);
+                meet(round * 6 + 6);
+            }
+        };
+        thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(race))));
+        assert_eq!(still.into_inner(), 0, "the journal is taken to hang still");
+    }
 }
