@@ -99,8 +99,8 @@ pub(super) struct Active {
     segment_size: u64,
     next_seq: u64,
     reopen_at: Option<Instant>,
-    /// Written to since the last sync.
-    unsynced: Vec<Arc<File>>,
+    /// Written to since the last sync, and not finished yet.
+    unsynced: Vec<(SegmentId, Arc<File>)>,
     new_names: bool,
 }
 
@@ -169,8 +169,8 @@ impl Active {
             return Err(error);
         }
         self.len = start + u64::try_from(length).unwrap_or(u64::MAX);
-        if !self.unsynced.last().is_some_and(|last| Arc::ptr_eq(last, &file)) {
-            self.unsynced.push(file);
+        if self.unsynced.last().is_none_or(|(last, _)| *last != self.id) {
+            self.unsynced.push((self.id, file));
         }
         let sealed = self.len >= self.segment_size;
         if sealed {
@@ -240,7 +240,16 @@ impl Active {
     }
 
     pub(super) fn take_unsynced(&mut self) -> Unsynced {
-        Unsynced { files: std::mem::take(&mut self.unsynced), names: std::mem::take(&mut self.new_names) }
+        let files = std::mem::take(&mut self.unsynced).into_iter().map(|(_, file)| file).collect();
+        Unsynced { files, names: std::mem::take(&mut self.new_names) }
+    }
+
+    /// Takes out the files of finished segments. A power cut may have them, because their rows are in the database; here
+    /// they would stay open for as long as a sync hangs.
+    pub(super) fn take_finished(&mut self, finished: &[SegmentId]) -> Vec<(SegmentId, Arc<File>)> {
+        // A segment that was rewritten has another generation.
+        let is_finished = |seq| finished.iter().any(|id| id.seq == seq);
+        self.unsynced.extract_if(.., |(id, _)| is_finished(id.seq)).collect()
     }
 }
 

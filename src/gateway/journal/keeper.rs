@@ -246,6 +246,12 @@ impl<R: Row> Shared<R> {
     }
 
     pub(super) fn remove(&self, disk: &Disk, segments: &[SegmentId]) {
+        // While a write hangs no further files are opened, so those that stay open then are few. To close one may take
+        // time, for which no request should wait.
+        if !segments.is_empty() {
+            let files = disk.lock().map(|mut active| active.take_finished(segments));
+            drop(files);
+        }
         for id in segments {
             if let Err(error) = disk.directory.retire(*id) {
                 tracing::warn!(%error, ?id, "a finished segment of the journal cannot be removed");

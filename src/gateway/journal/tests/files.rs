@@ -54,6 +54,29 @@ fn what_a_killed_process_left_of_a_file_s_last_use_is_no_damage() {
     assert_eq!(numbers(&drain(&journal)), [300, 301, 302]);
 }
 
+/// A sync that hangs takes the keeper with it, while requests go on.
+#[test]
+fn finished_segments_are_not_held_open_until_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings =
+        JournalConfig { segment_size: 1000, sync_interval: Duration::from_secs(3600), ..config(dir.path()) };
+    let (journal, _) = open(settings);
+    let held = || {
+        let links =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        links.filter(|path| path.starts_with(dir.path())).count()
+    };
+    let before = held();
+    for n in 0..300 {
+        journal.append(TestRow::with_bodies(n, 20));
+        drain(&journal);
+    }
+    assert!(held() <= before + 1, "{} files are open, of which one is appended to", held() - before);
+    // One with rows that are not in the database is still to be synced.
+    (300..320).for_each(|n| journal.append(TestRow::with_bodies(n, 20)));
+    assert!(held() > before + 1);
+}
+
 #[test]
 fn a_segment_that_vanished_is_not_appended_to() {
     let dir = tempfile::tempdir().unwrap();
