@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::domain::failure::ErrorCode;
 use crate::domain::key::ApiKey;
-use crate::domain::label::{ApiFormat, RejectReason, Status};
+use crate::domain::label::{ApiFormat, LogTable, RejectReason, Status};
 use crate::domain::record::{Call, REQUEST_ID_MAX_BYTES, RequestRecord};
 use crate::domain::usage::Usage;
 use crate::limit::{Lock, LockGuard};
@@ -83,6 +83,16 @@ impl State {
     }
 }
 
+/// Which rows are not in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    Nothing,
+    /// The oldest one has waited for this long.
+    For(Duration),
+    /// Rows of an earlier process have not been counted yet, so the age of those behind them is not known.
+    Unknown,
+}
+
 struct Finished {
     answer: Kept,
     at: Instant,
@@ -130,12 +140,17 @@ impl Ids {
         self.lock().get(key).map(State::answer).transpose()
     }
 
-    /// Forgets answers that are already in the database (older than `unwritten`, the age of the oldest row that is
-    /// not), and the oldest past the maximum.
-    pub(super) fn sweep(&self, unwritten: Option<Duration>) {
+    /// Forgets answers that are already in the database, and the oldest past the maximum.
+    pub(super) fn sweep(&self, unwritten: Unwritten) {
         let mut ids = self.lock();
-        let written = unwritten.unwrap_or_default() + KEPT_FOR;
-        ids.retain(|_, state| !matches!(state, State::Finished(finished) if finished.at.elapsed() > written));
+        let written = match unwritten {
+            Unwritten::Nothing => Some(KEPT_FOR),
+            Unwritten::For(age) => Some(age + KEPT_FOR),
+            Unwritten::Unknown => None,
+        };
+        if let Some(written) = written {
+            ids.retain(|_, state| !matches!(state, State::Finished(done) if done.at.elapsed() > written));
+        }
 
         let mut kept: Vec<(Instant, usize)> = (ids.values())
             .filter_map(|state| match state {
@@ -236,6 +251,15 @@ impl Gateway {
         // Still locked and no row found: the other request is running, because a completed one keeps its lock until its
         // row is there.
         if elsewhere { Err(busy()) } else { Ok(Found::Free(claim)) }
+    }
+
+    pub(super) fn unwritten(&self) -> Unwritten {
+        let status = self.0.parts.log.status();
+        match status.oldest {
+            Some(age) => Unwritten::For(age),
+            None if LogTable::ALL.iter().all(|table| status.pending(*table) == 0) => Unwritten::Nothing,
+            None => Unwritten::Unknown,
+        }
     }
 
     /// The log row that completed this id. When the database does not answer, the request runs: its answer matters more
@@ -378,24 +402,26 @@ mod tests {
     #[test]
     fn an_answer_is_forgotten_when_its_row_is_written_whatever_else_is_not() {
         let ids = finished([(0, 1), (10, 1), (20, 1), (60, 1)]);
-        ids.sweep(Some(Duration::from_secs(30)));
+        ids.sweep(Unwritten::For(Duration::from_secs(30)));
         assert_eq!(ages(&ids), [0, 10, 20]);
-        ids.sweep(Some(Duration::from_millis(400)));
+        ids.sweep(Unwritten::For(Duration::from_millis(400)));
         assert_eq!(ages(&ids), [0]);
-        ids.sweep(None);
+        ids.sweep(Unwritten::Nothing);
         assert_eq!(ages(&ids), [0], "it is kept for a moment anyhow");
     }
 
     #[test]
     fn while_nothing_is_written_the_oldest_answers_go() {
-        let ids = finished([(1, 40 << 20), (2, 20 << 20), (3, 20 << 20), (4, 1)]);
-        ids.lock().insert((1, Call::Embedding, "99".to_owned()), State::Running);
-        ids.sweep(Some(Duration::from_secs(1000)));
-        assert_eq!(ages(&ids), [1, 2, 99], "in 64 MiB, and what runs stays");
-        let many = u64::try_from(MAX_KEPT).expect("a number") + 5;
-        let ids = finished((0..many).map(|age| (age, 0)));
-        ids.sweep(Some(Duration::from_secs(1_000_000)));
-        assert_eq!(ages(&ids), (0..many - 5).collect::<Vec<_>>());
+        for unwritten in [Unwritten::For(Duration::from_secs(1_000_000)), Unwritten::Unknown] {
+            let ids = finished([(1, 40 << 20), (2, 20 << 20), (3, 20 << 20), (4, 1)]);
+            ids.lock().insert((1, Call::Embedding, "99".to_owned()), State::Running);
+            ids.sweep(unwritten);
+            assert_eq!(ages(&ids), [1, 2, 99], "in 64 MiB, and what runs stays: {unwritten:?}");
+            let many = u64::try_from(MAX_KEPT).expect("a number") + 5;
+            let ids = finished((0..many).map(|age| (age, 0)));
+            ids.sweep(unwritten);
+            assert_eq!(ages(&ids), (0..many - 5).collect::<Vec<_>>(), "{unwritten:?}");
+        }
     }
 
     #[test]

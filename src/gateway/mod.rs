@@ -355,12 +355,7 @@ impl Gateway {
 
     /// Forgets request ids that can be looked up in the database; call it every second or so.
     pub fn sweep_ids(&self) {
-        let status = self.0.parts.log.status();
-        // Rows of an earlier process may not have been counted yet; until then the age of the rows behind them is not
-        // known.
-        if status.oldest.is_some() || LogTable::ALL.iter().all(|table| status.pending(*table) == 0) {
-            self.0.ids.sweep(status.oldest);
-        }
+        self.ids().sweep(self.unwritten());
     }
 
     fn before_admission(&self) {
