@@ -250,6 +250,8 @@ impl RunningApp {
         // The log gets at least five seconds; rows that are left are in the journal, and the next start replays them.
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         let closed = self.log.close(left.max(Duration::from_secs(5))).await;
+        // With their locks, so that the flush releases these instead of waiting for them.
+        self.gateway.release_ids();
         self.limits.flush().await;
         self.stop_tasks.cancel();
         self.tasks.close();

@@ -169,6 +169,15 @@ impl Ids {
             ids.retain(|_, state| !matches!(state, State::Finished(finished) if finished.at <= limit));
         }
     }
+
+    /// Forgets answers that are already in the database, as [`Self::sweep`] does, and when it has all rows, without the
+    /// delay that running requests need.
+    fn release(&self, unwritten: Unwritten) {
+        match unwritten {
+            Unwritten::Nothing => self.lock().retain(|_, state| matches!(state, State::Running)),
+            Unwritten::For(_) | Unwritten::Unknown => self.sweep(unwritten),
+        }
+    }
 }
 
 impl Kept {
@@ -251,6 +260,12 @@ impl Gateway {
         // Still locked and no row found: the other request is running, because a completed one keeps its lock until its
         // row is there.
         if elsewhere { Err(busy()) } else { Ok(Found::Free(claim)) }
+    }
+
+    /// Frees the ids of finished requests whose rows are in the database. Call it when no request runs any more and the
+    /// log has been closed: other replicas find the rows, and need not wait until the locks expire.
+    pub fn release_ids(&self) {
+        self.ids().release(self.unwritten());
     }
 
     pub(super) fn unwritten(&self) -> Unwritten {
@@ -408,6 +423,18 @@ mod tests {
         assert_eq!(ages(&ids), [0]);
         ids.sweep(Unwritten::Nothing);
         assert_eq!(ages(&ids), [0], "it is kept for a moment anyhow");
+    }
+
+    #[test]
+    fn at_the_end_answers_are_kept_only_for_rows_that_are_not_written() {
+        let ids = finished([(0, 1), (10, 1), (60, 1)]);
+        ids.lock().insert((1, Call::Embedding, "99".to_owned()), State::Running);
+        ids.release(Unwritten::Unknown);
+        assert_eq!(ages(&ids), [0, 10, 60, 99]);
+        ids.release(Unwritten::For(Duration::from_secs(30)));
+        assert_eq!(ages(&ids), [0, 10, 99]);
+        ids.release(Unwritten::Nothing);
+        assert_eq!(ages(&ids), [99]);
     }
 
     #[test]

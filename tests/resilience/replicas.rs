@@ -358,3 +358,27 @@ async fn a_rolling_restart_fails_no_request() {
     let embeddings = embeddings::Entity::find().count(&database).await.expect("a count");
     assert_eq!(completions + embeddings, seen.len() as u64, "and every one is in the log");
 }
+
+/// The requests are over and their rows are written: other replicas need not wait until the locks expire, nor need the
+/// exit wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_leaves_no_request_id_locked() {
+    let _machine = machine().await;
+    let redis = RedisServer::start();
+    let site = Site::new(&[]).await;
+    let replica = site.replica("a").setting("REDIS_URL", &redis.url()).setting("REDIS_TIMEOUT", UNHURRIED);
+    let mut replica = replica.started().await;
+    for job in ["one", "two"] {
+        let answer = replica.chat(KEY).header("x-nexusgate-reqid", job).send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        answer.bytes().await.expect("bytes");
+    }
+    let locked = || redis.run::<Vec<String>>(&["KEYS", "nexusgate:inflight:*"]);
+    assert_eq!(locked().len(), 2, "until their rows are sure to be found");
+    let began = Instant::now();
+    assert!(replica.terminate().await.success());
+    // The exit waits for so long at most for locks that are still held.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(locked().is_empty(), "{:?}", locked());
+}
