@@ -11,11 +11,12 @@ use sea_orm::{
 };
 
 use super::row::LogRow;
+use super::write::by_powers_of_two;
 use crate::domain::label::{LogTable, Status};
 use crate::store::error::StoreResult;
 
-/// Rows in one statement.
-const PAGE: usize = 500;
+/// Sums in one statement. Far below what the databases take; a power of two, as the lengths of all statements are.
+const PAGE: usize = 512;
 
 /// Selects usage; `None`: all.
 #[derive(Debug, Clone, Default)]
@@ -217,7 +218,7 @@ pub(super) fn additions<'a>(rows: impl Iterator<Item = &'a LogRow>) -> Vec<Model
 
 /// Statements that add these sums to the stored ones.
 pub(super) fn statements(sums: &[Model]) -> impl Iterator<Item = InsertStatement> {
-    sums.chunks(PAGE).map(statement)
+    by_powers_of_two(sums, |rest| rest.len().min(PAGE)).map(statement)
 }
 
 /// One statement that adds all of them.
@@ -271,4 +272,32 @@ fn add_to_existing() -> OnConflict {
         conflict.value(column, Expr::col((Entity, column)).add(Expr::col(("excluded", column))));
     }
     conflict
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use sea_orm::sea_query::PostgresQueryBuilder;
+
+    use super::*;
+
+    /// PostgreSQL's driver keeps a prepared statement for each text.
+    #[test]
+    fn few_statements_do_for_any_number_of_sums() {
+        let day = NaiveDate::default();
+        let sums: Vec<Model> =
+            (0..2_000).map(|key| zero((day, key, "m", "p", LogTable::Completions.as_str()))).collect();
+        let mut texts = HashSet::new();
+        for count in (0..100).chain((100..2_000).step_by(123)) {
+            let mut rows = 0;
+            for statement in statements(&sums[..count]) {
+                let (text, values) = statement.build(PostgresQueryBuilder);
+                rows += values.0.len() / 16;
+                texts.insert(text);
+            }
+            assert_eq!(rows, count, "each sum once");
+        }
+        assert!(texts.len() <= 10, "{} texts", texts.len());
+    }
 }

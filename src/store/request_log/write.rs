@@ -168,27 +168,26 @@ pub(super) fn cut<'a, 'b>(table: LogTable, rows: &'a [&'b LogRow]) -> impl Itera
     statements(rows, MAX_VARIABLES / columns(table).len())
 }
 
-/// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`]. Their lengths are powers of two,
-/// so that the prepared statements the databases keep are a dozen, not one for every length of a batch.
+/// Cuts rows into statements of at most `max_rows` rows and [`MAX_STATEMENT_BYTES`].
 fn statements<'a, 'b>(rows: &'a [&'b LogRow], max_rows: usize) -> impl Iterator<Item = &'a [&'b LogRow]> {
-    let mut rest = rows;
-    std::iter::from_fn(move || {
+    by_powers_of_two(rows, move |rest| {
         let mut bytes = 0usize;
-        let fitting = rest
-            .iter()
-            .take(max_rows)
-            .take_while(|row| {
-                bytes = bytes.saturating_add(row.weight());
-                bytes <= MAX_STATEMENT_BYTES
-            })
-            .count()
-            .max(1);
-        let length = 1 << fitting.ilog2();
-        if rest.is_empty() {
-            return None;
-        }
-        let (statement, after) = rest.split_at(length);
+        let fits = |row: &&&LogRow| {
+            bytes = bytes.saturating_add(row.weight());
+            bytes <= MAX_STATEMENT_BYTES
+        };
+        rest.iter().take(max_rows).take_while(fits).count()
+    })
+}
+
+/// Cuts `all` into pieces; `fitting` says how many of the rest one statement takes. Their lengths are powers of two, so
+/// that the prepared statements the databases keep are a dozen, not one for every length of a batch.
+pub(super) fn by_powers_of_two<T>(all: &[T], fitting: impl Fn(&[T]) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = all;
+    std::iter::from_fn(move || {
+        let most = fitting(rest).max(1);
+        let (piece, after) = rest.split_at_checked(1 << most.ilog2())?;
         rest = after;
-        Some(statement)
+        Some(piece)
     })
 }
