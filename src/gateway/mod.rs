@@ -249,13 +249,17 @@ impl Gateway {
         self.0.tracker.wait().await;
     }
 
-    /// Creates the series of all that is configured, and drops the health of providers that were removed or renamed.
+    /// Creates the series of all that is configured, and drops the health of providers that were removed or renamed, and
+    /// what was kept for targets and proxies that are no more.
     pub fn announce(&self) {
         // One at a time, each reading the newest snapshot: otherwise a slow caller could announce an older one last.
         let _turn = self.0.announcing.lock();
         let snapshot = self.snapshot();
         let targets = || snapshot.models().flat_map(|(_, targets)| targets);
-        self.0.health.configured(targets().map(|target| &*target.provider));
+        let providers = || targets().map(|target| &*target.provider);
+        self.0.health.configured(providers());
+        self.client().configured(providers());
+        self.endpoints().configured(targets().map(|target| &**target));
         targets().for_each(|target| self.telemetry().target_configured(target));
     }
 

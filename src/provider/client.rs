@@ -3,7 +3,7 @@
 //! It keeps connections in a [pool](super::pool) of our own, without reqwest or hyper-util's client: the gateway needs
 //! pooling and TLS, and pays for nothing else on each request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +94,18 @@ impl UpstreamClient {
             PoolError::Broken(error) => SendError::Broken(chain(&*error)),
             PoolError::Stale(error) => SendError::Stale(chain(&*error)),
         })
+    }
+
+    /// Forgets the proxies of all other providers, and closes the idle connections to them. Calls that are under way are
+    /// not affected.
+    pub fn configured<'a>(&self, providers: impl Iterator<Item = &'a Provider>) {
+        let urls: HashSet<&Url> =
+            providers.filter_map(|p| p.proxy.as_ref()).map(|ProxyUrl(url)| url).collect();
+        let mut proxied = self.proxied.lock();
+        let left: Vec<_> = proxied.extract_if(|url, _| !urls.contains(url)).collect();
+        // Sockets should not be closed under the lock.
+        drop(proxied);
+        drop(left);
     }
 
     fn proxied(&self, url: &Url) -> Result<Arc<(ProxiedPool, ProxyConnector)>, SendError> {

@@ -3,6 +3,7 @@
 //! A provider's base URL is the one its SDK takes, with or without trailing slashes and with any prefix a proxy put
 //! before it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
@@ -94,6 +95,12 @@ pub enum EndpointError {
 }
 
 impl Endpoints {
+    /// Forgets the destinations of all other targets.
+    pub fn configured<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
+        let ids: HashSet<i64> = targets.map(|target| target.id).collect();
+        self.0.pin().retain(|(id, _), _| ids.contains(id));
+    }
+
     /// The destination for `operation` at `target`.
     ///
     /// # Errors
@@ -144,7 +151,9 @@ fn encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::label::LabelValue;
+    use crate::domain::label::{LabelValue, ModelType};
+    use crate::domain::model::Slo;
+    use crate::domain::usage::Price;
 
     fn url(kind: ProviderKind, base: &str, version: Option<&str>, operation: Operation) -> String {
         let provider = Provider {
@@ -179,6 +188,34 @@ mod tests {
         ] {
             assert_eq!(url(kind, base, None, operation), expected);
         }
+    }
+
+    #[test]
+    fn what_was_kept_for_targets_that_are_no_more_is_forgotten() {
+        let target = |id| {
+            Arc::new(Target {
+                id,
+                system_name: LabelValue::new("m"),
+                remote_id: "m".into(),
+                model_type: ModelType::Chat,
+                price: Price::default(),
+                weight: 1,
+                slo: Slo::default(),
+                created_at: chrono::DateTime::UNIX_EPOCH,
+                provider: Arc::new(crate::provider::headers::tests::provider(ProviderKind::OpenAi)),
+            })
+        };
+        let (one, other) = (target(1), target(2));
+        let endpoints = Endpoints::default();
+        for target in [&one, &other] {
+            for operation in [Operation::Complete, Operation::Models] {
+                endpoints.get(target, operation).expect("a URL");
+            }
+        }
+        let in_use = endpoints.get(&other, Operation::Complete).expect("a URL");
+        endpoints.configured([&*one].into_iter());
+        assert_eq!(endpoints.0.len(), 2);
+        assert_eq!(in_use.uri().host(), Some("h"));
     }
 
     #[test]

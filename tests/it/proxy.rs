@@ -1,11 +1,16 @@
 //! Providers behind an HTTP proxy.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use nexusgate::demo::provider::{Gate, Reply};
 use nexusgate::domain::key::Secret;
+use serde_json::json;
 use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
+use crate::admin::Administrator;
 use crate::support::TestApp;
 use crate::support::app::MODEL;
 use crate::support::raw::read_request;
@@ -92,4 +97,40 @@ async fn a_proxy_that_is_switched_off_is_not_used() {
         .await;
     assert_eq!(app.chat(MODEL).send().await.status(), 200);
     assert!(heads.lock().expect("not poisoned").is_empty());
+}
+
+/// An address that changes from day to day must not leave connections behind; an answer on its way still arrives.
+#[tokio::test]
+async fn a_proxy_that_is_configured_no_more_is_left() {
+    let (url, heads) = proxy().await;
+    let app = TestApp::builder()
+        .setting("SNAPSHOT_REFRESH_INTERVAL", "1h")
+        .adjust(move |settings| settings.declared.providers[0].proxy_url = Some(Secret::new(url)))
+        .spawn()
+        .await;
+    let gate = Gate::new();
+    app.provider().next(Reply::text("one two three").stalled_after(1, &gate));
+    let stream = app.chat(MODEL).streamed().send().await;
+    assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    // Each connection holds a copy, as do the test and the listener.
+    let connections = || Arc::strong_count(&heads) - 2;
+    assert_eq!(connections(), 2, "one carries the stream, one is idle");
+
+    let admin = Administrator(&app);
+    let provider = &admin.get("/providers").await.ok()[0];
+    let direct = json!({ "proxyUrl": null, "proxyEnabled": false });
+    admin.put(&format!("/providers/{}", provider["id"]), direct).await.ok();
+    let only = async |left: usize| {
+        while connections() > left {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Idle connections are closed after a minute anyway.
+    timeout(Duration::from_secs(20), only(1)).await.expect("the idle one is closed");
+    gate.open();
+    let answer = stream.text().await.expect("the rest of the answer");
+    assert!(answer.contains("three") && answer.contains("[DONE]"), "{answer}");
+    timeout(Duration::from_secs(20), only(0)).await.expect("the other one is closed");
+    assert_eq!(app.chat(MODEL).send().await.status(), 200);
+    assert_eq!(heads.lock().expect("not poisoned").len(), 2, "the proxy is not asked again");
 }
