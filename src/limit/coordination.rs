@@ -13,9 +13,9 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
 use super::link::{Failure, RedisLink};
+use super::millis;
 use super::target::Connection;
-use crate::domain::label::LogTable;
-use crate::domain::label::RedisOp;
+use crate::domain::label::{LogTable, RedisOp};
 
 /// The channel on which replicas announce changes of keys, providers or models.
 const CHANNEL: &str = "nexusgate:snapshot";
@@ -319,8 +319,4 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

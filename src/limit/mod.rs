@@ -108,6 +108,11 @@ pub fn check_url(url: &Secret) -> Result<(), InvalidRedisUrl> {
     target::Target::parse(url.expose()).map(drop)
 }
 
+/// Whole milliseconds, in which Redis takes times to live.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// All services of this module, started.
 #[derive(Debug)]
 pub struct LimitServices {

@@ -1,7 +1,6 @@
 //! Errors of the store, by the kinds that callers have to tell apart.
 
-use sea_orm::sqlx;
-use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use sea_orm::{DbErr, RuntimeErr, SqlErr, sqlx};
 
 /// Short for a result with a [`StoreError`].
 pub type StoreResult<T> = Result<T, StoreError>;

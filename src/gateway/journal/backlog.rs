@@ -391,12 +391,12 @@ impl<R: Row> Backlog<R> {
 
     /// Forgets the segments whose rows are all in the database.
     pub(super) fn remove_finished(&mut self) -> Vec<SegmentId> {
-        let uncounted =
+        let is_to_be_read =
             |runs: &VecDeque<Run<R>>, seq| runs.iter().any(|r| matches!(r, Run::Disk(run) if run.seq == seq));
         let finished: Vec<SegmentId> = self
             .segments
             .values()
-            .filter(|s| s.sealed && s.unacknowledged == 0 && !uncounted(&self.runs, s.id.seq))
+            .filter(|s| s.sealed && s.unacknowledged == 0 && !is_to_be_read(&self.runs, s.id.seq))
             .map(|s| s.id)
             .collect();
         for id in &finished {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use redis::{AsyncCommands, Script};
 
-use crate::domain::label::RedisOp;
-use crate::domain::label::{LabelValue, LimitType};
+use crate::domain::label::{LabelValue, LimitType, RedisOp};
 use crate::limit::link::{Failure, RedisLink};
+use crate::limit::millis;
 
 /// The reference system's one hash. Each of our instances appends its name.
 const REFERENCE: &str = "nexusgate:metrics:rate_limit_rejections";
@@ -236,10 +236,6 @@ fn whole(count: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(count).ok()?;
     // Redis counts in signed integers.
     text.parse::<u64>().ok().filter(|&count| i64::try_from(count).is_ok())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,8 +17,7 @@ use parking_lot::Mutex;
 
 use super::Observer;
 use crate::domain::key::Limits;
-use crate::domain::label::RedisOp;
-use crate::domain::label::{LabelValue, LimitType};
+use crate::domain::label::{LabelValue, LimitType, RedisOp};
 
 /// The longest a test waits for a condition. Generous: the machine may be busy with builds.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -9,8 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use super::server::{RedisServer, free_port};
 use super::{eventually, limits};
 use crate::domain::key::Secret;
-use crate::domain::label::LogTable;
-use crate::domain::label::{LabelValue, LimitType};
+use crate::domain::label::{LabelValue, LimitType, LogTable};
 use crate::limit::{Burst, Coordination, LimitServices, Limiter, Lock, Observer, RedisLink, Settings};
 
 /// Checks that every Redis operation works with this URL.

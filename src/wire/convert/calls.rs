@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::AnswerContext;
-use super::signed;
 use super::surrogates::read_lossy;
+use super::{AnswerContext, signed};
 use crate::domain::chat::{Block, Part, StreamEvent, ToolKind};
 
 /// The key under which free text, or anything that is not a JSON object, is wrapped in an object.
