@@ -288,11 +288,16 @@ mod tests {
         let directory = Directory::open(folder.path()).unwrap().directory;
         let disk = Disk::new(directory, Active::new(1, 1024), Duration::from_secs(60), u64::MAX);
         let (arrived, still) = (AtomicU64::new(0), AtomicU64::new(0));
-        // Spins, because threads that are woken do not start at the same moment.
+        // Spins, because threads that are woken do not start at the same moment; but not for long, as there may be fewer
+        // cores than threads.
         let meet = |count: u64| {
             arrived.fetch_add(1, Ordering::SeqCst);
-            while arrived.load(Ordering::SeqCst) < count {
-                hint::spin_loop();
+            for turn in 0.. {
+                match arrived.load(Ordering::SeqCst) {
+                    there if there >= count => break,
+                    _ if turn < 1000 => hint::spin_loop(),
+                    _ => thread::yield_now(),
+                }
             }
         };
         let race = || {
