@@ -20,7 +20,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) fn run(matches: &ArgMatches) -> Result<ExitCode, CliError> {
     let base = match matches.get_one::<String>("url") {
         Some(url) => url.clone(),
-        None => address_of(&Settings::from_matches(matches)?),
+        // The file may name variables that only the gateway has.
+        None => {
+            address_of(&Settings::from_matches(matches).or_else(|_| Settings::from_matches_alone(matches))?)
+        }
     };
     let mut url = gateway_url(&base)?;
     if let Ok(mut segments) = url.path_segments_mut() {

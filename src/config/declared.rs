@@ -22,6 +22,7 @@ pub struct DeclaredProvider {
     pub name: String,
     #[serde(rename = "type", deserialize_with = "kind")]
     pub kind: ProviderKind,
+    #[serde(deserialize_with = "trimmed")]
     pub base_url: String,
     #[serde(default, deserialize_with = "secret")]
     pub api_key: Option<Secret>,
@@ -122,8 +123,14 @@ fn not_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String
     Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
 }
 
+/// Text that may come from a file, which often ends with a line feed.
+fn trimmed<'de, D: serde::Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    String::deserialize(input).map(|text| text.trim().to_owned())
+}
+
 fn secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Secret>, D::Error> {
-    Ok(Some(text(input)?).filter(|text| !text.is_empty()).map(Secret::new))
+    let text = text(input)?;
+    Ok(Some(text.trim()).filter(|text| !text.is_empty()).map(Secret::new))
 }
 
 /// A string; the error for anything else does not repeat it.

@@ -227,6 +227,14 @@ impl Settings {
         Self::load(file.as_deref(), |name| matches.get_one::<String>(name).cloned())
     }
 
+    /// As [`Settings::from_matches`], without the file.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn from_matches_alone(matches: &ArgMatches) -> Result<Self, ConfigError> {
+        Self::load(None, |name| matches.get_one::<String>(name).cloned())
+    }
+
     /// Adds a flag for each setting, and `--config`.
     pub fn add_flags(command: clap::Command) -> clap::Command {
         let config = clap::Arg::new("config")

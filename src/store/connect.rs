@@ -67,9 +67,7 @@ impl Settings {
             create: true,
         }
     }
-}
 
-impl Settings {
     /// For work on a database that must be there: one that is made by mistake would be empty, and the work done at once.
     pub fn existing(database_url: impl Into<String>) -> Self {
         Self { create: false, ..Self::new(database_url) }
@@ -88,7 +86,7 @@ impl std::fmt::Debug for Settings {
 /// The kind and place of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    /// A file.
+    /// A file, which may be missing.
     SqliteFile(PathBuf),
     /// Gone with the process; for tests and trials.
     SqliteMemory,

@@ -119,6 +119,7 @@ async fn apply_provider(
         done.created += 1;
         return Ok(());
     };
+    super::providers::check_kind(db, existing.id, new.kind).await?;
     let mut row = super::providers::settings(&new)?;
     // A ciphertext differs each time, so the secrets themselves are compared.
     if secret_differs(

@@ -318,7 +318,7 @@ pub async fn upsert_by_external_id(
         let (id, done) = match row {
             Some(row) if is_live(&row) => (row.id, Upserted::Existing),
             Some(row) => {
-                if !reactivate(db, row.id, change.clone()).await? {
+                if !reactivate(db, row.id, external_id, change.clone()).await? {
                     continue;
                 }
                 (row.id, Upserted::Reactivated)
@@ -336,11 +336,12 @@ pub async fn upsert_by_external_id(
             }
         };
         match get(db, id).await {
-            Ok(key) => {
+            Ok(key) if key.external_id.as_deref() == Some(external_id) => {
                 let secret = key.reveal(cipher)?;
                 return Ok((key, secret, done));
             }
-            Err(StoreError::NotFound) => {}
+            // Released or deleted meanwhile.
+            Ok(_) | Err(StoreError::NotFound) => {}
             Err(error) => return Err(error),
         }
     }
@@ -350,7 +351,13 @@ fn is_live(row: &Model) -> bool {
     !row.revoked && row.deleted_at.is_none() && row.expires_at.is_none_or(|at| at > now())
 }
 
-async fn reactivate(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) -> StoreResult<bool> {
+/// Brings a key back to life, unless it lives, or the external id has been taken from it: then it must not come back.
+pub(super) async fn reactivate(
+    db: &impl ConnectionTrait,
+    id: i64,
+    external_id: &str,
+    change: ApiKeyChange,
+) -> StoreResult<bool> {
     let expired = Expr::col(Field::ExpiresAt).lte(now());
     let dead = Condition::any()
         .add(Field::Revoked.eq(true))
@@ -364,7 +371,8 @@ async fn reactivate(db: &impl ConnectionTrait, id: i64, change: ApiKeyChange) ->
         let kept = Expr::case(expired, Keyword::Null).finally(Expr::col(Field::ExpiresAt));
         update = update.col_expr(Field::ExpiresAt, kept.into());
     }
-    let updated = update.filter(Field::Id.eq(id)).filter(dead).exec(db).await?;
+    let named = Field::ExternalId.eq(external_id);
+    let updated = update.filter(Field::Id.eq(id)).filter(named).filter(dead).exec(db).await?;
     Ok(updated.rows_affected == 1)
 }
 

@@ -12,7 +12,7 @@ use super::crypt::{Cipher, Column};
 use super::error::{StoreError, StoreResult};
 use super::{Source, check, now};
 use crate::domain::key::Secret;
-use crate::domain::label::LabelValue;
+use crate::domain::label::{LabelValue, ModelType};
 use crate::domain::provider::{Provider, ProviderKind, ProxyUrl};
 
 /// The longest URL, key and API version, in characters.
@@ -241,6 +241,9 @@ pub async fn update(
     check_version(api_version.as_ref().and_then(Option::as_deref))?;
     check::comment(comment.as_ref().and_then(Option::as_deref))?;
     check::lets_something_through("max_concurrency", max_concurrency.flatten())?;
+    if let Some(kind) = kind {
+        check_kind(db, id, kind).await?;
+    }
     let row = ActiveModel {
         name: name.map_or(NotSet, Set),
         kind: kind.map_or(NotSet, |kind| Set(kind.as_str().to_owned())),
@@ -332,6 +335,27 @@ pub(super) fn settings(new: &NewProvider) -> StoreResult<ActiveModel> {
         source: Set(new.source.as_str().to_owned()),
         ..Default::default()
     })
+}
+
+/// A provider that becomes Anthropic's must not have models that make embeddings.
+pub(super) async fn check_kind(db: &impl ConnectionTrait, id: i64, kind: ProviderKind) -> StoreResult<()> {
+    if kind != ProviderKind::Anthropic {
+        return Ok(());
+    }
+    let embeddings = models::Entity::find()
+        .filter(models::Column::ProviderId.eq(id))
+        .filter(models::Column::ModelType.eq(ModelType::Embedding.as_str()))
+        .filter(models::Column::DeletedAt.is_null())
+        .one(db)
+        .await?;
+    match embeddings {
+        Some(model) => {
+            let message =
+                format!("Anthropic offers no embeddings, but there is the model {:?}", model.system_name);
+            Err(StoreError::invalid("type", message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_base_url(base_url: &str) -> StoreResult<()> {

@@ -128,6 +128,13 @@ async fn a_container_asks_whether_the_gateway_is_ready() {
     let asked = tokio::task::spawn_blocking(move || command.output()).await.expect("it ran");
     let asked = asked.expect("it starts");
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    // A file that needs what only the gateway's process has.
+    std::fs::write(&file, "instance_id = \"${ABSENT}\"\n").expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexusgate"));
+    let port = app.running().address().port().to_string();
+    command.args(["healthcheck", "--config"]).arg(&file).env_clear().env("PORT", port);
+    let asked = tokio::task::spawn_blocking(move || command.output()).await.expect("it ran");
+    assert!(asked.expect("it starts").status.success());
     let away = run(&app, &["healthcheck", "--url", "http://127.0.0.1:1"], "").await;
     assert_eq!(away.status.code(), Some(1));
     let complaint = String::from_utf8_lossy(&away.stderr);

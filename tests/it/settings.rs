@@ -82,6 +82,12 @@ fn settings_are_checked_without_starting() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 providers"));
     let text = complaint(&nexusgate(&arguments, &[], folder.path()));
     assert!(text.contains("KEY"), "{text}");
+    // As mounted secrets are.
+    let from_file =
+        "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"${URL}\"\napi_key = \"${KEY}\"\n";
+    std::fs::write(folder.path().join("good.toml"), from_file).expect("written");
+    let given = [("URL", "https://h/v1\n"), ("KEY", "secret\n")];
+    assert!(nexusgate(&arguments, &given, folder.path()).status.success());
     // Errors that otherwise only a start would find.
     let stored = "[[models]]\nname = \"m\"\nprovider = \"may be in the database\"\n";
     let twice = "[[providers]]\nname = \"x\"\ntype = \"openai\"\nbase_url = \"https://h/v1\"\n".repeat(2);

@@ -59,6 +59,7 @@ impl ProviderView {
     pub(super) fn new(stored: StoredProvider, cipher: &Cipher) -> Self {
         let api_key = shown_key(&stored, cipher);
         let proxy_url = shown_proxy(&stored, cipher);
+        let proxy_enabled = stored.proxy_enabled && proxy_url.is_some();
         Self {
             id: stored.id,
             name: stored.name,
@@ -68,7 +69,7 @@ impl ProviderView {
             api_version: stored.api_version,
             comment: stored.comment,
             proxy_url,
-            proxy_enabled: stored.proxy_enabled,
+            proxy_enabled,
             ask_stream_usage: stored.ask_stream_usage,
             max_concurrency: stored.max_concurrency,
             source: stored.source,

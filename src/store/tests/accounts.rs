@@ -344,6 +344,21 @@ async fn of_many_that_ask_for_an_external_id_all_get_one_key() {
     .await;
 }
 
+/// An administrator may take the external id from a key after the operator's call has found it.
+#[tokio::test]
+async fn a_key_that_has_lost_its_external_id_does_not_come_back() {
+    on_each(async |t| {
+        let (new, change) = (NewApiKey::new(Source::Operator), ApiKeyChange::default());
+        let (found, ..) = keys::upsert_by_external_id(&t.db, &t.cipher, "app", &new, &change).await.unwrap();
+        let released =
+            ApiKeyChange { revoked: Some(true), external_id: Some(None), ..ApiKeyChange::default() };
+        keys::update(&t.db, found.id, released).await.unwrap();
+        assert!(!keys::reactivate(&t.db, found.id, "app", change).await.unwrap());
+        assert!(keys::get(&t.db, found.id).await.unwrap().revoked);
+    })
+    .await;
+}
+
 fn file() -> Declared {
     Declared {
         providers: vec![

@@ -114,6 +114,8 @@ async fn what_is_wrong_is_named() {
     let vectors = json!({ "providerId": anthropic, "systemName": "v", "modelType": "embedding" });
     admin.post("/models", vectors).await.refused(400, "invalid_request", Some("modelType"));
     let vectors = admin.get("/models?modelType=embedding").await.ok()[0]["id"].clone();
+    let said = admin.put(&format!("/providers/{provider}"), json!({ "type": "anthropic" })).await;
+    said.refused(400, "invalid_request", Some("type"));
     let moved = json!({ "providerId": anthropic });
     let said = admin.put(&format!("/models/{vectors}"), moved).await;
     said.refused(400, "invalid_request", Some("modelType"));

@@ -96,6 +96,12 @@ async fn a_leaked_key_is_replaced() {
         let key = key["key"].as_str().expect("a key");
         assert_eq!(app.chat(MODEL).key(key).send().await.status(), status);
     }
+    // Revoked first, and released later.
+    admin.delete(&format!("/apiKey/{}", replaced["id"])).await.ok();
+    admin.put(&format!("/apiKey/{}", replaced["id"]), json!({ "externalId": null })).await.ok();
+    let again = admin.put(PATH, json!({})).await.ok();
+    assert_eq!(again["created"], true);
+    assert!(again["key"] != replaced["key"] && again["key"] != leaked["key"]);
     let taken = json!({ "externalId": "k8s/prod/team/app" });
     let path = format!("/apiKey/{}", leaked["id"]);
     admin.put(&path, taken).await.refused(409, "already_exists", Some("externalId"));

@@ -95,6 +95,10 @@ async fn proxies_are_shown_without_their_password() {
     }
     admin.put(&path, json!({ "proxyUrl": null })).await.ok();
     assert_eq!(proxy().await, None);
+    // What is shown can be sent back as it is.
+    let shown = admin.get(&path).await.ok();
+    assert_eq!((&shown["proxyUrl"], &shown["proxyEnabled"]), (&Value::Null, &json!(false)));
+    assert_eq!(admin.put(&path, shown).await.ok()["proxyEnabled"], false);
     let unknown =
         json!({ "name": "gamma", "baseUrl": "http://h/v1", "proxyUrl": "http://me:***@proxy:3128" });
     admin.post("/providers", unknown).await.refused(400, "invalid_request", Some("proxyUrl"));
