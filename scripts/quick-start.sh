@@ -18,7 +18,7 @@ Usage: scripts/quick-start.sh [options]
 
 Settings and passwords go to DIR/.env, once; an existing .env is never changed. Natively, the database, the journal,
 logs and pid files are in DIR/data, unless DATABASE_URL and DATA_DIR say otherwise for the first two. With Docker
-Compose each DIR is a project of its own: COMPOSE_PROJECT_NAME in its .env.
+Compose each DIR is a project of its own: COMPOSE_PROJECT_NAME in its .env, or nexusgate where an old .env has none.
 TEXT
 }
 
@@ -60,6 +60,8 @@ env_file=$home/.env
 data=$home/data
 # What was started with Docker Compose from here: the name of its project.
 started_project=$data/compose.project
+# A .env from before the name stood there: whatever the directory was, its volumes are this project's.
+old_project=nexusgate
 
 # --- small things --------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ compose_works() {
   $docker_wanted && docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1
 }
 
-own_project() { # a name for the Compose project of a directory: the repository's is the one of the Compose file
+own_project() { # a name for the Compose project of a new .env: the repository's is the one of the Compose file
   if [ "$home" -ef "$repo" ]; then
     printf nexusgate
   else
@@ -345,7 +347,13 @@ if $stop; then
     rm -f "$started_project"
     stopped=true
   fi
-  $stopped || say "nothing runs that this script has started from $home"
+  if ! $stopped; then
+    say "nothing runs that this script has started from $home"
+    # A script from before it kept a note may have started a stack; so may one in another directory, with this name.
+    if $docker_wanted && [ -z "$(from_env COMPOSE_PROJECT_NAME)" ]; then
+      say "if an older version started it with Docker Compose, stop it by hand: docker compose -p $old_project stop"
+    fi
+  fi
   exit 0
 fi
 
@@ -363,7 +371,7 @@ fi
 
 if compose_works; then
   say_what_compose_ignores
-  project=$(from_env COMPOSE_PROJECT_NAME "$(own_project)")
+  project=$(from_env COMPOSE_PROJECT_NAME "$old_project")
   mkdir -p "$data"
   printf '%s\n' "$project" >"$started_project"
   compose "$project" up --detach --build --wait

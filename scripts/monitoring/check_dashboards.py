@@ -75,6 +75,8 @@ REFERENCE = {
     "Model Performance Matrix": "Performance matrix",
 }
 LINK = re.compile(r"/d/([\w-]+)")
+# The variables that Grafana itself fills in.
+GRAFANAS = {"__range", "__range_s", "__rate_interval"}
 CARRIED = re.compile(r"var-(\w+)=\$\{__field\.labels\.(\w+)\}")
 
 
@@ -114,7 +116,7 @@ def check_panel(panel: dashboards.Panel, known: dict[str, frozenset[str]], varia
             problems.append(f"the columns of values are {sorted(panel.values)}, not {sorted(expected_values(panel))}")
         if panel.type == "heatmap" and shape != {"le"}:
             problems.append("a heat map wants buckets and nothing else")
-        if unknown := set(re.findall(r"\$(\w+)", target.expr)) - variables - {"__range", "__rate_interval"}:
+        if unknown := set(re.findall(r"\$(\w+)", target.expr)) - variables - GRAFANAS:
             problems.append(f"no such variable: {sorted(unknown)}")
     for link in panel.raw.get("links", []) + panel.raw.get("fieldConfig", {}).get("defaults", {}).get("links", []):
         for variable, label in CARRIED.findall(link.get("url", "")):

@@ -52,6 +52,7 @@ def fill(expr: str, window: Window, chosen: Mapping[str, Sequence[str] | str], a
         return f"{round(value * 1000)}ms"
 
     expr = expr.replace("$__rate_interval", seconds(window.rate_interval))
+    expr = expr.replace("$__range_s", str(round(window.range)))
     expr = expr.replace("$__range", seconds(window.range)).replace("$__interval", seconds(window.step))
 
     def variable(match: re.Match[str]) -> str:

@@ -17,7 +17,8 @@ Labels = frozenset[str]
 Shape = Labels | None
 
 _GRAFANA = (
-    # Durations first: "$__rate_interval" would match the second pattern too.
+    # These first: "$__rate_interval" would match the last pattern too.
+    (re.compile(r"\$__range_s\b"), "300"),
     (re.compile(r"\$(?:__rate_interval|__interval|__range)\b"), "5m"),
     (re.compile(r"\$\{?(\w+)(?::\w+)?\}?"), ".*"),
 )

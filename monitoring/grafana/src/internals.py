@@ -275,8 +275,15 @@ def dependencies():
 
 def metrics():
     overflow = "nexusgate_metrics_overflow_total"
-    # A counter comes with its first event, which increase() does not see.
-    new = f"({sel(overflow)} unless {sel(overflow)} offset $__range)"
+
+    def before(metric):
+        return f"last_over_time({sel(metric)}[5m] offset $__range)"
+
+    # A counter comes with its first event, which increase() does not see. It is new where the process is, or where a
+    # scrape before the time range worked and did not have it; a scrape that failed says nothing.
+    young = f"{sel('process_start_time_seconds')} > time() - $__range_s"
+    scraped = f"({before('nexusgate_metrics_series')} or {young})"
+    new = f"{sel(overflow)} unless {before(overflow)} and on (job, instance) {scraped}"
     return [
         lines(
             "Time to render a scrape",

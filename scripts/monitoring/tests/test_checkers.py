@@ -81,9 +81,11 @@ def test_variables_are_filled_in_as_grafana_does() -> None:
     # An hour in 600 points; scrapes every 15 s: the documented maximum of interval + scrape and four scrapes.
     window = grafana.Window(0, 3600, 15)
     expr = 'rate(x{model=~"$model",key=~"${key}"}[$__rate_interval]) + increase(x[$__range] offset $__interval)'
+    expr += " > time() - $__range_s"
     filled = grafana.fill(expr, window, {"model": ['gpt-4.1 "new"', "o4"], "key": grafana.ALL}, {"key": ".*"})
     assert filled == (
         r'rate(x{model=~"(gpt-4\\.1 \"new\"|o4)",key=~".*"}[60000ms]) + increase(x[3600000ms] offset 15000ms)'
+        " > time() - 3600"
     )
 
 

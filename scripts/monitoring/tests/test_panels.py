@@ -65,22 +65,38 @@ def test_each_request_may_leave_two_providers(tmp_path: Path, kinds: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"),
+    ("scraped", "values", "shown"),
     [
-        ("_x20 1x20", 1),  # The counter comes with the first one.
-        ("_x20 1x5 4x15", 4),
-        ("3x40", 0),  # They were before the time range.
-        ("_x40 3", 3),
-        ("3x20 5x20", 2),
-        ("_x40", 0),
+        ("9x40", "_x20 1x20", 1),  # The counter comes with the first one.
+        ("9x40", "_x20 1x5 4x15", 4),
+        ("9x40", "3x40", 0),  # They were before the time range.
+        ("9x40", "_x40 3", 3),
+        ("9x40", "3x20 5x20", 2),
+        ("9x40", "_x40", 0),
+        ("stale 9x39", "stale 3x39", 0),  # The scrape failed with which the time range begins.
     ],
 )
-def test_the_first_series_that_is_refused_is_shown(tmp_path: Path, values: str, shown: float) -> None:
-    metric = 'nexusgate_metrics_overflow_total{instance="a",metric="nexusgate_cost_total_usd_total"}'
-    old = 'nexusgate_metrics_overflow_total{instance="b",metric="nexusgate_completions_total"}'
+def test_the_first_series_that_is_refused_is_shown(tmp_path: Path, scraped: str, values: str, shown: float) -> None:
+    metric = 'nexusgate_metrics_overflow_total{job="nexusgate",instance="a",metric="nexusgate_cost_total_usd_total"}'
+    old = 'nexusgate_metrics_overflow_total{job="nexusgate",instance="b",metric="nexusgate_completions_total"}'
     # Prometheus has the time range, and one sample from before it.
-    series = {metric: values, old: "7x40"}
+    series = {
+        'nexusgate_metrics_series{job="nexusgate",instance="a"}': scraped,
+        'process_start_time_seconds{job="nexusgate",instance="a"}': scraped.replace("9x", "-90000x"),
+        metric: values,
+        old: "7x40",
+    }
     assert_answer(tmp_path, query("nexusgate-internals", "Series refused"), series, {"{}": shown})
+
+
+def test_a_process_that_refuses_series_from_its_start_is_shown(tmp_path: Path) -> None:
+    metric = 'nexusgate_metrics_overflow_total{job="nexusgate",instance="a",metric="nexusgate_cost_total_usd_total"}'
+    series = {
+        'nexusgate_metrics_series{job="nexusgate",instance="a"}': "_x20 9x20",
+        'process_start_time_seconds{job="nexusgate",instance="a"}': "_x20 290x20",
+        metric: "_x20 3x20",
+    }
+    assert_answer(tmp_path, query("nexusgate-internals", "Series refused"), series, {"{}": 3})
 
 
 @pytest.mark.parametrize(

@@ -354,12 +354,43 @@ def test_each_directory_is_a_compose_project_of_its_own(script: Path, docker: Do
     assert ask("--dir", homes[1], "--stop") == [(another, "stop")]
 
 
+@pytest.fixture
+def old_home(docker: Docker, script: Path, tmp_path: Path) -> Path:
+    """With the .env of the script that had one project for all directories, and kept no note of it."""
+    folder = tmp_path / "old"
+    run(script, "--dir", str(folder), programs=docker.programs)
+    file = folder / ".env"
+    file.write_text(re.sub("COMPOSE_PROJECT_NAME=.*\n", "", file.read_text()))
+    shutil.rmtree(folder / "data")
+    docker.heard()
+    return folder
+
+
+def test_a_project_from_before_keeps_its_name(script: Path, docker: Docker, old_home: Path) -> None:
+    """Another one would begin with empty volumes."""
+    flags = ("--dir", str(old_home))
+    run(script, *flags, programs=docker.programs)
+    assert docker.heard() == [("nexusgate", "up")]
+    said = run(script, *flags, "--stop", programs=docker.programs)
+    assert docker.heard() == [("nexusgate", "stop")]
+    assert "by hand" not in said
+
+
+def test_a_project_from_before_is_stopped_by_hand(script: Path, docker: Docker, old_home: Path) -> None:
+    """It may be another directory's."""
+    by_hand = "stop it by hand: docker compose -p nexusgate stop"
+    flags = ("--dir", str(old_home), "--stop")
+    assert by_hand in run(script, *flags, programs=docker.programs)
+    assert docker.heard() == []
+    assert by_hand not in run(script, *flags, "--no-docker", programs=docker.programs)
+
+
 def test_a_project_that_was_not_started_from_here_is_not_stopped(home: Home, docker: Docker) -> None:
     home.run("--port", str(home.port))
     flags = ("--dir", str(home.path), "--stop")
     said = [run(SCRIPT, *flags, programs=docker.programs) for _ in range(2)]
     assert docker.heard() == []
-    assert "stopping nexusgate" in said[0] and "nothing runs" in said[1]
+    assert "stopping nexusgate" in said[0] and "nothing runs" in said[1] and "by hand" not in said[1]
 
 
 def test_a_project_that_cannot_be_stopped_is_said(script: Path, docker: Docker) -> None:
