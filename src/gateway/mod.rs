@@ -249,8 +249,8 @@ impl Gateway {
         self.0.tracker.wait().await;
     }
 
-    /// Creates the series of all that is configured, and drops the health of providers that were removed or renamed, and
-    /// what was kept for targets and proxies that are no more.
+    /// Creates the series of all that is configured, and drops the health of providers that were removed or renamed,
+    /// and what was kept for targets and proxies that are no more.
     pub fn announce(&self) {
         // One at a time, each reading the newest snapshot: otherwise a slow caller could announce an older one last.
         let _turn = self.0.announcing.lock();

@@ -270,8 +270,8 @@ fn client(url: Url, certificates: Option<TlsCertificates>) -> Result<Client, Red
     }
 }
 
-/// How sockets are set up. A command goes out at once: Nagle's algorithm, which the crate leaves on, would hold back the
-/// next one of a busy connection until Redis has acknowledged the last, for 40 ms at worst.
+/// How sockets are set up. A command goes out at once: Nagle's algorithm, which the crate leaves on, would hold back
+/// the next one of a busy connection until Redis has acknowledged the last, for 40 ms at worst.
 fn tcp() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }

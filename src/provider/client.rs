@@ -96,8 +96,8 @@ impl UpstreamClient {
         })
     }
 
-    /// Forgets the proxies of all other providers, and closes the idle connections to them. Calls that are under way are
-    /// not affected.
+    /// Forgets the proxies of all other providers, and closes the idle connections to them. Calls that are under way
+    /// are not affected.
     pub fn configured<'a>(&self, providers: impl Iterator<Item = &'a Provider>) {
         let urls: HashSet<&Url> =
             providers.filter_map(|p| p.proxy.as_ref()).map(|ProxyUrl(url)| url).collect();

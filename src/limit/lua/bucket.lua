@@ -20,8 +20,8 @@ local function stored(key)
   if at then return balance, held, at end
 end
 
--- The balance now, and whether it was counted against another capacity: then whoever takes from it keeps it as it is now, so
--- that the time from now on counts at the new limit.
+-- The balance now, and whether it was counted against another capacity: then a decision keeps it as it is now, so that
+-- the time from now on counts at the new limit.
 local function balance_of(key, limit, capacity)
   local balance, held, at = stored(key)
   if not at then return capacity end

@@ -1,10 +1,10 @@
 -- Takes what was consumed already: the tokens of finished requests, and what a replica let pass while it could not ask.
--- KEYS: the buckets for requests and for tokens. ARGV: limit, capacity, amount (in parts) and the most minutes of refill that
--- may be owed of each, in the same order; an empty limit: none. An amount of 0 only looks.
+-- KEYS: the buckets for requests and for tokens. ARGV: limit, capacity, amount (in parts) and the most minutes of
+-- refill that may be owed of each, in the same order; an empty limit: none. An amount of 0 only looks.
 -- Returns the two balances as they are afterwards, in parts; an empty string where there is no limit.
 
--- The bucket may have another limit than this replica knows, since one of them has not heard of a change yet. It is left to the
--- next decision to change it: what is taken would count by the ratio of the limits.
+-- The bucket may have another limit than this replica knows, which has not heard of a change yet, or first. Only a
+-- decision changes it: in a bucket that is scaled there and back, what is taken counts by the ratio of the limits.
 local function take(key, limit, capacity, amount, minutes)
   local _, held = stored(key)
   if held and held ~= capacity and capacity > 0 then
