@@ -560,11 +560,13 @@ async fn a_provider_without_room_may_take_what_another_never_can() {
 #[tokio::test]
 async fn providers_that_cannot_be_asked_hide_none_that_can() {
     let app = TestApp::builder()
-        .providers(&["a", "b", "c", "d"])
+        .targets(vec![
+            ("a", ProviderKind::Anthropic, None),
+            ("b", ProviderKind::Anthropic, None),
+            ("c", ProviderKind::Anthropic, None),
+            ("d", ProviderKind::OpenAi, None),
+        ])
         .adjust(|settings| {
-            for provider in &mut settings.declared.providers[..3] {
-                provider.kind = ProviderKind::Anthropic;
-            }
             for model in settings.declared.models.iter_mut().filter(|model| model.provider == "d") {
                 model.weight = 0;
             }

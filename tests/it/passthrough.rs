@@ -295,9 +295,11 @@ async fn an_error_in_pieces_keeps_the_key() {
 /// However many other providers the model has.
 #[tokio::test]
 async fn the_one_provider_that_counts_tokens_is_found() {
+    let others = ["a", "b", "c", "d", "e"].map(|name| (name, ProviderKind::OpenAi, None));
+    let targets = others.into_iter().chain([("f", ProviderKind::Anthropic, None)]).collect();
     let app = TestApp::builder()
-        .providers(&["a", "b", "c", "d", "e", "f"])
-        .adjust(|settings| settings.declared.providers[5].kind = ProviderKind::Anthropic)
+        .targets(targets)
+        .adjust(|settings| settings.declared.models.iter_mut().for_each(|model| model.weight = 1))
         .spawn()
         .await;
     let body = json!({ "model": MODEL, "messages": [{ "role": "user", "content": "How many?" }] });

@@ -20,7 +20,7 @@ use super::scrape::Scrape;
 /// How long a condition may take to come true. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The model that every test app offers, and the embedding model.
+/// The model that every test app offers, and the embedding model, which Anthropic does not.
 pub const MODEL: &str = "gpt-4o";
 pub const EMBEDDING_MODEL: &str = "embed-small";
 
@@ -123,8 +123,10 @@ impl Builder {
                     base_url
                 }
             };
-            for (model, model_type) in [(MODEL, ModelType::Chat), (EMBEDDING_MODEL, ModelType::Embedding)] {
-                settings.declared.models.push(declared_model(model, &name, model_type));
+            let models = &mut settings.declared.models;
+            models.push(declared_model(MODEL, &name, ModelType::Chat));
+            if kind != ProviderKind::Anthropic {
+                models.push(declared_model(EMBEDDING_MODEL, &name, ModelType::Embedding));
             }
             settings.declared.providers.push(declared_provider(&name, kind, base_url));
         }
