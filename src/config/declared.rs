@@ -118,19 +118,18 @@ fn model_type<'de, D: serde::Deserializer<'de>>(input: D) -> Result<ModelType, D
         .ok_or_else(|| serde::de::Error::custom(format!("type = {text:?}: expected chat or embedding")))
 }
 
-/// Text that is empty, as `${VAR:-}` leaves it, is none.
-fn not_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
-    Ok(Some(String::deserialize(input)?).filter(|text| !text.is_empty()))
-}
-
 /// Text that may come from a file, which often ends with a line feed.
 fn trimmed<'de, D: serde::Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    String::deserialize(input).map(|text| text.trim().to_owned())
+    text(input).map(|text| text.trim().to_owned())
+}
+
+/// Text that is empty, as `${VAR:-}` leaves it, is none.
+fn not_empty<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    Ok(Some(trimmed(input)?).filter(|text| !text.is_empty()))
 }
 
 fn secret<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Option<Secret>, D::Error> {
-    let text = text(input)?;
-    Ok(Some(text.trim()).filter(|text| !text.is_empty()).map(Secret::new))
+    Ok(not_empty(input)?.map(Secret::new))
 }
 
 /// A string; the error for anything else does not repeat it.

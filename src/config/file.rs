@@ -148,6 +148,7 @@ mod tests {
             type = "openai"
             base_url = "https://api.openai.com/v1"
             api_key = "${SECRET}"
+            api_version = "${ABSENT:-}"
             [[models]]
             name = "gpt-4o"
             provider = "openai"
@@ -165,6 +166,7 @@ mod tests {
             file.declared.providers[0].api_key.as_ref().map(|key| key.expose().to_owned()),
             Some("s3cret-value-0123456789".to_owned())
         );
+        assert_eq!(file.declared.providers[0].api_version, None, "empty is none");
         assert_eq!(file.declared.api_keys[0].key.expose(), "sk-s3cret-value-0123456789");
         assert_eq!(file.declared.models[0].weight, 1);
     }

@@ -68,6 +68,10 @@ async fn from_a_provider_to_a_call() {
     assert_eq!((model["inputPrice"].as_f64(), model["outputPrice"].as_f64()), (Some(2.5), Some(10.0)));
     assert_eq!((model["cachedInputPrice"].as_f64(), model["cacheWritePrice"].as_f64()), (Some(0.25), None));
 
+    let priceless = ["models", "add", "--provider", "beta", "--name", "other", "--input-price", "nan"];
+    let refused = run(&app, &priceless, "").await;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("at least 0"));
+
     let create = ["keys", "create", "--comment", "by-hand", "--rpm", "60", "--tpm", "unlimited"];
     let key = said(&app, &[&create[..], &["--expires", "90d", "--model", "new-model"]].concat()).await;
     let key = key.trim();

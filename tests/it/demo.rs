@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::Started;
 use crate::support::scrape::Scrape;
 
 /// The reference system's counters and histograms; all of them grow under the demo's traffic.
@@ -84,12 +85,14 @@ async fn every_reference_metric_is_live_and_the_account_adds_up() {
 /// The first signal lets requests that are under way end, the second ends the demo.
 #[tokio::test]
 async fn a_second_signal_is_not_kept_waiting() {
-    let mut demo = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+    let demo = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
         .args(["demo", "--port", "0", "--rate", "40", "--json-ready"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
+    let mut demo = Started(demo);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let mut ready = String::new();
     BufReader::new(demo.stdout.take().expect("piped")).read_line(&mut ready).expect("a line");
     let ready: serde_json::Value = serde_json::from_str(&ready).expect("JSON");
@@ -105,6 +108,7 @@ async fn a_second_signal_is_not_kept_waiting() {
         Scrape::new(scrape).metric("nexusgate_requests_in_flight").value()
     };
     while in_flight().await < 20.0 {
+        assert!(Instant::now() < deadline, "requests do not hang");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let signal = |demo: &std::process::Child| {
@@ -115,6 +119,7 @@ async fn a_second_signal_is_not_kept_waiting() {
     // Without new requests the number of those that hang does not grow.
     let (mut before, mut same) = (in_flight().await, 0);
     while same < 10 {
+        assert!(Instant::now() < deadline, "the traffic does not stop");
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = in_flight().await;
         same = if now > before { 0 } else { same + 1 };
@@ -122,8 +127,11 @@ async fn a_second_signal_is_not_kept_waiting() {
     }
     assert!(before > 0.0, "requests hang");
     signal(&demo);
-    let ended =
-        tokio::task::spawn_blocking(move || demo.wait_with_output()).await.expect("joined").expect("ended");
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(!ended.status.success() && said.contains("stopped before everything was counted"), "{said}");
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut said = String::new();
+        demo.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        (demo.wait().expect("it ends"), said)
+    });
+    let (status, said) = ended.await.expect("joined");
+    assert!(!status.success() && said.contains("stopped before everything was counted"), "{said}");
 }

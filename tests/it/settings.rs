@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use crate::support::Started;
 
 fn nexusgate(arguments: &[&str], environment: &[(&str, &str)], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nexusgate"))
@@ -168,20 +171,23 @@ fn a_start_can_be_stopped() {
     let path = folder.path().join("nexusgate.db");
     let busy = rusqlite::Connection::open(&path).expect("opened");
     busy.execute_batch("PRAGMA journal_mode = WAL; BEGIN IMMEDIATE").expect("locked");
-    let mut gateway = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+    let gateway = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
         .args(["serve", "--port", "0"])
         .env_clear()
         .current_dir(folder.path())
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("it starts");
+    let mut gateway = Started(gateway);
     let files = format!("/proc/{}/fd", gateway.id());
+    let deadline = Instant::now() + Duration::from_secs(30);
     let has_opened = || {
         let open = std::fs::read_dir(&files).expect("it runs");
         open.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to == path))
     };
     while !has_opened() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(Instant::now() < deadline, "it does not open its database");
+        std::thread::sleep(Duration::from_millis(5));
     }
     let id = rustix::process::Pid::from_child(&gateway);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("signalled");
@@ -189,6 +195,35 @@ fn a_start_can_be_stopped() {
     let ended = gateway.wait().expect("ended");
     assert!(ended.success(), "{ended}");
     drop(busy);
+}
+
+#[test]
+fn a_secret_that_can_be_guessed_is_warned_of() {
+    const SHORT: &str = "hush-hush";
+    for (secret, warned) in [(SHORT, true), ("long enough not to be guessed", false)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let gateway = Command::new(env!("CARGO_BIN_EXE_nexusgate"))
+            .args(["serve", "--port", "0"])
+            .env_clear()
+            .env("ADMIN_SUPER_SECRET", secret)
+            .current_dir(folder.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut gateway = Started(gateway);
+        let log = std::io::BufReader::new(gateway.stderr.take().expect("piped"));
+        let lines: Vec<String> = std::io::BufRead::lines(log)
+            .map(|line| line.expect("text"))
+            .take_while(|line| !line.contains("listening"))
+            .collect();
+        assert_eq!(
+            lines.iter().any(|line| line.contains("ADMIN_SUPER_SECRET can be guessed")),
+            warned,
+            "{lines:?}"
+        );
+        assert!(!lines.iter().any(|line| line.contains(SHORT)), "{lines:?}");
+    }
 }
 
 #[test]

@@ -378,3 +378,19 @@ async fn a_replica_that_stops_leaves_no_request_id_locked() {
     assert!(replica.terminate().await.success());
     assert!(locked().is_empty(), "{:?}", locked());
 }
+
+/// An administrator's change is announced again and again while Redis is away; a shutdown does not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_stops_without_redis_owes_no_announcement() {
+    let _machine = machine().await;
+    let mut redis = RedisServer::start();
+    let site = Site::new(&[]).await;
+    let mut replica = site.replica("a").setting("REDIS_URL", &redis.url()).started().await;
+    redis.kill();
+    let change = replica.admin(reqwest::Method::POST, "/api/admin/apiKey");
+    let made = change.json(&serde_json::json!({ "comment": "unannounced" })).send().await.expect("an answer");
+    assert_eq!(made.status(), 200);
+    assert!(replica.terminate().await.success());
+    let said = replica.output();
+    assert!(!said.contains("background work did not end in time"), "{said}");
+}
